@@ -1,0 +1,1 @@
+"""textenv: text generation as a Gymnasium environment."""

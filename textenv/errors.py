@@ -1,0 +1,37 @@
+"""The exceptions that textenv raises on purpose.
+
+Each message says what was wrong, where, and what to do. Two mistakes that Gymnasium already names keep its types:
+``gymnasium.error.ResetNeeded`` and ``gymnasium.error.InvalidAction``.
+"""
+
+
+class TextEnvError(Exception):
+    """Base of every error that textenv raises on purpose."""
+
+
+class ConfigError(TextEnvError, ValueError):
+    """An argument or a configuration field has an unusable value, or is unknown."""
+
+
+class ShapeError(TextEnvError, ValueError):
+    """Arrays that belong together disagree in shape."""
+
+
+class DataError(TextEnvError, ValueError):
+    """A data file is missing, damaged or malformed; the message names path and line where there is one."""
+
+
+class RewardError(TextEnvError, RuntimeError):
+    """A reward function raised, or returned something that is not one finite number per response."""
+
+
+class CheckpointError(TextEnvError, RuntimeError):
+    """A checkpoint or run folder cannot be read or does not belong to this run."""
+
+
+class RunCheckError(TextEnvError, RuntimeError):
+    """A run's check of itself failed: going on would train on wrong numbers."""
+
+
+class MissingDependencyError(TextEnvError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
