@@ -1,0 +1,207 @@
+"""A run folder: ``runs/<name>/`` with the resolved configuration, metrics, TensorBoard events and stages.
+
+Layout::
+
+    config.yaml      every field of the configuration, as it was resolved
+    metrics.jsonl    one object a line: {"stage", "step", "seconds", "<group/name>": number, ...}
+    tensorboard/     the same figures as TensorBoard events
+    <stage>/         what the stage made (a model folder that plain transformers loads) and checkpoints/ while it runs
+    <stage>/done.json  written last: the stage is complete; holds its summary
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textenv.checkpoints import Checkpoints, write_atomic
+from textenv.errors import CheckpointError, ConfigError, RunCheckError
+from textenv.progress import StageProgress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Run:
+    """One run's folder, its logs and its stages.
+
+    Args:
+        path: The run's folder; made where it is missing.
+        config: Resolved configuration, JSON-able; written as ``config.yaml``. On a folder that holds one already, the
+            two must agree.
+        console: Where progress is drawn; None draws nothing.
+        tensorboard: Also write TensorBoard events.
+    Raises:
+        ConfigError: If the folder was made with another configuration; the message names the fields.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        console: Console | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self.console = console
+        self.path.mkdir(parents=True, exist_ok=True)
+        if config is not None:
+            self._settle_config(config)
+        self._tensorboard = tensorboard
+        self._writer: Any = None
+        self._metrics = self.path / "metrics.jsonl"
+        self._began: dict[str, float] = {}
+
+    @staticmethod
+    def next_free(parent: str | Path, name: str) -> Path:
+        """``parent/name``, or the first of ``name-2``, ``name-3``, … that does not exist yet."""
+        parent = Path(parent)
+        candidate, number = parent / name, 2
+        while candidate.exists():
+            candidate, number = parent / f"{name}-{number}", number + 1
+        return candidate
+
+    @staticmethod
+    def newest(parent: str | Path, name: str) -> Path:
+        """The run that ``--resume`` goes on with: the highest number of this name.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        parent = Path(parent)
+        pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
+        found = [
+            (int(m[1] or 1), p) for p in parent.glob(f"{name}*") if (m := pattern.fullmatch(p.name)) and p.is_dir()
+        ]
+        if not found:
+            raise CheckpointError(
+                f"nothing to resume: `{parent / name}` does not exist; leave out --resume to start it"
+            )
+        return max(found)[1]
+
+    def _settle_config(self, config: Mapping[str, Any]) -> None:
+        import yaml
+
+        file = self.path / "config.yaml"
+        new = json.loads(json.dumps(config))
+        if file.exists():
+            old = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if old != new:
+                fields = ", ".join(sorted(_differences(old, new)))
+                raise ConfigError(
+                    f"`{self.path}` was started with another configuration (different: {fields}); resume it with the same "
+                    "one, or choose another --name"
+                )
+        else:
+            write_atomic(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage, made where it is missing."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def checkpoints(self, stage: str, *, keep: int = 2) -> Checkpoints:
+        """The numbered checkpoints of a stage."""
+        return Checkpoints(self.stage(stage) / "checkpoints", keep=keep)
+
+    def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
+        """Mark a stage complete and keep its summary; its checkpoints are no longer needed and go."""
+        self.write_json(f"{stage}/done.json", summary)
+        self.checkpoints(stage).clear()
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """The summary of a completed stage, or None."""
+        file = self.path / stage / "done.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file of the run in one step."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(value, indent=2, ensure_ascii=False))
+        return file
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line of figures to ``metrics.jsonl`` and to TensorBoard.
+
+        Args:
+            stage: ``pretrain``, ``sft``, ``reward``, ``ppo``, …
+            step: Optimisation step or iteration, not smaller than the last one of this stage.
+            metrics: Names as ``group/name``.
+        Raises:
+            RunCheckError: If a figure is NaN or infinite; the message names stage, step and figure.
+        """
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken:
+            raise RunCheckError(
+                f"{stage}, step {step}: {', '.join(broken)} is not finite; the last good checkpoint is "
+                f"`{self.checkpoints(stage).latest() or 'none'}`"
+            )
+        seconds = time.monotonic() - self._began.setdefault(stage, time.monotonic())
+        record = {"stage": stage, "step": int(step), "seconds": round(seconds, 3)}
+        record |= {name: float(f"{float(value):.9g}") for name, value in metrics.items()}
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._tensorboard:
+            for name, value in metrics.items():
+                self._events().add_scalar(f"{stage}/{name}", value, step)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget figures of a stage that were logged after ``step``: a resumed stage logs them again.
+
+        A line that a kill cut off is dropped too.
+        """
+        if not self._metrics.exists():
+            return
+        kept = []
+        last_seconds = 0.0
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["stage"] == stage:
+                if record["step"] > step:
+                    continue
+                last_seconds = max(last_seconds, record["seconds"])
+            kept.append(line)
+        write_atomic(self._metrics, "".join(line + "\n" for line in kept))
+        self._began[stage] = time.monotonic() - last_seconds
+
+    def progress(self, stage: str, total: int, *, start: int = 0) -> StageProgress:
+        """A progress line for a stage; use it as a context manager."""
+        return StageProgress(stage, total, self.console, start=start)
+
+    def say(self, text: str) -> None:
+        """One line for the person at the terminal; nothing where there is no console."""
+        if self.console is not None:
+            self.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard events; may be called twice."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _events(self) -> Any:
+        if self._writer is None:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path / "tensorboard"))
+        return self._writer
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> set[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = old.keys() | new.keys()
+        return set().union(*(_differences(old.get(k), new.get(k), f"{prefix}{k}.") for k in keys))
+    return set() if old == new else {prefix.rstrip(".")}
