@@ -37,6 +37,7 @@ class Run:
             two must agree.
         console: Where progress is drawn; None draws nothing.
         tensorboard: Also write TensorBoard events.
+
     Raises:
         ConfigError: If the folder was made with another configuration; the message names the fields.
     """
@@ -81,9 +82,7 @@ class Run:
             (int(m[1] or 1), p) for p in parent.glob(f"{name}*") if (m := pattern.fullmatch(p.name)) and p.is_dir()
         ]
         if not found:
-            raise CheckpointError(
-                f"nothing to resume: `{parent / name}` does not exist; leave out --resume to start it"
-            )
+            raise CheckpointError(f"nothing to resume: no `{parent / name}`; leave out --resume to start it")
         return max(found)[1]
 
     def _settle_config(self, config: Mapping[str, Any]) -> None:
@@ -96,8 +95,8 @@ class Run:
             if old != new:
                 fields = ", ".join(sorted(_differences(old, new)))
                 raise ConfigError(
-                    f"`{self.path}` was started with another configuration (different: {fields}); resume it with the same "
-                    "one, or choose another --name"
+                    f"`{self.path}` was started with another configuration (different: {fields}); resume it with "
+                    "the same one, or choose another --name"
                 )
         else:
             write_atomic(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
@@ -136,6 +135,7 @@ class Run:
             stage: ``pretrain``, ``sft``, ``reward``, ``ppo``, …
             step: Optimisation step or iteration, not smaller than the last one of this stage.
             metrics: Names as ``group/name``.
+
         Raises:
             RunCheckError: If a figure is NaN or infinite; the message names stage, step and figure.
         """
