@@ -1,0 +1,31 @@
+"""Sampling: settings, draws with exact log-probabilities, and the KV-cached slot engine.
+
+``SamplingParams`` needs neither torch nor transformers; the rest loads on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textenv.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from textenv.sampling.sampler import Draw, draw, trajectory_uniforms
+    from textenv.sampling.slots import SlotEngine
+
+__all__ = ["Draw", "SamplingParams", "SlotEngine", "draw", "trajectory_uniforms"]
+
+_HOMES = {
+    "Draw": "textenv.sampling.sampler",
+    "draw": "textenv.sampling.sampler",
+    "trajectory_uniforms": "textenv.sampling.sampler",
+    "SlotEngine": "textenv.sampling.slots",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
