@@ -1,0 +1,34 @@
+"""Data: human ratings fetched by the user's own pip, a built-in generator, demonstrations, a small encoder."""
+
+from textenv.datasets.builtin import builtin_ratings
+from textenv.datasets.demonstrations import (
+    INSTRUCTIONS,
+    Demonstration,
+    demonstration,
+    demonstrations,
+    prompt_and_response,
+)
+from textenv.datasets.fetch import cache_dir, extract_members, fetch_package
+from textenv.datasets.human_ratings import human_ratings
+from textenv.datasets.minilm import minilm_path
+from textenv.datasets.records import DOMAINS, SPLITS, Domain, RatedText, Split, split_of
+
+__all__ = [
+    "DOMAINS",
+    "INSTRUCTIONS",
+    "SPLITS",
+    "Demonstration",
+    "Domain",
+    "RatedText",
+    "Split",
+    "builtin_ratings",
+    "cache_dir",
+    "demonstration",
+    "demonstrations",
+    "extract_members",
+    "fetch_package",
+    "human_ratings",
+    "minilm_path",
+    "prompt_and_response",
+    "split_of",
+]
