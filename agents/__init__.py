@@ -1,1 +1,1 @@
-"""agents"""
+"""Policies and learners: pre-training, supervised fine-tuning, PPO."""

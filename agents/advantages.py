@@ -1,0 +1,113 @@
+"""Advantage estimation and masked statistics: pure functions on ``(B, T)`` tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from textenv.errors import ShapeError
+
+
+def check_same_shape(reference_name: str, reference: torch.Tensor, **others: torch.Tensor) -> None:
+    """Raise where tensors that belong together disagree in shape.
+
+    Raises:
+        ShapeError: Naming the tensor, its shape and the expected one.
+    """
+    for name, tensor in others.items():
+        if tensor.shape != reference.shape:
+            raise ShapeError(
+                f"`{name}` has shape {tuple(tensor.shape)}, expected {tuple(reference.shape)} to match "
+                f"`{reference_name}`"
+            )
+
+
+def gae(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    last_values: torch.Tensor,
+    response_mask: torch.Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalized advantage estimates along each response.
+
+    Args:
+        rewards: Reward received after each token, shape ``(B, T)``, score units.
+        values: Critic estimate before each token, shape ``(B, T)``.
+        last_values: Bootstrap for truncated rows, 0 for terminated ones, shape ``(B,)``.
+        response_mask: True on real response tokens, shape ``(B, T)``; rows are right-padded.
+        gamma: Discount per token.
+        gae_lambda: Trace decay per token.
+
+    Returns:
+        advantages, returns: Each ``(B, T)``, exactly 0 where the mask is False; ``returns = advantages + values``.
+
+    Raises:
+        ShapeError: If the shapes disagree.
+    Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+    """
+    check_same_shape("rewards", rewards, values=values, response_mask=response_mask)
+    check_same_shape("rewards[:, 0]", rewards[:, 0], last_values=last_values)
+    rewards = torch.where(response_mask, rewards, 0.0)
+    values = torch.where(response_mask, values, 0.0)
+    advantages = torch.zeros_like(values)
+    next_value = last_values.to(values.dtype)
+    trace = torch.zeros_like(next_value)
+    for t in reversed(range(rewards.shape[1])):
+        real = response_mask[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        trace = torch.where(real, delta + gamma * gae_lambda * trace, trace)
+        next_value = torch.where(real, values[:, t], next_value)
+        advantages[:, t] = torch.where(real, trace, 0.0)
+    return advantages, advantages + values
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the entries where the mask is True; NaN elsewhere does no harm.
+
+    Args:
+        x: Any shape.
+        mask: Boolean, same shape, at least one True.
+
+    Returns:
+        A scalar.
+    """
+    return torch.where(mask, x, 0.0).sum() / mask.sum()
+
+
+def whiten(x: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
+    """Scale the masked entries to variance 1, and shift their mean to 0 unless told not to.
+
+    Args:
+        x: Shape ``(B, T)``.
+        mask: True on the entries that count, shape ``(B, T)``.
+        shift_mean: False keeps the mean (rewards), True removes it (advantages).
+
+    Returns:
+        Shape ``(B, T)``, 0 where the mask is False.
+
+    Raises:
+        ShapeError: If the shapes disagree.
+    Source: Ziegler et al. 2019, arXiv:1909.08593 (code: biased variance, epsilon 1e-8 inside the root).
+    """
+    check_same_shape("x", x, mask=mask)
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    white = (x - mean) * torch.rsqrt(variance + 1e-8)
+    if not shift_mean:
+        white = white + mean
+    return torch.where(mask, white, 0.0)
+
+
+def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+    """Share of the returns' variance that the critic explains: 1 is perfect, 0 is a constant, negative is worse.
+
+    Args:
+        values: Critic estimates, shape ``(B, T)``.
+        returns: Targets, shape ``(B, T)``.
+        mask: True on real tokens, shape ``(B, T)``.
+    """
+    target, error = returns[mask], (returns - values)[mask]
+    variance = target.var(correction=0)
+    return float(1 - error.var(correction=0) / variance) if float(variance) > 0 else 0.0

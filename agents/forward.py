@@ -1,0 +1,196 @@
+"""One forward pass over whole sequences, and log-probabilities of chosen tokens without a full logit tensor.
+
+Sequences are right-padded, so the causal mask alone keeps padding out of every real position: no attention mask, no
+position ids, the fastest kernels. Pre-training, fine-tuning and policy optimisation all go through here, which is what
+keeps "old" and "new" log-probabilities on one numeric path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
+
+from textenv.errors import ConfigError, ShapeError
+
+_CHUNK_ELEMENTS = 16_000_000  # logits held at once: 64 MB in float32
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Prompts with answers, right-padded.
+
+    Attributes:
+        tokens: Token ids, int64, shape ``(B, L)``.
+        prompt_lengths: Tokens before the answer, at least 1, int64, shape ``(B,)``.
+        lengths: Prompt and answer together, int64, shape ``(B,)``.
+        response_mask: True on answer tokens that count (the policy's own), shape ``(B, T)`` with T the longest answer.
+    """
+
+    tokens: torch.Tensor
+    prompt_lengths: torch.Tensor
+    lengths: torch.Tensor
+    response_mask: torch.Tensor
+
+    @classmethod
+    def from_ids(
+        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, device: Any = "cpu"
+    ) -> SequenceBatch:
+        """Pad lists of ids.
+
+        Raises:
+            ShapeError: If the lists differ in number, are empty, or a prompt or an answer has no token.
+        """
+        if len(prompts) != len(responses) or not prompts:
+            raise ShapeError(f"got {len(prompts)} prompts and {len(responses)} responses; both must be equal and > 0")
+        prompt_lengths = np.array([len(p) for p in prompts])
+        response_lengths = np.array([len(r) for r in responses])
+        if prompt_lengths.min() < 1 or response_lengths.min() < 1:
+            raise ShapeError("every prompt and every response needs at least one token")
+        tokens = np.zeros((len(prompts), int((prompt_lengths + response_lengths).max())), np.int64)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            tokens[row, : len(prompt) + len(response)] = [*prompt, *response]
+        return cls.from_arrays(tokens, prompt_lengths, prompt_lengths + response_lengths, device=device)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        tokens: NDArray[np.int64],
+        prompt_lengths: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        action_mask: NDArray[np.bool_] | None = None,
+        *,
+        device: Any = "cpu",
+    ) -> SequenceBatch:
+        """Cut padded arrays to the longest sequence and move them to a device.
+
+        Args:
+            tokens: Right-padded ids, shape ``(B, ≥ L)``.
+            prompt_lengths: Shape ``(B,)``.
+            lengths: Shape ``(B,)``.
+            action_mask: True on answer tokens that count, shape ``(B, ≥ T)``; None means all of them.
+            device: Torch device.
+        """
+        response_lengths = lengths - prompt_lengths
+        width = int(response_lengths.max())
+        mask = np.arange(width) < response_lengths[:, None]
+        if action_mask is not None:
+            mask &= action_mask[:, :width]
+        return cls(
+            torch.as_tensor(np.ascontiguousarray(tokens[:, : int(lengths.max())]), device=device),
+            torch.as_tensor(prompt_lengths, device=device),
+            torch.as_tensor(lengths, device=device),
+            torch.as_tensor(mask, device=device),
+        )
+
+
+class TokenScores(NamedTuple):
+    """Log-probabilities of given tokens, and the entropy of the distributions they come from.
+
+    Attributes:
+        logprobs: Nats, float32, shape ``(N,)``.
+        entropy: Nats, float32, shape ``(N,)``; not differentiable unless asked for.
+    """
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Mixed precision for a forward pass, or nothing where ``dtype`` is None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states that predict the counted answer tokens.
+
+    Args:
+        model: Transformers causal language model.
+        batch: Sequences.
+
+    Returns:
+        Hidden states ``(N, D)`` in row-major order of ``batch.response_mask``, and those after the last token,
+        ``(B, D)``.
+    """
+    hidden = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    columns = batch.prompt_lengths[rows] - 1 + steps
+    every = torch.arange(len(hidden), device=hidden.device)
+    return hidden[rows, columns], hidden[every, batch.lengths - 1]
+
+
+def response_tokens(batch: SequenceBatch) -> torch.Tensor:
+    """The counted answer tokens, int64, shape ``(N,)``, in row-major order of ``batch.response_mask``."""
+    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    return batch.tokens[rows, batch.prompt_lengths[rows] + steps]
+
+
+def score_tokens(
+    head: Any,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    vocab_size: int | None = None,
+    temperature: float = 1.0,
+    allowed: NDArray[np.uint8] | None = None,
+    entropy_gradient: bool = False,
+) -> TokenScores:
+    """Log-probabilities of tokens from hidden states, in chunks, so that ``(N, V)`` never exists as a whole.
+
+    Args:
+        head: Output embedding, ``(·, D) -> (·, V)``.
+        hidden: Shape ``(N, D)``.
+        targets: Token ids, shape ``(N,)``.
+        vocab_size: Ids that exist; a head padded beyond them is cut. None takes the whole head.
+        temperature: Divides the logits.
+        allowed: Bit-packed masks of allowed tokens, uint8, shape ``(N, ceil(V / 8))``; None allows all.
+        entropy_gradient: Let gradients flow through the entropy.
+    """
+
+    def chunk(h: torch.Tensor, t: torch.Tensor, bits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(h)[:, :vocabulary].float() / temperature
+        if bits is not None:
+            logits = logits.masked_fill(~bits, -torch.inf)
+        log_normaliser = logits.logsumexp(-1)
+        logprobs = logits.gather(1, t[:, None]).squeeze(1) - log_normaliser
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            p = (logits - log_normaliser[:, None]).exp()
+            entropy = log_normaliser - torch.where(p > 0, p * logits, 0.0).sum(-1)
+        return logprobs, entropy if entropy_gradient else entropy.detach()
+
+    vocabulary = vocab_size or head.weight.shape[0]
+    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for start in range(0, len(hidden), size):
+        h, t = hidden[start : start + size], targets[start : start + size]
+        bits = None
+        if allowed is not None:
+            unpacked = np.unpackbits(allowed[start : start + size], axis=1, count=vocabulary)
+            bits = torch.as_tensor(unpacked.astype(bool), device=hidden.device)
+        recompute = len(hidden) > size and torch.is_grad_enabled()
+        parts.append(checkpoint(chunk, h, t, bits, use_reentrant=False) if recompute else chunk(h, t, bits))
+    return TokenScores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+
+def check_output_head(model: Any) -> None:
+    """Make sure that the output embedding applied to the last hidden state gives the model's own logits.
+
+    Raises:
+        ConfigError: If the model changes its logits afterwards (soft-capping, scaling), which this path would miss.
+    """
+    ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None] % model.config.vocab_size
+    with torch.no_grad():
+        full = model(input_ids=ids, use_cache=False).logits
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = model.get_output_embeddings()(hidden)
+    if not torch.allclose(full.float(), ours.float(), atol=1e-4, rtol=1e-3):
+        raise ConfigError(
+            f"{type(model).__name__} changes its logits after the output embedding (soft-capping or scaling); such "
+            "models are not supported yet"
+        )

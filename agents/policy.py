@@ -1,0 +1,309 @@
+"""A language model as a policy: a transformers causal LM with a value head.
+
+Inside: loading and saving, log-probabilities, values and entropy of whole sequences, and generation. The update rules
+stand in the modules of the algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from agents.forward import (
+    SequenceBatch,
+    autocast,
+    check_output_head,
+    response_hidden,
+    response_tokens,
+    score_tokens,
+)
+from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from textenv.sampling.params import SamplingParams
+from textenv.sampling.sampler import draw, trajectory_uniforms
+from textenv.sampling.slots import SlotEngine
+from textenv.trajectories import Trajectory
+
+_VALUE_HEAD_FILE = "value_head.safetensors"
+
+
+class SequenceScores(NamedTuple):
+    """What a policy says about sequences.
+
+    Attributes:
+        logprobs: Of the answer tokens, nats, shape ``(B, T)``, 0 where the mask is False.
+        values: Critic's estimate before each answer token, shape ``(B, T)``, 0 where the mask is False.
+        last_values: Estimate after the last token (for answers cut off from outside), shape ``(B,)``.
+        entropy: Of the policy before each answer token, nats, shape ``(B, T)``, 0 where the mask is False.
+    """
+
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    last_values: torch.Tensor
+    entropy: torch.Tensor
+
+
+class CausalLMPolicy(nn.Module):
+    """A causal language model that acts, with a critic on the same trunk.
+
+    The value head starts at zero, so the first advantages are the rewards themselves (Ziegler et al. 2019). Dropout
+    stays off: the module is always in evaluation mode, and asking for training mode only passes gradients.
+
+    Args:
+        model: Transformers causal LM, or a peft model around one.
+        tokenizer: Its tokenizer; pad and end-of-text ids must differ.
+        compute_dtype: ``torch.bfloat16`` runs forward passes of sequences in mixed precision; None leaves them as the
+            weights are.
+
+    Raises:
+        ConfigError: If pad and end-of-text are the same token, the tokenizer has more ids than the model, or the model
+            changes its logits after the output embedding.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, compute_dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.compute_dtype = compute_dtype
+        lm = self.causal_lm
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+            raise ConfigError(
+                f"pad token ({tokenizer.pad_token_id}) and end-of-text token ({tokenizer.eos_token_id}) must differ; "
+                "add one with tokenizer.add_special_tokens({'pad_token': '<|pad|>'}) and resize the embeddings"
+            )
+        if len(tokenizer) > lm.config.vocab_size:
+            raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {lm.config.vocab_size}")
+        width = lm.get_input_embeddings().weight.shape[1]
+        self.value_head = nn.Linear(width, 1, device=self.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.eval()
+        check_output_head(lm)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, dtype: str = "float32", lora: Any = None, device: str | torch.device = "cpu"
+    ) -> CausalLMPolicy:
+        """Load a policy from a folder or a hub name; a saved value head is loaded with it.
+
+        Args:
+            path: What :meth:`save_pretrained` or transformers wrote.
+            dtype: ``"float32"``; or ``"bfloat16"``: master weights stay float32 and sequence passes run in bfloat16
+                (with LoRA the frozen weights are bfloat16 themselves).
+            lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
+            device: Where to put it.
+
+        Raises:
+            ConfigError: If the dtype is unknown, or the tokenizer does not fit.
+            CheckpointError: If the folder cannot be loaded.
+            MissingDependencyError: If ``lora`` is given and peft is not installed.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"`dtype` must be 'float32' or 'bfloat16', got {dtype!r}")
+        compute = torch.bfloat16 if dtype == "bfloat16" else None
+        weights = compute if compute is not None and lora is not None else torch.float32
+        try:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=weights, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error
+        if lora is not None:
+            try:
+                from peft import get_peft_model
+            except ImportError as error:
+                raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
+            model = get_peft_model(model, lora)
+        policy = cls(model.to(device), tokenizer, compute_dtype=compute)
+        head = Path(path) / _VALUE_HEAD_FILE
+        if head.exists():
+            from safetensors.torch import load_file
+
+            policy.value_head.load_state_dict(load_file(head))
+        return policy.to(device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model (adapter merged), tokenizer and value head; plain transformers loads the folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.model
+        if self.has_adapter:
+            import copy
+
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / _VALUE_HEAD_FILE)
+
+    @property
+    def has_adapter(self) -> bool:
+        """True where a LoRA adapter sits on frozen weights."""
+        return hasattr(self.model, "disable_adapter")
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model itself (inside a peft model, the one that carries the adapter)."""
+        return self.model.get_base_model() if self.has_adapter else self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.causal_lm.get_input_embeddings().weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the policy can choose: those of its tokenizer."""
+        return len(self.tokenizer)
+
+    def train(self, mode: bool = True) -> CausalLMPolicy:
+        """Keep dropout off: RLHF optimises the network that acts (``mode`` has no effect)."""
+        return super().train(False)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Inside this context a LoRA policy is its own reference."""
+        with self.model.disable_adapter():
+            yield
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that the tokenizer puts before a text."""
+        return list(self.tokenizer.encode(prompt))
+
+    def evaluate(
+        self,
+        batch: SequenceBatch,
+        *,
+        temperature: float = 1.0,
+        allowed: NDArray[np.uint8] | None = None,
+        entropy_gradient: bool = False,
+    ) -> SequenceScores:
+        """Log-probs, values and entropy of whole sequences from one forward pass.
+
+        Args:
+            batch: Prompts with answers.
+            temperature: Divides the logits; must be the one that sampled.
+            allowed: Bit-packed token masks that held while sampling, shape ``(N, ceil(V / 8))`` in row-major order of
+                ``batch.response_mask``; None where there were none.
+            entropy_gradient: Let gradients flow through the entropy (for an entropy bonus).
+        """
+        with autocast(self.device, self.compute_dtype):
+            hidden, last_hidden = response_hidden(self.causal_lm, batch)
+            scores = score_tokens(
+                self.causal_lm.get_output_embeddings(),
+                hidden,
+                response_tokens(batch),
+                vocab_size=self.vocab_size,
+                temperature=temperature,
+                allowed=allowed,
+                entropy_gradient=entropy_gradient,
+            )
+        head_dtype = self.value_head.weight.dtype
+        values = self.value_head(hidden.to(head_dtype)).squeeze(-1)
+        last_values = self.value_head(last_hidden.to(head_dtype)).squeeze(-1)
+
+        def spread(flat: torch.Tensor) -> torch.Tensor:
+            padded = torch.zeros(batch.response_mask.shape, dtype=flat.dtype, device=flat.device)
+            return padded.masked_scatter(batch.response_mask, flat)
+
+        return SequenceScores(spread(scores.logprobs), spread(values), last_values, spread(scores.entropy))
+
+    def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine:
+        """A KV-cached engine on this policy's weights; :meth:`SlotEngine.drop` it when they change."""
+        return SlotEngine(self.causal_lm, num_slots, max_length)
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        max_batch: int = 256,
+    ) -> list[Trajectory]:
+        """Sample answers to prompts.
+
+        Args:
+            prompts: Texts, or token ids.
+            params: Sampling settings; None samples at temperature 1.
+            n: Answers per prompt.
+            seed: The answer number j to prompt number i depends on the seed, i and j alone.
+            max_batch: Sequences that are decoded side by side.
+
+        Returns:
+            ``len(prompts) * n`` trajectories, the answers to one prompt next to each other.
+
+        Raises:
+            DataError: If a prompt is empty or leaves no room in the model's context; the message names it.
+        """
+        params = params or SamplingParams()
+        ids = [self.encode_prompt(p) if isinstance(p, str) else list(p) for p in prompts]
+        context = getattr(self.causal_lm.config, "max_position_embeddings", None)
+        for number, tokens in enumerate(ids):
+            if not tokens:
+                raise DataError(f"prompt {number} has no tokens; give it at least one")
+            if context is not None and len(tokens) + params.max_new_tokens > context:
+                raise DataError(
+                    f"prompt {number} has {len(tokens)} tokens; with {params.max_new_tokens} new ones it exceeds the "
+                    f"model's context of {context}; shorten it or lower `max_new_tokens`"
+                )
+        texts = [p if isinstance(p, str) else self.tokenizer.decode(list(p)) for p in prompts]
+        jobs = [(i, i * n + j) for i in range(len(ids)) for j in range(n)]
+        out: list[Trajectory] = []
+        for start in range(0, len(jobs), max_batch):
+            wave = jobs[start : start + max_batch]
+            answers = self._decode([ids[i] for i, _ in wave], params, seed, np.array([number for _, number in wave]))
+            for (i, _), (tokens, behaviour, logprobs) in zip(wave, answers, strict=True):
+                ended = bool(len(tokens)) and tokens[-1] == self.tokenizer.eos_token_id
+                out.append(
+                    Trajectory(
+                        prompt=texts[i],
+                        prompt_ids=np.array(ids[i]),
+                        token_ids=tokens,
+                        response=self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True),
+                        behaviour_logprobs=behaviour,
+                        logprobs=logprobs,
+                        finish_reason="eos" if ended else "length",
+                        sampling=vars(params).copy(),
+                        seed=seed,
+                    )
+                )
+        return out
+
+    def _decode(
+        self, prompts: list[list[int]], params: SamplingParams, seed: int, numbers: NDArray[np.int64]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]:
+        """Answers to prompts decoded side by side: token ids, behaviour log-probs and policy log-probs of each."""
+        count, steps = len(prompts), params.max_new_tokens
+        start = np.array([len(p) for p in prompts])
+        tokens = np.zeros((count, int(start.max()) + steps), np.int64)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = prompt
+        lengths = start.copy()
+        uniforms = trajectory_uniforms(seed, numbers, steps)
+        behaviour, logprobs = np.zeros((2, count, steps), np.float32)
+        engine = self.slot_engine(count, tokens.shape[1])
+        running = np.arange(count)
+        for step in range(steps):
+            logits = engine.logits(tokens[running], lengths[running], running)[:, : self.vocab_size]
+            drawn = draw(logits, params, uniforms[running, step])
+            tokens[running, lengths[running]] = chosen = drawn.tokens.cpu().numpy()
+            behaviour[running, step] = drawn.behaviour_logprobs.cpu().numpy()
+            logprobs[running, step] = drawn.logprobs.cpu().numpy()
+            lengths[running] += 1
+            running = running[chosen != self.tokenizer.eos_token_id]
+            if not len(running):
+                break
+        sizes = lengths - start
+        return [
+            (tokens[row, start[row] : lengths[row]], behaviour[row, : sizes[row]], logprobs[row, : sizes[row]])
+            for row in range(count)
+        ]
