@@ -1,0 +1,322 @@
+"""Prompt sources, and how prompts are dealt.
+
+A source is plain data: something with a length whose items are prompts. Dealing is state, and belongs to the
+environment (:class:`PromptDealer`): without replacement inside an epoch, seeded, able to save and restore its place.
+
+Left out on purpose: downloading data (``textenv.datasets``) and turning prompts into tokens (``textenv.envs.task``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from textenv.errors import ConfigError, DataError, MissingDependencyError
+
+Message = Mapping[str, str]
+"""One chat message: ``{"role": ..., "content": ...}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        text: What is asked, as the reward function sees it; None where only ids are given (they are decoded then).
+        ids: Its tokens where it comes tokenised, else None.
+        messages: Chat messages for the tokenizer's chat template, else None.
+        task: Name of its task, else None.
+    """
+
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+    task: str | None = None
+
+
+def as_prompt(item: Any, where: str) -> Prompt:
+    """A prompt from any accepted form.
+
+    Args:
+        item: A text, a list of token ids, a list of chat messages, a mapping with ``prompt`` (any of those; or
+            ``prompt_ids`` or ``messages``) and optionally ``task``, or a :class:`Prompt`.
+        where: Names the prompt in errors, e.g. ``"prompt 3"``.
+
+    Raises:
+        DataError: If it is none of those.
+    """
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, str):
+        return Prompt(text=item)
+    if isinstance(item, Mapping):
+        return _from_mapping(cast("Mapping[str, Any]", item), where)
+    if isinstance(item, (Sequence, np.ndarray)):
+        if len(item) and all(isinstance(part, Mapping) for part in item):
+            return _from_messages(cast("Sequence[Message]", item), where)
+        if all(isinstance(part, (int, np.integer)) for part in item):
+            return Prompt(ids=tuple(int(part) for part in item))
+    raise DataError(
+        f"{where} must be a text, token ids, chat messages or a mapping with 'prompt', got {type(item).__name__}"
+    )
+
+
+def _from_mapping(item: Mapping[str, Any], where: str) -> Prompt:
+    given = [name for name in ("prompt", "prompt_ids", "messages") if item.get(name) is not None]
+    if not given:
+        raise DataError(f"{where} has none of the fields 'prompt', 'prompt_ids', 'messages'; it has {sorted(item)}")
+    task = item.get("task")
+    if task is not None and not isinstance(task, str):
+        raise DataError(f"{where}: 'task' must be a text, got {task!r}")
+    inner = as_prompt(item[given[-1]], where)
+    text = item["prompt"] if isinstance(item.get("prompt"), str) else inner.text
+    return Prompt(text=text, ids=inner.ids, messages=inner.messages, task=task)
+
+
+def _from_messages(item: Sequence[Message], where: str) -> Prompt:
+    for message in item:
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise DataError(f"{where}: every chat message needs texts 'role' and 'content', got {dict(message)!r}")
+    if len(item) == 1:
+        return Prompt(text=item[0]["content"], messages=tuple(item))
+    return Prompt(text="\n".join(f"{m['role']}: {m['content']}" for m in item), messages=tuple(item))
+
+
+class PromptList(Sequence[Prompt]):
+    """Prompts in memory, or any sequence-like collection such as a Hugging Face dataset.
+
+    Args:
+        items: Prompts in any form that :func:`as_prompt` takes.
+        task_weights: Sampling weight by task name. Tasks are then drawn by weight and dealt without replacement
+            inside each task; every prompt must belong to a task with a weight.
+
+    Raises:
+        DataError: If there is no prompt, or an item is no prompt.
+        ConfigError: If weights are negative, all zero, or do not fit the prompts' tasks.
+    """
+
+    def __init__(self, items: Any, task_weights: Mapping[str, float] | None = None) -> None:
+        self._items = [as_prompt(items[i], f"prompt {i}") for i in range(len(items))]
+        if not self._items:
+            raise DataError("there are no prompts; give at least one")
+        self.task_weights = None if task_weights is None else dict(task_weights)
+        if self.task_weights is not None:
+            self._check_weights(self.task_weights)
+
+    def _check_weights(self, weights: Mapping[str, float]) -> None:
+        tasks = {prompt.task for prompt in self._items}
+        for task in sorted(tasks, key=str):
+            if task not in weights:
+                raise ConfigError(f"task_weights lacks the task {task!r} of the prompts; it has {sorted(weights)}")
+        for task, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"task_weights[{task!r}] must be a finite number ≥ 0, got {weight}")
+            if weight > 0 and task not in tasks:
+                raise ConfigError(f"task_weights names the task {task!r}, but no prompt belongs to it")
+        if not any(weights.values()):
+            raise ConfigError("task_weights are all 0; give at least one task a weight above 0")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    def sample(self, rng: np.random.Generator) -> int:
+        """Index of a uniformly drawn prompt, with replacement; environments deal with :meth:`dealer` instead."""
+        return int(rng.integers(len(self._items)))
+
+    def dealer(self) -> PromptDealer:
+        """A fresh dealer over these prompts."""
+        if self.task_weights is None:
+            return PromptDealer(len(self._items))
+        groups: dict[str, list[int]] = {}
+        for index, prompt in enumerate(self._items):
+            groups.setdefault(str(prompt.task), []).append(index)
+        weights = [self.task_weights[task] for task in groups]
+        return PromptDealer(len(self._items), groups=list(groups.values()), weights=weights)
+
+
+def load_prompts(prompts: Any, task_weights: Mapping[str, float] | None = None) -> Any:
+    """A prompt source from whatever the user has.
+
+    Args:
+        prompts: A list of prompts, a Hugging Face dataset, a path to ``.jsonl`` or ``.parquet``, or a prompt source
+            with its own ``sample`` or ``dealer``, which is returned as it is.
+        task_weights: Sampling weight by task; see :class:`PromptList`.
+
+    Raises:
+        DataError: If a file is missing or malformed (with path and line), or there are no prompts.
+        ConfigError: If the weights do not fit, or are given for a source that deals for itself.
+        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
+    """
+    if isinstance(prompts, (str, Path)):
+        return PromptList(read_prompts(Path(prompts)), task_weights)
+    if hasattr(prompts, "sample") or hasattr(prompts, "dealer"):
+        if task_weights is not None:
+            raise ConfigError(f"task_weights cannot be given for a {type(prompts).__name__}, which deals for itself")
+        return prompts
+    if not hasattr(prompts, "__len__") or not hasattr(prompts, "__getitem__"):
+        raise ConfigError(f"prompts must be a list, a dataset or a path to a file, got {type(prompts).__name__}")
+    return PromptList(prompts, task_weights)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a JSONL or Parquet file.
+
+    Each JSONL line is a text, a list of token ids, or an object with ``prompt``, ``prompt_ids`` or ``messages``, and
+    optionally ``task``. A Parquet file has columns of those names.
+
+    Raises:
+        DataError: If the file is missing, of another kind, or malformed; with path and line.
+        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such prompt file")
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix not in (".jsonl", ".json", ".ndjson"):
+        raise DataError(f"{path}: prompt files are .jsonl or .parquet, not {path.suffix!r}")
+    found = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not valid JSON: {error.msg}") from error
+            found.append(as_prompt(item, f"{path}:{number}: the prompt"))
+    if not found:
+        raise DataError(f"{path}: the file holds no prompts")
+    return found
+
+
+def _read_parquet(path: Path) -> list[Prompt]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+    return [as_prompt(row, f"{path}: row {number}") for number, row in enumerate(rows)]
+
+
+class _Shuffle:
+    """Draws 0 … size-1 in random order again and again, without storing a permutation.
+
+    A Fisher-Yates shuffle whose swaps are kept in a dictionary, so that a thousand slots can each deal from a
+    million prompts: memory grows with what was dealt in the epoch, not with the number of prompts.
+    """
+
+    __slots__ = ("dealt", "moved", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.dealt = 0
+        self.moved: dict[int, int] = {}
+
+    def draw(self, rng: np.random.Generator) -> int:
+        if self.dealt == self.size:
+            self.dealt = 0
+            self.moved.clear()
+        position = int(rng.integers(self.dealt, self.size))
+        picked = self.moved.get(position, position)
+        first = self.moved.pop(self.dealt, self.dealt)
+        if position != self.dealt:
+            self.moved[position] = first
+        self.dealt += 1
+        return picked
+
+
+class PromptDealer:
+    """Deals prompt indices: without replacement inside an epoch, or by task weight and without replacement per task.
+
+    Args:
+        size: Number of prompts.
+        groups: Indices by task, where tasks are weighted.
+        weights: Sampling weight of each group, not necessarily summing to 1.
+    """
+
+    def __init__(
+        self, size: int, *, groups: Sequence[Sequence[int]] | None = None, weights: Sequence[float] | None = None
+    ) -> None:
+        self._groups = groups
+        self._cumulative = None if weights is None else np.cumsum(np.asarray(weights, np.float64)) / np.sum(weights)
+        self._shuffles = [_Shuffle(len(group)) for group in groups] if groups is not None else [_Shuffle(size)]
+
+    def deal(self, rng: np.random.Generator) -> int:
+        """Index of the next prompt."""
+        if self._groups is None or self._cumulative is None:
+            return self._shuffles[0].draw(rng)
+        group = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._groups) - 1)
+        return self._groups[group][self._shuffles[group].draw(rng)]
+
+    def restart(self) -> None:
+        """Begins a fresh epoch, as after ``reset(seed=...)``."""
+        for shuffle in self._shuffles:
+            shuffle.dealt = 0
+            shuffle.moved.clear()
+
+    def get_state(self) -> dict[str, Any]:
+        """The dealer's place in its epoch, JSON-able; the generator's state is the caller's."""
+        return {"shuffles": [{"dealt": s.dealt, "moved": sorted(s.moved.items())} for s in self._shuffles]}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a saved place.
+
+        Raises:
+            ConfigError: If the state belongs to other prompts.
+        """
+        saved = state["shuffles"]
+        if len(saved) != len(self._shuffles) or any(
+            entry["dealt"] > shuffle.size for entry, shuffle in zip(saved, self._shuffles, strict=True)
+        ):
+            raise ConfigError("the saved prompt state belongs to another set of prompts or task weights")
+        for entry, shuffle in zip(saved, self._shuffles, strict=True):
+            shuffle.dealt = int(entry["dealt"])
+            shuffle.moved = {int(key): int(value) for key, value in entry["moved"]}
+
+
+class SourceDealer:
+    """Deals from a source with its own ``sample(rng)``; its place is whatever the source's own state methods say.
+
+    Args:
+        source: The prompt source.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def deal(self, rng: np.random.Generator) -> int:
+        """Index of the next prompt."""
+        return int(self.source.sample(rng))
+
+    def restart(self) -> None:
+        """Leaves the source as it is: its order is its own."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The source's own ``get_state()``, or nothing."""
+        return {"source": self.source.get_state()} if hasattr(self.source, "get_state") else {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`get_state` saved."""
+        if "source" in state:
+            self.source.set_state(state["source"])
+
+
+def make_dealer(source: Any) -> PromptDealer | SourceDealer:
+    """A dealer for a source: its own ``dealer()``, else its ``sample(rng)``, else without replacement per epoch."""
+    if hasattr(source, "dealer"):
+        return source.dealer()
+    if hasattr(source, "sample"):
+        return SourceDealer(source)
+    return PromptDealer(len(source))
