@@ -8,7 +8,6 @@ keeps "old" and "new" log-probabilities on one numeric path.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,16 +94,11 @@ class TokenScores(NamedTuple):
 
     Attributes:
         logprobs: Nats, float32, shape ``(N,)``.
-        entropy: Nats, float32, shape ``(N,)``; not differentiable unless asked for.
+        entropy: Nats, float32, shape ``(N,)``; zeros where not asked for.
     """
 
     logprobs: torch.Tensor
     entropy: torch.Tensor
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Mixed precision for a forward pass, or nothing where ``dtype`` is None."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,7 +133,7 @@ def score_tokens(
     vocab_size: int | None = None,
     temperature: float = 1.0,
     allowed: NDArray[np.uint8] | None = None,
-    entropy_gradient: bool = False,
+    entropy: bool = False,
 ) -> TokenScores:
     """Log-probabilities of tokens from hidden states, in chunks, so that ``(N, V)`` never exists as a whole.
 
@@ -150,7 +144,7 @@ def score_tokens(
         vocab_size: Ids that exist; a head padded beyond them is cut. None takes the whole head.
         temperature: Divides the logits.
         allowed: Bit-packed masks of allowed tokens, uint8, shape ``(N, ceil(V / 8))``; None allows all.
-        entropy_gradient: Let gradients flow through the entropy.
+        entropy: Also compute the entropy of each distribution; zeros otherwise.
     """
 
     def chunk(h: torch.Tensor, t: torch.Tensor, bits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,10 +153,10 @@ def score_tokens(
             logits = logits.masked_fill(~bits, -torch.inf)
         log_normaliser = logits.logsumexp(-1)
         logprobs = logits.gather(1, t[:, None]).squeeze(1) - log_normaliser
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            p = (logits - log_normaliser[:, None]).exp()
-            entropy = log_normaliser - torch.where(p > 0, p * logits, 0.0).sum(-1)
-        return logprobs, entropy if entropy_gradient else entropy.detach()
+        if not entropy:
+            return logprobs, torch.zeros_like(logprobs)
+        p = (logits - log_normaliser[:, None]).exp()
+        return logprobs, log_normaliser - torch.where(p > 0, p * logits, 0.0).sum(-1)
 
     vocabulary = vocab_size or head.weight.shape[0]
     size = max(1, _CHUNK_ELEMENTS // vocabulary)

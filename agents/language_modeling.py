@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch, autocast, response_hidden, response_tokens, score_tokens
+from agents.forward import SequenceBatch, response_hidden, response_tokens, score_tokens
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from textenv.errors import ConfigError, DataError, RunCheckError
+from textenv.mixed_precision import ComputeCopy
+from textenv.progress import StageProgress
 from textenv.runs import Run
 
 _POOL_BATCHES = 16  # batches that are drawn together and cut by length
@@ -50,7 +52,7 @@ class LMConfig:
         warmup_steps: Steps of linear warm-up; cosine decay to 10% follows.
         weight_decay: AdamW's, on matrices only.
         max_grad_norm: Gradient clip.
-        bf16: Mixed precision.
+        bf16: Compute with a bfloat16 copy of the weights (the optimiser's stay float32).
         eval_every: Steps between evaluations on held-out examples; 0 evaluates at the end only.
         checkpoint_every: Steps between checkpoints.
         seed: Order of the examples.
@@ -163,23 +165,20 @@ def collate(examples: Sequence[Example], device: Any = "cpu") -> SequenceBatch:
     return SequenceBatch.from_ids(prompts, targets, device=device)
 
 
-def token_losses(model: Any, batch: SequenceBatch, compute_dtype: torch.dtype | None) -> torch.Tensor:
-    """Negative log-likelihood of each counted token, nats, shape ``(N,)``."""
-    with autocast(batch.tokens.device, compute_dtype):
-        hidden, _ = response_hidden(model, batch)
-        return -score_tokens(model.get_output_embeddings(), hidden, response_tokens(batch)).logprobs
+def token_losses(model: Any, batch: SequenceBatch) -> torch.Tensor:
+    """Negative log-likelihood of each counted token, nats, float32, shape ``(N,)``."""
+    hidden, _ = response_hidden(model, batch)
+    return -score_tokens(model.get_output_embeddings(), hidden, response_tokens(batch)).logprobs
 
 
 @torch.no_grad()
-def evaluate_lm(
-    model: Any, examples: Sequence[Example], *, batch_size: int = 128, compute_dtype: torch.dtype | None = None
-) -> float:
+def evaluate_lm(model: Any, examples: Sequence[Example], *, batch_size: int = 128) -> float:
     """Mean loss in nats per counted token over all examples (a mean over tokens, not over batches)."""
     ordered = sorted(examples, key=lambda example: len(example.tokens))
     device = model.get_input_embeddings().weight.device
     total, count = 0.0, 0
     for start in range(0, len(ordered), batch_size):
-        losses = token_losses(model, collate(ordered[start : start + batch_size], device), compute_dtype)
+        losses = token_losses(model, collate(ordered[start : start + batch_size], device))
         total += float(losses.double().sum())
         count += len(losses)
     return total / count
@@ -225,24 +224,25 @@ def train_lm(
     batches = MixtureBatches(tasks, weights, config.batch_size, config.seed)
     optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
     device = model.get_input_embeddings().weight.device
-    compute_dtype = torch.bfloat16 if config.bf16 else None
     start = _resume(model, optimizer, run, stage)
-    tokens_done, began, recent = 0, time.monotonic(), 0.0
-    run_progress = (run or _Silent()).progress(stage, config.steps, start=start)
-    with run_progress as progress:
+    compute = ComputeCopy(model, torch.bfloat16 if config.bf16 else None)
+    tokens_done, began = 0, time.monotonic()
+    with StageProgress(stage, config.steps, run.console if run else None, start=start) as progress:
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(step)
-            model.train()
+            compute.model.train()
             batch = collate(batches.batch(step), device)
-            loss = token_losses(model, batch, compute_dtype).mean()
+            loss = token_losses(compute.model, batch).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            recent = float(loss)
-            if not math.isfinite(recent + float(norm)):
-                raise RunCheckError(f"{stage}, step {step}: loss {recent}, gradient norm {float(norm)}; lower the rate")
+            compute.pull_gradients()
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+            recent = loss.item()
+            if not math.isfinite(recent + norm):
+                raise RunCheckError(f"{stage}, step {step}: loss {recent}, gradient norm {norm}; lower `learning_rate`")
             optimizer.step()
+            compute.push_weights()
             tokens_done += int(batch.lengths.sum())
             progress.update(step + 1, {"loss": recent}, tokens=tokens_done)
             last = step + 1 == config.steps
@@ -250,32 +250,19 @@ def train_lm(
                 metrics = {"train/loss": recent, "train/learning_rate": optimizer.param_groups[0]["lr"]}
                 metrics["train/tokens_per_second"] = tokens_done / (time.monotonic() - began)
                 if last or (config.eval_every and (step + 1) % config.eval_every == 0):
-                    metrics |= _held_out(model, validation, compute_dtype)
+                    metrics |= _held_out(compute.model, validation)
                 if last or (step + 1) % 10 == 0:
                     run.log(stage, step + 1, metrics)
                 if (step + 1) % config.checkpoint_every == 0 and not last:
                     _checkpoint(model, optimizer, run, stage, step + 1)
     model.eval()
-    return {name: evaluate_lm(model, examples, compute_dtype=compute_dtype) for name, examples in validation.items()}
+    compute.model.eval()
+    return {name: evaluate_lm(compute.model, examples) for name, examples in validation.items()}
 
 
-class _Silent:
-    """Progress for callers without a run."""
-
-    def progress(self, stage: str, total: int, *, start: int = 0) -> Any:
-        """A progress line that draws nothing."""
-        from textenv.progress import StageProgress
-
-        return StageProgress(stage, total, start=start)
-
-
-def _held_out(
-    model: Any, validation: Mapping[str, Sequence[Example]], compute_dtype: torch.dtype | None
-) -> dict[str, float]:
+def _held_out(model: Any, validation: Mapping[str, Sequence[Example]]) -> dict[str, float]:
     model.eval()
-    losses = {
-        name: evaluate_lm(model, examples[:512], compute_dtype=compute_dtype) for name, examples in validation.items()
-    }
+    losses = {name: evaluate_lm(model, examples[:256]) for name, examples in validation.items()}
     metrics = {"eval/loss": sum(losses.values()) / len(losses)}
     if len(losses) > 1:
         metrics |= {f"eval/loss/{name}": loss for name, loss in losses.items()}

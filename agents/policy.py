@@ -18,13 +18,13 @@ from torch import nn
 
 from agents.forward import (
     SequenceBatch,
-    autocast,
     check_output_head,
     response_hidden,
     response_tokens,
     score_tokens,
 )
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from textenv.mixed_precision import ComputeCopy
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw, trajectory_uniforms
 from textenv.sampling.slots import SlotEngine
@@ -58,8 +58,8 @@ class CausalLMPolicy(nn.Module):
     Args:
         model: Transformers causal LM, or a peft model around one.
         tokenizer: Its tokenizer; pad and end-of-text ids must differ.
-        compute_dtype: ``torch.bfloat16`` runs forward passes of sequences in mixed precision; None leaves them as the
-            weights are.
+        compute_dtype: ``torch.bfloat16`` makes a bfloat16 copy of the weights that does all forward and backward passes
+            (see :mod:`textenv.mixed_precision`); None computes with the weights themselves.
 
     Raises:
         ConfigError: If pad and end-of-text are the same token, the tokenizer has more ids than the model, or the model
@@ -70,7 +70,6 @@ class CausalLMPolicy(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.compute_dtype = compute_dtype
         lm = self.causal_lm
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
             raise ConfigError(
@@ -85,6 +84,7 @@ class CausalLMPolicy(nn.Module):
         nn.init.zeros_(self.value_head.bias)
         self.eval()
         check_output_head(lm)
+        self.compute = ComputeCopy(lm, compute_dtype)
 
     @classmethod
     def from_pretrained(
@@ -94,8 +94,8 @@ class CausalLMPolicy(nn.Module):
 
         Args:
             path: What :meth:`save_pretrained` or transformers wrote.
-            dtype: ``"float32"``; or ``"bfloat16"``: master weights stay float32 and sequence passes run in bfloat16
-                (with LoRA the frozen weights are bfloat16 themselves).
+            dtype: ``"float32"``; or ``"bfloat16"``: the optimiser keeps float32 weights, a bfloat16 copy computes (with
+                LoRA the frozen weights are bfloat16 themselves and the adapter is float32).
             lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
             device: Where to put it.
 
@@ -121,13 +121,13 @@ class CausalLMPolicy(nn.Module):
             except ImportError as error:
                 raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
             model = get_peft_model(model, lora)
-        policy = cls(model.to(device), tokenizer, compute_dtype=compute)
+        policy = cls(model.to(device), tokenizer, compute_dtype=compute if lora is None else None)
         head = Path(path) / _VALUE_HEAD_FILE
         if head.exists():
             from safetensors.torch import load_file
 
-            policy.value_head.load_state_dict(load_file(head))
-        return policy.to(device)
+            policy.value_head.load_state_dict(load_file(head, device=str(device)))
+        return policy
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model (adapter merged), tokenizer and value head; plain transformers loads the folder."""
@@ -184,7 +184,7 @@ class CausalLMPolicy(nn.Module):
         *,
         temperature: float = 1.0,
         allowed: NDArray[np.uint8] | None = None,
-        entropy_gradient: bool = False,
+        entropy: bool = False,
     ) -> SequenceScores:
         """Log-probs, values and entropy of whole sequences from one forward pass.
 
@@ -193,19 +193,19 @@ class CausalLMPolicy(nn.Module):
             temperature: Divides the logits; must be the one that sampled.
             allowed: Bit-packed token masks that held while sampling, shape ``(N, ceil(V / 8))`` in row-major order of
                 ``batch.response_mask``; None where there were none.
-            entropy_gradient: Let gradients flow through the entropy (for an entropy bonus).
+            entropy: Also compute the entropy; zeros otherwise.
         """
-        with autocast(self.device, self.compute_dtype):
-            hidden, last_hidden = response_hidden(self.causal_lm, batch)
-            scores = score_tokens(
-                self.causal_lm.get_output_embeddings(),
-                hidden,
-                response_tokens(batch),
-                vocab_size=self.vocab_size,
-                temperature=temperature,
-                allowed=allowed,
-                entropy_gradient=entropy_gradient,
-            )
+        lm = self.compute.model
+        hidden, last_hidden = response_hidden(lm, batch)
+        scores = score_tokens(
+            lm.get_output_embeddings(),
+            hidden,
+            response_tokens(batch),
+            vocab_size=self.vocab_size,
+            temperature=temperature,
+            allowed=allowed,
+            entropy=entropy,
+        )
         head_dtype = self.value_head.weight.dtype
         values = self.value_head(hidden.to(head_dtype)).squeeze(-1)
         last_values = self.value_head(last_hidden.to(head_dtype)).squeeze(-1)
@@ -218,7 +218,7 @@ class CausalLMPolicy(nn.Module):
 
     def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine:
         """A KV-cached engine on this policy's weights; :meth:`SlotEngine.drop` it when they change."""
-        return SlotEngine(self.causal_lm, num_slots, max_length)
+        return SlotEngine(self.compute.model, num_slots, max_length)
 
     def generate(
         self,

@@ -144,6 +144,9 @@ class SlotEngine:
         cache.positions = position_ids
         cache.key_length = longest
         mask = torch.arange(longest, device=device) <= position_ids[:, None, :, None]
+        if self.model.config._attn_implementation == "eager":  # adds its mask to the attention scores
+            dtype = self.model.get_input_embeddings().weight.dtype
+            mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
         output = self.model.base_model(
             input_ids=torch.as_tensor(fed, device=device),
             attention_mask=mask,
