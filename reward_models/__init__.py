@@ -1,1 +1,61 @@
-"""reward_models"""
+"""Reward models: what they are, how they learn from human labels, and how often they agree with people."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reward_models.base import RewardModel, TextTemplate
+    from reward_models.labels import Comparison, Rating, comparisons_from_ratings, ratings_from_texts
+    from reward_models.lexicon import Lexicon
+    from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
+    from reward_models.normalization import Normalization
+    from reward_models.sequence import SequenceRewardModel
+    from reward_models.tfidf import TfidfRidge
+    from reward_models.training import RewardModelConfig, evaluate, train
+
+_HOMES = {
+    "Accuracy": "metrics",
+    "Comparison": "labels",
+    "Lexicon": "lexicon",
+    "Normalization": "normalization",
+    "Rating": "labels",
+    "RewardModel": "base",
+    "RewardModelConfig": "training",
+    "SequenceRewardModel": "sequence",
+    "TextTemplate": "base",
+    "TfidfRidge": "tfidf",
+    "comparisons_from_ratings": "labels",
+    "evaluate": "training",
+    "human_rater_accuracy": "metrics",
+    "pair_accuracy": "metrics",
+    "ratings_from_texts": "labels",
+    "train": "training",
+}
+
+__all__ = [
+    "Accuracy",
+    "Comparison",
+    "Lexicon",
+    "Normalization",
+    "Rating",
+    "RewardModel",
+    "RewardModelConfig",
+    "SequenceRewardModel",
+    "TextTemplate",
+    "TfidfRidge",
+    "comparisons_from_ratings",
+    "evaluate",
+    "human_rater_accuracy",
+    "pair_accuracy",
+    "ratings_from_texts",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: torch and transformers take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,64 @@
+"""What a reward model is, and the text that it reads.
+
+`RewardModel` is a protocol: any object with a fitting ``score`` is one. Scores are relative: only differences between
+responses mean something, unless the model carries a normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenv.errors import ConfigError, ShapeError
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """Says how good responses are."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+        """One finite score per response, higher is better, shape ``(n,)``.
+
+        The same texts give the same scores, in any order and any company, up to rounding; concurrent callers are
+        allowed.
+        """
+        ...
+
+
+class TextTemplate:
+    """How prompt and response become the one text that a reward model reads.
+
+    Args:
+        template: A text with ``{prompt}`` and ``{response}`` once each, in this order. The default joins them
+            without anything between, because responses bring their own leading blank.
+
+    Raises:
+        ConfigError: If a placeholder is missing, doubled or out of order.
+    """
+
+    def __init__(self, template: str = "{prompt}{response}") -> None:
+        head, found_prompt, rest = template.partition("{prompt}")
+        middle, found_response, tail = rest.partition("{response}")
+        # A prompt may itself contain "{response}", so the pieces are cut once, here.
+        if not found_prompt or not found_response or "{prompt}" in middle + tail or "{response}" in head + tail:
+            raise ConfigError(f"`template` must hold {{prompt}} and then {{response}}, once each; got {template!r}.")
+        self.template = template
+        self._pieces = (head, middle, tail)
+
+    def __call__(self, prompt: str, response: str) -> str:
+        """The text for one prompt and response."""
+        head, middle, tail = self._pieces
+        return f"{head}{prompt}{middle}{response}{tail}"
+
+    def join(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """The texts for equally many prompts and responses.
+
+        Raises:
+            ShapeError: If the numbers differ.
+        """
+        if len(prompts) != len(responses):
+            raise ShapeError(f"got {len(prompts)} prompts for {len(responses)} responses; each response needs its own.")
+        return [self(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
