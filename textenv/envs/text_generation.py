@@ -208,6 +208,7 @@ class TextGenerationEnv(gym.Env[Any, Any]):
         forks = []
         for i in range(n):
             fork = type(self).__new__(type(self))
+            fork.__dict__.update(self.__dict__)  # what subclasses hold is shared
             fork._setup(self.task, self.render_mode)
             fork.slots.set_state(0, state)
             fork.np_random = derived_generator(self.np_random, i)

@@ -350,6 +350,7 @@ class TextGenerationVectorEnv(VectorEnv[Any, Any, Any]):
             ConfigError: If n is below 1.
         """
         fork = type(self).__new__(type(self))
+        fork.__dict__.update(self.__dict__)  # what subclasses hold is shared
         fork._setup(n, self.task, self.autoreset_mode, self.prompt_dealing, self.render_mode)
         rng = self._dealing(slot)[0]
         fork.np_random = derived_generator(rng, 0)
