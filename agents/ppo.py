@@ -1,0 +1,494 @@
+"""PPO with a value head and KL-regularisation against a reference model.
+
+One iteration: play an episode in every slot, score it (the environment does that), compute log-probs, values and
+reference log-probs in one pass each, put −β·log(π/π_ref) on every token, estimate advantages, optimise the clipped
+surrogate for a few epochs.
+
+Left out on purpose: anything about rewards (they are the environment's) and text (tokens all the way).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from agents.advantages import explained_variance, gae, masked_mean, whiten
+from agents.forward import SequenceBatch
+from agents.kl import ESTIMATORS, AdaptiveKL, FixedKL, KLController, k1
+from agents.losses import clipped_policy_loss, clipped_value_loss
+from agents.policy import CausalLMPolicy
+from agents.rollouts import Collector, Rollout
+from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from textenv.errors import CheckpointError, ConfigError, RunCheckError
+from textenv.progress import StageProgress
+from textenv.runs import Run
+
+Callback = Callable[["PPO", dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of PPO; defaults follow Ziegler et al. 2019 and Huang et al. 2024 (arXiv:2403.17031) where they agree.
+
+    Attributes:
+        learning_rate: Peak of Adam's learning rate.
+        lr_schedule: ``"linear"`` decays to 0 over ``total_episodes``, ``"constant"`` does not.
+        warmup_iterations: Iterations of linear warm-up.
+        epochs: Passes over each iteration's episodes.
+        num_minibatches: Optimiser steps per epoch.
+        micro_batch_size: Sequences per forward and backward pass; gradients add up to a minibatch.
+        gamma: Discount per token.
+        gae_lambda: Trace decay per token.
+        clip_range: Of the probability ratio.
+        clip_range_vf: Of the value estimate, score units; None does not clip.
+        vf_coef: Weight of the value loss.
+        ent_coef: Weight of the entropy bonus.
+        kl_coef: Reward units per nat of KL against the reference.
+        kl_target: Wanted KL in nats per answer; None keeps the coefficient fixed.
+        kl_horizon: Episodes over which the adaptive coefficient reacts.
+        kl_estimator: Per-token estimate that is subtracted from the reward.
+        whiten_rewards: Scale rewards to variance 1, keeping their mean.
+        whiten_advantages: Scale advantages to mean 0 and variance 1 over the iteration's tokens.
+        max_grad_norm: Gradient clip.
+        adam_eps: Adam's epsilon.
+        temperature: Of the policy: in rollouts, in the reference and in the update.
+        target_kl: Stop an iteration's epochs once approx-KL passes 1.5 times this, nats per token; None never stops.
+        checkpoint_every: Iterations between checkpoints where a run is given.
+        seed: Of sampling and shuffling.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    learning_rate: float = 1e-5
+    lr_schedule: Literal["linear", "constant"] = "linear"
+    warmup_iterations: int = 0
+    epochs: int = 4
+    num_minibatches: int = 1
+    micro_batch_size: int = 32
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    clip_range_vf: float | None = 0.2
+    vf_coef: float = 0.1
+    ent_coef: float = 0.0
+    kl_coef: float = 0.05
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    max_grad_norm: float = 1.0
+    adam_eps: float = 1e-5
+    temperature: float = 1.0
+    target_kl: float | None = None
+    checkpoint_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "epochs", "num_minibatches", "micro_batch_size", "max_grad_norm", "temperature")
+        for name in (*positive, "checkpoint_every"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}")
+        if self.kl_coef < 0 or not 0 < self.clip_range < 1:
+            raise ConfigError(f"need `kl_coef` ≥ 0 and 0 < `clip_range` < 1, got {self.kl_coef} and {self.clip_range}")
+        if self.kl_estimator not in ESTIMATORS:
+            raise ConfigError(f"`kl_estimator` must be one of {sorted(ESTIMATORS)}, got {self.kl_estimator!r}")
+
+    def learning_rate_at(self, iteration: int, total_iterations: int) -> float:
+        """Learning rate of an iteration (0-based)."""
+        warm = min(1.0, (iteration + 1) / (self.warmup_iterations + 1))
+        decay = 1 - iteration / max(total_iterations, 1) if self.lr_schedule == "linear" else 1.0
+        return self.learning_rate * warm * max(decay, 0.0)
+
+
+class Targets(NamedTuple):
+    """What an iteration's update works on; all ``(N, T)``, 0 where no action was taken.
+
+    Attributes:
+        mask: True on tokens that the policy chose.
+        logprobs: Under the policy at rollout time, nats.
+        values: Critic's estimates at rollout time.
+        log_ratio: log π − log π_ref at rollout time, nats.
+        advantages: Whitened where the configuration says so.
+        returns: Targets of the critic.
+        entropy: Of the policy at rollout time, nats.
+    """
+
+    mask: torch.Tensor
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    log_ratio: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    entropy: torch.Tensor
+
+
+class PPO:
+    """Proximal policy optimisation of a language model on text-generation environments.
+
+    Args:
+        policy: Trained in place.
+        envs: textenv's vector environment, wrapped or not; put into ``AutoresetMode.DISABLED``.
+        reference: The policy that the KL is measured against; None means the policy as it stands now: its adapter
+            switched off, or one frozen copy.
+        config: Settings.
+        run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
+        stage: Name in the logs and of the folder in the run.
+
+    Raises:
+        ConfigError: If environment and policy do not fit.
+    """
+
+    def __init__(
+        self,
+        policy: CausalLMPolicy,
+        envs: VectorEnv,
+        *,
+        reference: CausalLMPolicy | None = None,
+        config: PPOConfig | None = None,
+        run: Run | None = None,
+        stage: str = "ppo",
+    ) -> None:
+        self.policy = policy
+        self.envs = envs
+        self.config = config or PPOConfig()
+        self.run = run
+        self.stage = stage
+        self.reference = reference if reference is not None or policy.has_adapter else frozen_copy(policy)
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(
+            trained, lr=self.config.learning_rate, eps=self.config.adam_eps, fused=policy.device.type == "cpu" or None
+        )
+        self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
+        self.kl: KLController = (
+            FixedKL(self.config.kl_coef)
+            if self.config.kl_target is None
+            else AdaptiveKL(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
+        )
+        self.iteration = 0
+        self.episodes = 0
+        self.tokens = 0
+        self.checks: dict[str, bool] = {}
+        self.envs.reset(seed=self.config.seed)
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def learn(self, total_episodes: int, callback: Callback | None = None) -> PPO:
+        """Train until this many episodes have been played in all, those before a resume included.
+
+        Args:
+            total_episodes: Also the horizon of the learning-rate schedule.
+            callback: Called with the agent and the metrics after every iteration.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            RunCheckError: If a check of the run fails or a figure stops being finite.
+        """
+        if self.run is not None:
+            self._resume_run()
+        per_iteration = self.envs.num_envs
+        total_iterations = math.ceil(total_episodes / per_iteration)
+        console = self.run.console if self.run is not None else None
+        with StageProgress(self.stage, total_iterations, console, start=self.iteration) as progress:
+            began_tokens = self.tokens
+            while self.iteration < total_iterations:
+                metrics = self.iterate(self.config.learning_rate_at(self.iteration, total_iterations))
+                shown = {"score": metrics["objective/score"], "kl": metrics["objective/kl"]}
+                progress.update(self.iteration, shown, tokens=self.tokens - began_tokens)
+                if callback is not None:
+                    callback(self, metrics)
+                if self.run is not None:
+                    self.run.log(self.stage, self.iteration, metrics)
+                    if self.iteration % self.config.checkpoint_every == 0 and self.iteration < total_iterations:
+                        self.run.checkpoints(self.stage).save(self.iteration, self._write_state)
+        return self
+
+    def iterate(self, learning_rate: float) -> dict[str, float]:
+        """One iteration: rollout, advantages, update. Returns its metrics."""
+        rollout = self.collector.collect(self.episodes)
+        began = time.monotonic()
+        order = np.argsort(rollout.lengths, kind="stable")
+        parts = np.array_split(order, math.ceil(len(order) / self.config.micro_batch_size))
+        batches = [self._batch(rollout, rows) for rows in parts]
+        targets = self._targets(rollout, parts, batches)
+        if self.iteration == 0:
+            self._check_first(rollout, parts, batches, targets)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        losses = self._update(parts, batches, targets)
+        kl = float(torch.where(targets.mask, k1(targets.log_ratio), 0.0).sum() / len(order))
+        metrics = self._metrics(rollout, targets, losses, kl)
+        metrics["policy/learning_rate"] = learning_rate
+        self.kl.update(kl, len(order))
+        self.iteration += 1
+        self.episodes += len(order)
+        self.tokens += rollout.action_tokens
+        seconds = time.monotonic() - began
+        metrics["rollout/episodes"] = float(self.episodes)
+        metrics["rollout/tokens"] = float(self.tokens)
+        metrics["time/rollout_seconds"] = rollout.seconds
+        metrics["time/update_seconds"] = seconds
+        metrics["time/tokens_per_second"] = rollout.action_tokens / (rollout.seconds + seconds)
+        return metrics
+
+    def _batch(self, rollout: Rollout, rows: np.ndarray) -> SequenceBatch:
+        return SequenceBatch.from_arrays(
+            rollout.tokens[rows],
+            rollout.prompt_lengths[rows],
+            rollout.lengths[rows],
+            rollout.action_mask[rows],
+            device=self.policy.device,
+        )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: SequenceBatch) -> torch.Tensor:
+        policy = self.reference or self.policy
+        with self.policy.without_adapter() if self.reference is None else nullcontext():
+            return policy.evaluate(batch, temperature=self.config.temperature).logprobs
+
+    @torch.no_grad()
+    def _targets(self, rollout: Rollout, parts: list[np.ndarray], batches: list[SequenceBatch]) -> Targets:
+        """Log-probs, values, rewards with KL, and advantages of the whole iteration."""
+        config, device = self.config, self.policy.device
+        mask = torch.as_tensor(rollout.action_mask, device=device)
+        logprobs, values, ref_logprobs, entropy = (torch.zeros(mask.shape, device=device) for _ in range(4))
+        last_values = torch.zeros(len(mask), device=device)
+        for rows, batch in zip(parts, batches, strict=True):
+            width = batch.response_mask.shape[1]
+            scores = self.policy.evaluate(batch, temperature=config.temperature, entropy=True)
+            logprobs[rows, :width], values[rows, :width] = scores.logprobs, scores.values.float()
+            entropy[rows, :width] = scores.entropy
+            last_values[rows] = scores.last_values.float()
+            ref_logprobs[rows, :width] = self._reference_logprobs(batch)
+        log_ratio = logprobs - ref_logprobs
+        penalty = self.kl.kl_coef * ESTIMATORS[config.kl_estimator](log_ratio)
+        rewards = torch.as_tensor(rollout.rewards, device=device) - torch.where(mask, penalty, 0.0)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        bootstrap = torch.where(torch.as_tensor(rollout.truncated, device=device), last_values, 0.0)
+        advantages, returns = gae(rewards, values, bootstrap, mask, gamma=config.gamma, gae_lambda=config.gae_lambda)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        return Targets(mask, logprobs, values, log_ratio, advantages, returns, entropy)
+
+    def _update(
+        self, parts: list[np.ndarray], batches: list[SequenceBatch], targets: Targets
+    ) -> list[dict[str, float]]:
+        """Epochs of minibatch steps; returns what each step measured."""
+        rng = np.random.default_rng([self.config.seed, self.iteration, 7])
+        measured: list[dict[str, float]] = []
+        for _ in range(self.config.epochs):
+            order = rng.permutation(len(parts))
+            for minibatch in np.array_split(order, min(self.config.num_minibatches, len(parts))):
+                measured.append(self._step([parts[i] for i in minibatch], [batches[i] for i in minibatch], targets))
+                if len(measured) == 1 and self.iteration == 0:
+                    self._check_ratio(measured[0])
+            limit = self.config.target_kl
+            if limit is not None and measured[-1]["policy/approx_kl"] > 1.5 * limit:
+                break
+        return measured
+
+    def _step(self, parts: list[np.ndarray], batches: list[SequenceBatch], targets: Targets) -> dict[str, float]:
+        """One optimiser step on a minibatch, its gradient summed over micro-batches, averaged over its tokens."""
+        config = self.config
+        total = sum(int(batch.response_mask.sum()) for batch in batches)
+        measured: dict[str, float] = {}
+        for rows, batch in zip(parts, batches, strict=True):
+            mask, width = batch.response_mask, batch.response_mask.shape[1]
+            scores = self.policy.evaluate(batch, temperature=config.temperature, entropy=config.ent_coef != 0)
+            policy = clipped_policy_loss(
+                scores.logprobs,
+                targets.logprobs[rows, :width],
+                targets.advantages[rows, :width],
+                mask,
+                clip_range=config.clip_range,
+            )
+            value_loss = clipped_value_loss(
+                scores.values,
+                targets.values[rows, :width],
+                targets.returns[rows, :width],
+                mask,
+                clip_range_vf=config.clip_range_vf,
+            )
+            entropy = masked_mean(scores.entropy, mask)
+            loss = policy.loss + config.vf_coef * value_loss - config.ent_coef * entropy
+            weight = int(mask.sum()) / total
+            (loss * weight).backward()
+            self.policy.compute.pull_gradients()
+            figures = {
+                "loss/policy": policy.loss,
+                "loss/value": value_loss,
+                "policy/approx_kl": policy.approx_kl,
+                "policy/clip_fraction": policy.clip_fraction,
+                "policy/ratio": policy.ratio,
+            }
+            for name, value in figures.items():
+                measured[name] = measured.get(name, 0.0) + weight * value.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
+        measured["policy/grad_norm"] = norm.item()
+        self._check_finite(measured)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.compute.push_weights()
+        return measured
+
+    def _metrics(
+        self, rollout: Rollout, targets: Targets, steps: list[dict[str, float]], kl: float
+    ) -> dict[str, float]:
+        scores = rollout.scores
+        lengths = rollout.action_mask.sum(1)
+        eos = np.array([episode.finish_reason.name == "LENGTH" for episode in rollout.episodes])
+        mean = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+        return {
+            "objective/score": float(scores.mean()),
+            "objective/score_std": float(scores.std()),
+            "objective/kl": kl,
+            "objective/kl_coef": self.kl.kl_coef,
+            "objective/rlhf_reward": float(scores.mean()) - self.kl.kl_coef * kl,
+            "objective/entropy": float(masked_mean(targets.entropy, targets.mask)),
+            "rollout/response_tokens": float(lengths.mean()),
+            "rollout/truncated_fraction": float(eos.mean()),
+            "val/explained_variance": explained_variance(targets.values, targets.returns, targets.mask),
+            "val/mean": float(masked_mean(targets.values, targets.mask)),
+            "policy/ratio_first": steps[0]["policy/ratio"],
+            "policy/sampler_mismatch": float(
+                np.abs(rollout.behaviour_logprobs - targets.logprobs.cpu().numpy())[rollout.action_mask].mean()
+            ),
+        } | mean
+
+    # --- checks of the run --------------------------------------------------------------------------------------------
+
+    def _check_finite(self, measured: dict[str, float]) -> None:
+        broken = [name for name, value in measured.items() if not math.isfinite(value)]
+        if broken:
+            last = self.run.checkpoints(self.stage).latest() if self.run is not None else None
+            raise RunCheckError(
+                f"update of iteration {self.iteration}: {', '.join(broken)} is not finite; the weights were not "
+                f"changed by this step; last good checkpoint: {last or 'none'}"
+            )
+
+    def _check_ratio(self, first: dict[str, float]) -> None:
+        """Before the first step, old and new policy are one: ratio 1, approx-KL 0."""
+        if abs(first["policy/ratio"] - 1) > 1e-5 or abs(first["policy/approx_kl"]) > 1e-6:
+            raise RunCheckError(
+                f"on the first minibatch the ratio must be 1 and approx-KL 0, got {first['policy/ratio']:.6g} and "
+                f"{first['policy/approx_kl']:.3g}: old and new log-probs do not come from the same computation"
+            )
+        self.checks["first ratio is 1 and approx-KL 0"] = True
+
+    def _check_first(
+        self, rollout: Rollout, parts: list[np.ndarray], batches: list[SequenceBatch], targets: Targets
+    ) -> None:
+        """What must hold in the first iteration: KL(ref‖ref) = 0, scores on last tokens, sampler = policy."""
+        rows, batch = parts[0], batches[0]
+        ours = self._reference_logprobs(batch)
+        alone = self._reference_logprobs(self._batch(rollout, np.concatenate([rows[:1], parts[-1][-1:]])))
+        width = min(ours.shape[1], alone.shape[1])
+        low_precision = self.policy.compute.dtype is not None or self.policy.causal_lm.dtype != torch.float32
+        tolerance = 0.1 if low_precision else 1e-3
+        gap = float((ours[0, :width] - alone[0, :width]).abs().mean())
+        if gap > tolerance:
+            raise RunCheckError(
+                f"KL(reference‖reference) is not 0: log-probs change with the batch around by {gap:.3g}"
+            )
+        self.checks["KL(reference‖reference) is 0"] = True
+        mismatch = np.abs(rollout.behaviour_logprobs - targets.logprobs.cpu().numpy())[rollout.action_mask].mean()
+        if mismatch > tolerance:
+            raise RunCheckError(
+                f"sampler and learner disagree by {mismatch:.3g} nats per token on average; their distributions differ"
+            )
+        self.checks["sampler and learner agree"] = True
+        last = rollout.action_mask.shape[1] - 1 - rollout.action_mask[:, ::-1].argmax(1)
+        on_last = rollout.rewards[np.arange(len(last)), last]
+        sparse = all(episode.rewards is None for episode in rollout.episodes) and self.envs is self.collector.core
+        if sparse and not np.allclose(on_last, rollout.scores, atol=1e-5):
+            raise RunCheckError("the score is not paid on the last action token")
+        if sparse:
+            self.checks["score on the last action token"] = True
+
+    # --- state on disk ------------------------------------------------------------------------------------------------
+
+    def _write_state(self, folder: Path) -> None:
+        tensors = {f"policy/{name}": p for name, p in self.policy.named_parameters() if p.requires_grad}
+        meta = {
+            "iteration": self.iteration,
+            "episodes": self.episodes,
+            "tokens": self.tokens,
+            "kl_coef": self.kl.kl_coef,
+            "prompts": self.collector.core.get_prompt_state(),
+            "checks": self.checks,
+        }
+        save_state(folder, tensors | optimizer_tensors(self.optimizer), meta)
+
+    def _read_state(self, folder: Path) -> None:
+        tensors, meta = load_state(folder)
+        with torch.no_grad():
+            for name, p in self.policy.named_parameters():
+                if p.requires_grad:
+                    if f"policy/{name}" not in tensors:
+                        raise CheckpointError(f"`{folder}` has no weight `{name}`; it belongs to another model")
+                    p.copy_(tensors[f"policy/{name}"])
+        self.policy.compute.push_weights()
+        load_optimizer_tensors(self.optimizer, tensors)
+        self.iteration, self.episodes, self.tokens = meta["iteration"], meta["episodes"], meta["tokens"]
+        self.kl.kl_coef = meta["kl_coef"]
+        self.checks = meta["checks"]
+        self.collector.core.set_prompt_state(meta["prompts"])
+
+    def _resume_run(self) -> None:
+        if self.run is None or self.iteration:
+            return
+        latest = self.run.checkpoints(self.stage).latest()
+        if latest is not None:
+            self._read_state(latest)
+        self.run.rewind(self.stage, self.iteration)
+
+    def save(self, folder: str | Path) -> None:
+        """Write policy, critic, optimiser, controller, prompt order and reference; :meth:`load` goes on from there."""
+        folder = Path(folder)
+        self.policy.save_pretrained(folder / "policy")
+        if self.reference is not None:
+            self.reference.save_pretrained(folder / "reference")
+        save_state(folder, {}, {"config": asdict(self.config), "stage": self.stage})
+        self._write_state(folder / "learner")
+
+    @classmethod
+    def load(cls, folder: str | Path, envs: VectorEnv, *, dtype: str = "float32", run: Run | None = None) -> PPO:
+        """Go on from what :meth:`save` wrote; same environment, same numbers.
+
+        Raises:
+            CheckpointError: If the folder is not complete.
+        """
+        folder = Path(folder)
+        if not (folder / "reference").is_dir():
+            raise CheckpointError(f"`{folder}` holds no reference; a LoRA learner is resumed through its run folder")
+        _, meta = load_state(folder)
+        policy = CausalLMPolicy.from_pretrained(folder / "policy", dtype=dtype)
+        reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=dtype)
+        agent = cls(policy, envs, reference=reference, config=PPOConfig(**meta["config"]), run=run, stage=meta["stage"])
+        agent._read_state(folder / "learner")
+        return agent
+
+
+def frozen_copy(policy: CausalLMPolicy) -> CausalLMPolicy:
+    """A copy of a policy whose weights take no gradient, for use as reference."""
+    import copy
+
+    twin = copy.deepcopy(policy)
+    twin.requires_grad_(False)
+    return twin

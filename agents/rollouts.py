@@ -1,0 +1,171 @@
+"""Episodes from a vector environment, stepped token by token with a KV cache.
+
+Nothing is generated elsewhere and replayed: every token goes through ``envs.step``, so wrappers, token rewards and
+responders hold for the native learners as they do for anybody else's.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from agents.policy import CausalLMPolicy
+from textenv.envs import IDLE, TextGenerationVectorEnv
+from textenv.episode import Episode
+from textenv.errors import ConfigError, RunCheckError
+from textenv.sampling.params import SamplingParams
+from textenv.sampling.sampler import draw, trajectory_uniforms
+
+
+@dataclass
+class Rollout:
+    """Finished episodes in rows, right-padded.
+
+    Attributes:
+        tokens: Prompt and answer, int64, shape ``(N, L)``.
+        prompt_lengths: Shape ``(N,)``.
+        lengths: Prompt and answer together, shape ``(N,)``.
+        action_mask: True on answer tokens that the policy chose, shape ``(N, T)``.
+        rewards: What the environment paid for each answer token, shape ``(N, T)``.
+        behaviour_logprobs: Of the chosen tokens when they were drawn, nats, shape ``(N, T)``.
+        truncated: True where something outside the task cut the episode off, shape ``(N,)``.
+        episodes: The environment's records, one per row.
+        seconds: Wall-clock time of collecting, reward calls included.
+    """
+
+    tokens: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    action_mask: NDArray[np.bool_]
+    rewards: NDArray[np.float32]
+    behaviour_logprobs: NDArray[np.float32]
+    truncated: NDArray[np.bool_]
+    episodes: list[Episode]
+    seconds: float
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Reward-model score of each episode, shape ``(N,)``."""
+        return np.array([episode.score for episode in self.episodes])
+
+    @property
+    def action_tokens(self) -> int:
+        """Tokens that the policy chose, in all."""
+        return int(self.action_mask.sum())
+
+
+def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:
+    """Switch a vector environment to ``AutoresetMode.DISABLED``, in which a learner decides when slots restart.
+
+    Raises:
+        ConfigError: If it is not textenv's own vector environment underneath.
+    """
+    core = envs.unwrapped
+    if not isinstance(core, TextGenerationVectorEnv):
+        raise ConfigError(
+            f"the native learners step textenv's own vector environment, got {type(core).__name__}; make it with "
+            'gymnasium.make_vec("textenv/TextGeneration-v0", num_envs=…, vectorization_mode="vector_entry_point", …)'
+        )
+    core.autoreset_mode = AutoresetMode.DISABLED
+    core.metadata = {**core.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+    return core
+
+
+class Collector:
+    """Plays one episode in every slot of a vector environment.
+
+    Args:
+        policy: Acts.
+        envs: textenv's vector environment, wrapped or not.
+        temperature: Divides the logits.
+        seed: Of the draws; an episode's randomness depends on the seed and its number alone.
+
+    Raises:
+        ConfigError: If the environment is not textenv's, or its vocabulary is not the policy's.
+    """
+
+    def __init__(self, policy: CausalLMPolicy, envs: VectorEnv, *, temperature: float, seed: int) -> None:
+        self.policy = policy
+        self.envs = envs
+        self.core = take_over(envs)
+        self.params = SamplingParams(temperature=temperature, max_new_tokens=self.core.task.max_new_tokens)
+        self.seed = seed
+        vocabulary = self.core.task.vocab_size
+        if vocabulary != policy.vocab_size:
+            raise ConfigError(
+                f"the environment's vocabulary has {vocabulary} tokens, the policy's {policy.vocab_size}; make the "
+                "environment with the policy's tokenizer"
+            )
+        self.engine = policy.slot_engine(envs.num_envs, self.core.slots.tokens.shape[1])
+
+    def collect(self, first_episode: int) -> Rollout:
+        """Reset every slot, play all episodes to their end.
+
+        Args:
+            first_episode: Number of the first of these episodes in the run; decides the draws.
+
+        Returns:
+            ``num_envs`` finished episodes.
+
+        Raises:
+            RunCheckError: If the environment holds other tokens than the policy sent.
+        """
+        began = time.monotonic()
+        self.engine.drop()
+        count = self.envs.num_envs
+        self.envs.reset()
+        slots = self.core.slots
+        width = slots.tokens.shape[1] - int(slots.prompt_lengths.min())
+        numbers = first_episode + np.arange(count)
+        uniforms = trajectory_uniforms(self.seed, numbers, self.core.task.max_new_tokens)
+        taken = np.full((count, width), IDLE, np.int64)
+        rewards, behaviour = np.zeros((2, count, width), np.float32)
+        truncated = np.zeros(count, np.bool_)
+        running, step = np.arange(count), 0
+        while len(running):
+            before = slots.lengths[running].copy()
+            logits = self.engine.logits(slots.tokens[running], before, running)[:, : self.policy.vocab_size]
+            drawn = draw(logits, self.params, uniforms[running, step])
+            actions = np.full(count, IDLE, np.int64)
+            actions[running] = drawn.tokens.cpu().numpy()
+            _, paid, terminated, cut, _ = self.envs.step(actions)
+            places = before - slots.prompt_lengths[running]
+            taken[running, places] = actions[running]
+            rewards[running, places] = paid[running]
+            behaviour[running, places] = drawn.behaviour_logprobs.cpu().numpy()
+            truncated |= cut
+            running = running[~(terminated | cut)[running]]
+            step += 1
+        return self._rollout(taken, rewards, behaviour, truncated, time.monotonic() - began)
+
+    def _rollout(
+        self,
+        taken: NDArray[np.int64],
+        rewards: NDArray[np.float32],
+        behaviour: NDArray[np.float32],
+        truncated: NDArray[np.bool_],
+        seconds: float,
+    ) -> Rollout:
+        slots = self.core.slots
+        tokens, lengths, prompt_lengths = slots.tokens.copy(), slots.lengths.copy(), slots.prompt_lengths.copy()
+        chosen = taken != IDLE
+        rows, steps = chosen.nonzero()
+        if (tokens[rows, prompt_lengths[rows] + steps] != taken[rows, steps]).any():
+            raise RunCheckError("the environment holds other tokens than the policy sent; sampled ids were re-encoded")
+        longest = int((lengths - prompt_lengths).max())
+        episodes = [episode for episode in self.core.last_episodes if episode is not None]
+        return Rollout(
+            tokens=tokens,
+            prompt_lengths=prompt_lengths,
+            lengths=lengths,
+            action_mask=chosen[:, :longest],
+            rewards=rewards[:, :longest],
+            behaviour_logprobs=behaviour[:, :longest],
+            truncated=truncated,
+            episodes=episodes,
+            seconds=seconds,
+        )
