@@ -15,7 +15,7 @@ MDPS = {
 }
 
 
-@pytest.fixture(params=MDPS.values(), ids=MDPS.keys())
+@pytest.fixture(params=MDPS.values(), ids=list(MDPS))
 def mdp(request) -> toy.ToyMDP:
     return request.param
 

@@ -49,6 +49,7 @@ class Slots:
         response_tokens: Tokens that the policy chose in the running (or just finished) episode.
         finish_reasons: :class:`textenv.FinishReason` codes.
         turns: Turns of the policy, the running one included.
+        version: Counts changes of the state, so that others can tell when what they computed from it is stale.
         returns: Rewards paid so far in the running (or just finished) episode.
         last_episodes: Latest finished episode of each slot, or None.
     """
@@ -70,6 +71,7 @@ class Slots:
         self._turn_starts = np.zeros(num_slots, dtype=np.int64)
         self._policy_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
         self._paid = None if task.token_reward is None else np.zeros(shape)
+        self.version = 0
         self._every_slot = np.arange(num_slots)
 
     # --- beginning ----------------------------------------------------------------------------------------------------
@@ -100,6 +102,7 @@ class Slots:
         row[:start] = prompt.ids
         row[start:end] = prefix
         row[end:] = task.pad_token_id
+        self.version += 1
         self.lengths[slot] = end
         self.prompt_lengths[slot] = start
         self.prompt_indices[slot] = prompt.index
@@ -188,6 +191,7 @@ class Slots:
         task = self.task
         taking = self._every_slot if rows is None else rows
         chosen = actions if rows is None else actions[rows]
+        self.version += 1
         position = self.lengths[taking]
         self.tokens[taking, position] = chosen
         if self._policy_mask is not None:

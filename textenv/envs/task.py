@@ -323,15 +323,13 @@ class GenerationTask:
         where = f"prompt {index}" if index >= 0 else "the prompt given to reset"
         prompt = as_prompt(item, where)
         ids = prompt.ids if prompt.ids is not None else tuple(self._encode_text(prompt))
+        wrong = [i for i in ids if not 0 <= i < self.num_tokens]
+        if wrong:
+            raise DataError(f"{where} contains the id {wrong[0]}, but the tokenizer has {self.num_tokens} tokens")
         text = prompt.text if prompt.text is not None else self.tokenizer.decode(list(ids), skip_special_tokens=True)
         shown = repr(text if len(text) <= 40 else text[:39] + "…")
         if not ids:
             raise DataError(f"{where} ({shown}) has no tokens; a policy needs at least one to start from")
-        wrong = [i for i in ids if not 0 <= i < self.num_tokens]
-        if wrong:
-            raise DataError(
-                f"{where} ({shown}) contains the id {wrong[0]}, but the tokenizer has {self.num_tokens} tokens"
-            )
         if len(ids) > self.max_prompt_tokens:
             if self.truncate_prompts == "error":
                 raise DataError(

@@ -34,11 +34,11 @@ def arguments(**changes: Any) -> dict[str, Any]:
     return defaults | changes
 
 
-def make_env(**changes: Any) -> TextGenerationEnv:
+def make_env(**changes: Any) -> Any:
     return TextGenerationEnv(**arguments(**changes))
 
 
-def make_envs(num_envs: int = 3, **changes: Any) -> TextGenerationVectorEnv:
+def make_envs(num_envs: int = 3, **changes: Any) -> Any:
     return TextGenerationVectorEnv(num_envs, **arguments(**changes))
 
 

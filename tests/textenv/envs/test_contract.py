@@ -4,10 +4,12 @@ import copy
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -31,11 +33,11 @@ every_id = pytest.mark.parametrize("env_id", IDS)
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def make(env_id, form="tokens", **changes):
+def make(env_id, form="tokens", **changes) -> Any:
     return gym.make(env_id, **(KWARGS[env_id]() | FORMS[form] | changes))
 
 
-def make_vec(env_id, num_envs, mode, form="tokens", vectorization_mode="vector_entry_point", **changes):
+def make_vec(env_id, num_envs, mode, form="tokens", vectorization_mode="vector_entry_point", **changes) -> Any:
     kwargs = KWARGS[env_id]() | FORMS[form] | changes
     if vectorization_mode == "sync":
         return gym.make_vec(env_id, num_envs, "sync", vector_kwargs={"autoreset_mode": mode}, **kwargs)
@@ -74,7 +76,7 @@ def test_spec_of_identifiers_survives_json(tmp_path):
     textenv.register_reward("constant", lambda: lambda prompts, responses: [1.0] * len(responses))
     env = gym.make("textenv/TextGeneration-v0", tokenizer="toy", prompts=str(path), reward="constant", max_new_tokens=3)
     assert env.spec is not None
-    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert data_equivalence(rollout(env, 1), rollout(again, 1))
 
 
@@ -86,7 +88,7 @@ def test_spec_copies_no_reward_model():
         def score(self, prompts, responses):
             return np.ones(len(responses))
 
-    env = gym.make("textenv/TextGeneration-v0", **arguments(reward=Heavy()))
+    env: Any = gym.make("textenv/TextGeneration-v0", **arguments(reward=Heavy()))
     assert env.spec is not None
     assert copy.deepcopy(env.unwrapped).unwrapped.task is env.unwrapped.task
 
@@ -194,7 +196,7 @@ def test_infos_have_the_same_flat_numeric_keys_at_every_call(env_id):
     "wrap",
     [
         lambda env: gym.wrappers.RecordEpisodeStatistics(env),
-        lambda env: gym.wrappers.TransformReward(env, lambda reward: 2 * reward),
+        lambda env: gym.wrappers.TransformReward(env, lambda reward: 2.0 * float(reward)),
         lambda env: gym.wrappers.TimeAwareObservation(gym.wrappers.TimeLimit(env, 9)),
         lambda env: gym.wrappers.DtypeObservation(env, np.float32),
         lambda env: gym.wrappers.NormalizeReward(env),
@@ -202,7 +204,8 @@ def test_infos_have_the_same_flat_numeric_keys_at_every_call(env_id):
     ],
 )
 def test_gymnasium_wrappers_work(wrap):
-    env = wrap(make("textenv/Toy-v0"))
+    env: Any = wrap(make("textenv/Toy-v0"))
+    step: Any = None
     env.reset(seed=0)
     for _ in range(10):
         step = env.step(3)
@@ -224,6 +227,7 @@ def test_time_limit_cuts_off_unscored():
 def test_gymnasium_vector_wrappers_work(mode):
     envs = gym.wrappers.vector.RecordEpisodeStatistics(make_vec("textenv/Toy-v0", 2, mode))
     envs.reset(seed=0)
+    step: Any = None
     for _ in range(4):
         step = envs.step(np.array([1, 1]))
     infos = step[4]["final_info"] if mode is AutoresetMode.SAME_STEP and "final_info" in step[4] else step[4]

@@ -1,5 +1,7 @@
 """Properties over random token sequences, stops, lengths and autoreset modes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
@@ -67,7 +69,7 @@ def test_vector_environment_equals_separate_single_ones(rows, stops, max_new_tok
         was_over = over.copy()
         for i, (env, action) in enumerate(zip(singles, row, strict=True)):
             if mode is AutoresetMode.NEXT_STEP and was_over[i]:
-                single = (env.reset()[0], 0.0, False, False)
+                single: Any = (env.reset()[0], 0.0, False, False)
                 over[i] = False
             else:
                 single = env.step(action)
