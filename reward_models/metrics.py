@@ -64,7 +64,8 @@ def pair_accuracy(
     Raises:
         ShapeError: If the shapes disagree.
     """
-    return _mean_accuracy([(_vector(scores), _vector(means))], rng, gaps, resamples, confidence)
+    truth = _vector(means)
+    return _mean_accuracy([(_vector(scores), truth)], truth, rng, gaps, resamples, confidence)
 
 
 def human_rater_accuracy(
@@ -79,7 +80,8 @@ def human_rater_accuracy(
     """Accuracy of a single human rater against the mean of the others: what a model can be held against.
 
     In each draw one rater of every item is left out; that rater's rating is the score and the mean of the others is
-    the truth, whose differences also decide about the gap. Equal ratings count one half, as for models.
+    the truth. The gap is that of the means of all raters, so the pairs are those that `pair_accuracy` judges models
+    on. Equal ratings count one half, as for models.
 
     Args:
         ratings: All ratings of each item, at least two per item.
@@ -90,7 +92,7 @@ def human_rater_accuracy(
         confidence: As in `pair_accuracy`.
 
     Returns:
-        Gap → accuracy; `Accuracy.pairs` is the mean over the draws, rounded.
+        Gap → accuracy.
 
     Raises:
         ShapeError: If an item has fewer than two ratings.
@@ -104,7 +106,7 @@ def human_rater_accuracy(
         chosen = rng.integers(counts)
         single = np.array([item[index] for item, index in zip(ratings, chosen, strict=True)], dtype=np.float64)
         rounds.append((single, (totals - single) / (counts - 1)))
-    return _mean_accuracy(rounds, rng, gaps, resamples, confidence)
+    return _mean_accuracy(rounds, totals / np.maximum(counts, 1), rng, gaps, resamples, confidence)
 
 
 def _vector(values: ArrayLike) -> NDArray[np.float64]:
@@ -116,38 +118,43 @@ def _vector(values: ArrayLike) -> NDArray[np.float64]:
 
 def _mean_accuracy(
     rounds: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    means: NDArray[np.float64],
     rng: np.random.Generator,
     gaps: Sequence[float],
     resamples: int,
     confidence: float,
 ) -> dict[float, Accuracy]:
-    """Accuracy with intervals, the pairs of several rounds over the same items pooled."""
-    n = len(rounds[0][0])
-    for scores, means in rounds:
-        if len(scores) != len(means):
-            raise ShapeError(f"got {len(scores)} scores for {len(means)} mean ratings; each item needs both.")
+    """Accuracy with intervals; several rounds of scores and truths over the same items and pairs are averaged.
+
+    Which pairs count is decided by `means`, which order is right by the truth of the round.
+    """
+    n = len(means)
+    for scores, _ in rounds:
+        if len(scores) != n:
+            raise ShapeError(f"got {len(scores)} scores for {n} mean ratings; each item needs both.")
     # How often each item occurs in each resample; the first row, all ones, is the sample itself.
     weights = np.ones((resamples + 1, n), dtype=np.float32)
     if resamples and n:
         weights[1:] = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
     right = np.zeros((len(gaps), resamples + 1))
     total = np.zeros((len(gaps), resamples + 1))
-    for scores, means in rounds:
-        for start in range(0, n, _ROWS):
-            rows = slice(start, start + _ROWS)
-            # Each unordered pair appears once: as (better, worse).
-            difference = means[rows, None] - means[None, :]
-            correct = 0.5 * (np.sign(scores[rows, None] - scores[None, :]) + 1)
-            for index, gap in enumerate(gaps):
-                kept = (difference > gap).astype(np.float32)
-                total[index] += np.einsum("bi,bi->b", weights @ kept.T, weights[:, rows])
-                right[index] += np.einsum("bi,bi->b", weights @ (kept * correct).astype(np.float32).T, weights[:, rows])
+    for start in range(0, n, _ROWS):
+        rows = slice(start, start + _ROWS)
+        correct = np.zeros((len(means[rows]), n))
+        for scores, truth in rounds:
+            agreement = np.sign(scores[rows, None] - scores) * np.sign(truth[rows, None] - truth)
+            correct += 0.5 * (agreement + 1) / len(rounds)
+        # Each unordered pair appears once: as (better, worse).
+        difference = means[rows, None] - means
+        for index, gap in enumerate(gaps):
+            kept = (difference > gap).astype(np.float32)
+            total[index] += np.einsum("bi,bi->b", weights @ kept.T, weights[:, rows])
+            right[index] += np.einsum("bi,bi->b", weights @ (kept * correct).astype(np.float32).T, weights[:, rows])
     result = {}
     for index, gap in enumerate(gaps):
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = right[index] / total[index]
-        pairs = round(total[index, 0] / len(rounds))
-        result[gap] = Accuracy(float(shares[0]), *_interval(shares[1:], confidence), pairs)
+        result[gap] = Accuracy(float(shares[0]), *_interval(shares[1:], confidence), round(total[index, 0]))
     return result
 
 

@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 
 from reward_models.base import TextTemplate
 from reward_models.normalization import Normalization
-from reward_models.trunks import load_pretrained, load_trunk
+from reward_models.trunks import load_pretrained, load_trunk, quiet
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError
 
 SIDE_FILE = "reward_model.json"
 FORMAT_VERSION = 1
 DEFAULT_MAX_TOKENS = 128
-_BATCH_TOKENS = 8192
+# Measured on two CPU cores with MiniLM: 1,024 to 4,096 tokens are equally fast, 8,192 a third slower.
+_BATCH_TOKENS_CPU = 2048
+_BATCH_TOKENS_GPU = 65_536
 
 
 class SequenceRewardModel:
@@ -43,7 +45,8 @@ class SequenceRewardModel:
         template: How prompt and response are joined.
         max_tokens: Longest input in tokens, special tokens included.
         normalization: Gain and bias, or None for raw scores.
-        autocast: Score in bfloat16, faster where the hardware has it, but exact to three digits only.
+        autocast: Score in bfloat16: 2.4 times as fast on a CPU with bfloat16 units, with errors of up to 0.02 on
+            scores whose standard deviation is 1.5 (measured with MiniLM).
 
     Raises:
         ConfigError: If the model has another number of labels, the tokenizer no padding token, or `max_tokens` does
@@ -142,7 +145,8 @@ class SequenceRewardModel:
         """Write weights, configuration, tokenizer and `reward_model.json` into a folder."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder)
+        with quiet():
+            self.model.save_pretrained(folder)
         with self._tokenizer_lock:
             self.tokenizer.save_pretrained(folder)
         side = {
@@ -180,8 +184,9 @@ class SequenceRewardModel:
         """The head's output, shape ``(n,)``; raises as `score`."""
         rows = self.encode(prompts, responses)
         scores = np.zeros(len(rows), dtype=np.float32)
+        limit = _BATCH_TOKENS_CPU if self.device.type == "cpu" else _BATCH_TOKENS_GPU
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for chosen in batches_by_length([len(row) for row in rows]):
+            for chosen in batches_by_length([len(row) for row in rows], batch_tokens=limit):
                 ids, mask = self.pad([rows[index] for index in chosen])
                 logits = self.model(input_ids=ids, attention_mask=mask).logits
                 scores[chosen] = logits[:, 0].float().cpu().numpy()
@@ -233,7 +238,7 @@ class SequenceRewardModel:
         return ids.to(self.device), mask.to(self.device)
 
 
-def batches_by_length(lengths: Sequence[int], *, batch_tokens: int = _BATCH_TOKENS) -> Iterator[NDArray[np.int64]]:
+def batches_by_length(lengths: Sequence[int], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Indices in batches of similar length, so that little is padded.
 
     Args:

@@ -64,7 +64,7 @@ def _load(folder: Path, *, num_labels: int | None) -> tuple[Any, Any, set[str]]:
         config = AutoConfig.from_pretrained(folder)
         if num_labels is not None:
             config.num_labels = num_labels
-        with _quiet():
+        with quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
@@ -100,8 +100,8 @@ def _initialise(model: Any, names: set[str], generator: torch.Generator) -> None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' table of new and unused weights: a fresh head is what was asked for."""
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its table of new weights: a fresh head is what was asked for."""
     before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
