@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 from textenv.envs.text_generation import TextGenerationEnv
 from textenv.envs.toy_mdp import EOS, ToyMDP, ToyReward, ToyVocabulary
 from textenv.envs.toy_oracle import (
+    TablePolicy,
     ToySolution,
     answer_distribution,
     answer_kl,
@@ -34,6 +35,7 @@ from textenv.errors import ConfigError
 
 __all__ = [
     "EOS",
+    "TablePolicy",
     "ToyEnv",
     "ToyMDP",
     "ToyReward",

@@ -156,6 +156,34 @@ def policy_gradient(mdp: ToyMDP, logits: Table, beta: float = 0.0, *, gamma: flo
     return state_occupancy(mdp, policy, gamma=gamma)[:, None] * policy * taken
 
 
+class TablePolicy:
+    """A table as a function of tokens: what wrappers and samplers call (``textenv.wrappers.NextTokenLogprobs``).
+
+    Args:
+        mdp: The problem.
+        table: Probabilities, shape ``(S, V)``.
+
+    Raises:
+        ShapeError: If the table has the wrong shape or a row does not sum to 1.
+    """
+
+    def __init__(self, mdp: ToyMDP, table: Table) -> None:
+        _check_policy(mdp, table)
+        self.mdp = mdp
+        self.table = table
+
+    def __call__(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Table:
+        """Log-probabilities of the next token, shape ``(k, V)``; 0 where an answer has ended."""
+        found = np.zeros((len(tokens), self.mdp.vocab_size))
+        for i, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
+            answered = row[1:length].tolist()
+            ended = len(answered) >= self.mdp.horizon or (self.mdp.has_eos and 0 in answered)
+            if not ended:
+                with np.errstate(divide="ignore"):
+                    found[i] = np.log(self.table[self.mdp.state_index(int(row[0]) - 1, answered)])
+        return found
+
+
 # --- distributions over whole answers ---------------------------------------------------------------------------------
 
 

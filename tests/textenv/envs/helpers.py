@@ -42,7 +42,7 @@ def make_envs(num_envs: int = 3, **changes: Any) -> Any:
     return TextGenerationVectorEnv(num_envs, **arguments(**changes))
 
 
-def write(env: TextGenerationEnv, tokens: Sequence[int]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+def write(env: Any, tokens: Sequence[int]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
     """Takes actions and returns the last step."""
     step = None
     for token in tokens:
@@ -51,7 +51,7 @@ def write(env: TextGenerationEnv, tokens: Sequence[int]) -> tuple[Any, float, bo
     return step
 
 
-def write_all(envs: TextGenerationVectorEnv, rows: Sequence[Sequence[int]]) -> Any:
+def write_all(envs: Any, rows: Sequence[Sequence[int]]) -> Any:
     """Steps with each row as the actions of all slots and returns the last step."""
     step = None
     for row in rows:

@@ -1,0 +1,222 @@
+"""KL-regularisation: estimators of a divergence, coefficients that adapt, and the hooks that pay for it.
+
+All divergences are KL(policy ‖ reference) in nats, per token where not said otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenv.envs.slots import Slots
+from textenv.errors import ConfigError, ShapeError
+from textenv.wrappers.base import Hook, NextTokenLogprobs, Transition
+
+Estimator = Literal["k1", "k2", "k3", "full"]
+
+
+def kl_k1(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``log π - log π_ref`` of sampled tokens: unbiased, often negative. Source: Schulman 2020, "Approximating KL"."""
+    return logprobs - ref_logprobs
+
+
+def kl_k2(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(log π - log π_ref)² / 2``: biased, never negative. Source: Schulman 2020, "Approximating KL"."""
+    return 0.5 * (logprobs - ref_logprobs) ** 2
+
+
+def kl_k3(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``π_ref/π - 1 - log(π_ref/π)``: unbiased, never negative. Source: Schulman 2020, "Approximating KL"."""
+    ratio = ref_logprobs - logprobs
+    return np.exp(ratio) - 1.0 - ratio
+
+
+def kl_full(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Exact ``Σ_a π(a) (log π(a) - log π_ref(a))`` over the last axis; infinite where the supports do not fit."""
+    probs = np.exp(logprobs)
+    with np.errstate(invalid="ignore"):  # -inf - -inf, where the term is 0
+        return np.where(probs > 0, probs * (logprobs - ref_logprobs), 0.0).sum(axis=-1)
+
+
+_SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+
+class FixedKLController:
+    """A coefficient that stays.
+
+    Args:
+        coef: Weight of the divergence, score units per nat.
+    """
+
+    def __init__(self, coef: float) -> None:
+        self.coef = float(coef)
+
+    def update(self, kl_per_answer: NDArray[np.float64]) -> None:
+        """Takes note of finished answers and changes nothing."""
+
+    def get_state(self) -> dict[str, float]:
+        """The coefficient, JSON-able."""
+        return {"coef": self.coef}
+
+    def set_state(self, state: dict[str, float]) -> None:
+        """Restores what :meth:`get_state` gave."""
+        self.coef = float(state["coef"])
+
+
+class AdaptiveKLController(FixedKLController):
+    """Raises or lowers the coefficient until answers diverge by the target.
+
+    ``coef ← coef · (1 + clip(KL / target - 1, ±0.2) · n / horizon)`` after ``n`` answers of mean divergence ``KL``.
+
+    Args:
+        init_coef: First coefficient, score units per nat.
+        target_kl: Wanted divergence, nats per answer.
+        horizon: Answers over which an error of 0.2 changes the coefficient by 20%.
+
+    Raises:
+        ConfigError: If target or horizon is not above 0.
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2 (K = 1 / horizon per answer).
+    """
+
+    def __init__(self, init_coef: float = 0.2, target_kl: float = 6.0, horizon: float = 10_000.0) -> None:
+        super().__init__(init_coef)
+        if target_kl <= 0 or horizon <= 0:
+            raise ConfigError(f"target_kl and horizon must be above 0, got {target_kl} and {horizon}")
+        self.target_kl = target_kl
+        self.horizon = horizon
+
+    def update(self, kl_per_answer: NDArray[np.float64]) -> None:
+        """Adapts the coefficient.
+
+        Args:
+            kl_per_answer: Divergence of the answers that just ended, nats, shape ``(n,)``.
+        """
+        if len(kl_per_answer):
+            error = float(np.clip(np.mean(kl_per_answer) / self.target_kl - 1.0, -0.2, 0.2))
+            self.coef *= 1.0 + error * len(kl_per_answer) / self.horizon
+
+
+def make_controller(
+    coef: float | FixedKLController, target_kl: float | None = None, horizon: float = 10_000.0
+) -> FixedKLController:
+    """A controller from plain numbers: fixed without a target, adaptive with one."""
+    if isinstance(coef, FixedKLController):
+        return coef
+    return FixedKLController(coef) if target_kl is None else AdaptiveKLController(coef, target_kl, horizon)
+
+
+def logprobs_before(fn: NextTokenLogprobs, slots: Slots, rows: NDArray[np.int64], who: str) -> NDArray[np.float64]:
+    """A function's log-probabilities for these slots as they stand, shape ``(k, V)``.
+
+    Raises:
+        ShapeError: If it returns another shape, or NaN.
+    """
+    found = np.asarray(fn(slots.tokens[rows], slots.lengths[rows]), dtype=np.float64)
+    if found.ndim != 2 or len(found) != len(rows) or found.shape[1] < slots.task.num_tokens or np.isnan(found).any():
+        raise ShapeError(
+            f"{who} must return log-probabilities without NaN of shape ({len(rows)}, {slots.task.vocab_size}), "
+            f"got {found.shape}"
+        )
+    return found
+
+
+class KLPenaltyHook(Hook):
+    """Subtracts ``coef · KL(policy ‖ reference)``; see :class:`textenv.wrappers.KLPenalty`."""
+
+    def __init__(
+        self,
+        reference: NextTokenLogprobs,
+        policy: NextTokenLogprobs | None,
+        controller: FixedKLController,
+        estimator: Estimator,
+        placement: Literal["token", "last"],
+    ) -> None:
+        if estimator not in ("k1", "k2", "k3", "full"):
+            raise ConfigError(f"estimator must be 'k1', 'k2', 'k3' or 'full', got {estimator!r}")
+        if placement not in ("token", "last"):
+            raise ConfigError(f"placement must be 'token' or 'last', got {placement!r}")
+        self.reference = reference
+        self.policy = policy
+        self.controller = controller
+        self.estimator: Estimator = estimator
+        self.placement = placement
+        self._given: NDArray[np.float64] | None = None
+        self._before = np.zeros(0)
+        self._step = np.zeros(0)
+        self._answer = np.zeros(0)
+
+    def attach(self, slots: Slots) -> None:
+        """Makes room for the slots' sums."""
+        self._step = np.zeros(slots.num_slots)
+        self._answer = np.zeros(slots.num_slots)
+
+    def give(self, logprobs: Any) -> None:
+        """Takes the policy's log-probabilities for the next step."""
+        self._given = np.asarray(logprobs, dtype=np.float64)
+
+    def begin(self, started: NDArray[np.bool_]) -> None:
+        """Forgets the sums of slots that were reset."""
+        self._answer[started] = 0.0
+        self._step[started] = 0.0
+
+    def before(self, slots: Slots, actions: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Measures the divergence of each token about to be taken."""
+        self._before = np.zeros(slots.num_slots)
+        if not len(rows):
+            return
+        reference = logprobs_before(self.reference, slots, rows, "reference")
+        chosen = actions[rows]
+        own = self._own(slots, rows)
+        if self.estimator == "full":
+            if own.ndim != 2:
+                raise ShapeError("the 'full' estimator needs log-probabilities of every token, shape (slots, V)")
+            self._before[rows] = kl_full(own, reference[:, : own.shape[1]])
+            return
+        taken = own if own.ndim == 1 else own[np.arange(len(rows)), chosen]
+        self._before[rows] = _SAMPLED[self.estimator](taken, reference[np.arange(len(rows)), chosen])
+
+    def _own(self, slots: Slots, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self.policy is not None:
+            return logprobs_before(self.policy, slots, rows, "policy")
+        if self._given is None:
+            raise ConfigError("KLPenalty without a policy needs give_logprobs(...) before every step")
+        given, self._given = self._given, None
+        if given.shape[:1] != (slots.num_slots,):
+            raise ShapeError(f"give_logprobs got shape {given.shape}, expected one entry for each of {slots.num_slots}")
+        return given[rows]
+
+    def after(self, transition: Transition) -> NDArray[np.float64]:
+        """Pays for the divergence, by token or with the last one."""
+        self._step = self._before
+        self._answer += self._step
+        ended, coef = transition.ended, self.controller.coef
+        due = self._step if self.placement == "token" else np.where(ended, self._answer, 0.0)
+        self.controller.update(self._answer[ended])
+        self._answer = np.where(ended, 0.0, self._answer)
+        return transition.rewards - coef * due
+
+    def infos(self) -> dict[str, NDArray[Any]]:
+        """``kl``: the divergence of the token just taken, nats."""
+        return {"kl": self._step}
+
+
+class ReferenceLogProbHook(Hook):
+    """Adds ``beta · log π_ref(a|s)``; see :class:`textenv.wrappers.ReferenceLogProb`."""
+
+    def __init__(self, reference: NextTokenLogprobs, beta: float) -> None:
+        self.reference = reference
+        self.beta = float(beta)
+        self._bonus = np.zeros(0)
+
+    def before(self, slots: Slots, actions: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Asks the reference about the tokens to be taken."""
+        self._bonus = np.zeros(slots.num_slots)
+        if len(rows):
+            found = logprobs_before(self.reference, slots, rows, "reference")
+            self._bonus[rows] = found[np.arange(len(rows)), actions[rows]]
+
+    def after(self, transition: Transition) -> NDArray[np.float64]:
+        """Pays the bonus."""
+        return transition.rewards + self.beta * self._bonus
