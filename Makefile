@@ -1,0 +1,47 @@
+# Everything runs in a virtual environment of its own; the system's Python is only used to make it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: quickstart test test-all lint format types setup setup-dev compat clean
+
+quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (about nine minutes on two cores)
+	$(BIN)/textenv quickstart $(ARGS)
+
+test: $(VENV)/.dev ## the default tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: $(VENV)/.dev ## also the slow, learning and network tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or learning or network" $(ARGS)
+
+lint: $(VENV)/.dev ## lint, format check, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.dev ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compat: $(VENV)/.dev ## third-party libraries, each in an environment of its own
+	$(BIN)/python -m tests.compat.run $(ARGS)
+
+setup: $(VENV)/.core
+setup-dev: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "textenv needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@ $(VENV)/.core
+
+clean: ## remove the virtual environment; runs stay
+	rm -rf $(VENV) .compat

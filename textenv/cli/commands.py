@@ -1,0 +1,180 @@
+"""What each sub-command does with its configuration."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from textenv.cli import stages
+from textenv.cli.configs import (
+    PPOCommand,
+    PretrainCommand,
+    QuickstartCommand,
+    RewardCommand,
+    RunConfig,
+    SFTCommand,
+)
+from textenv.cli.data import load_data
+from textenv.report import summary_table, write_report
+from textenv.runs import Run
+from textenv.sampling.params import SamplingParams
+
+
+def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
+    """A new run folder, or the newest of this name."""
+    if config.threads:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    parent = Path(config.runs_dir)
+    path = Run.newest(parent, config.name) if resume else Run.next_free(parent, config.name)
+    run = Run(path, config=asdict(config), console=console)
+    run.say(f"{'resuming' if resume else 'run'} {path}")
+    return run
+
+
+def pretrain(config: PretrainCommand, run: Run) -> None:
+    """``textenv pretrain``."""
+    data = load_data(config.data)
+    summary = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
+    finish(run, config, {"pretrain": summary})
+
+
+def sft(config: SFTCommand, run: Run) -> None:
+    """``textenv sft``."""
+    data, model = load_data(config.data), stages.check_folder("model", config.model)
+    summary = stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, model, config.seed))
+    finish(run, config, {"sft": summary})
+
+
+def reward(config: RewardCommand, run: Run) -> None:
+    """``textenv reward``."""
+    data = load_data(config.data)
+    summary = stages.once(
+        run,
+        "reward",
+        lambda: stages.reward_stage(
+            run,
+            data,
+            config.reward,
+            trunk_folder=stages.check_folder("model", config.model) if config.model else None,
+            policy_folder=stages.check_folder("policy", config.policy) if config.policy else None,
+            domain="movies",
+            sampling=SamplingParams(max_new_tokens=40),
+            seed=config.seed,
+        ),
+    )
+    finish(run, config, {"reward": summary})
+
+
+def ppo(config: PPOCommand, run: Run) -> None:
+    """``textenv ppo``."""
+    data, start = load_data(config.data), stages.check_folder("policy", config.policy)
+    scorer = stages.load_reward(config.reward_model)
+    summary = stages.once(
+        run,
+        "ppo",
+        lambda: stages.ppo_stage(run, data, config.ppo, policy_folder=start, reward=scorer, seed=config.seed),
+    )
+    evaluated = stages.once(
+        run,
+        "evaluate",
+        lambda: stages.evaluate_stage(
+            run,
+            data,
+            policies={"sft": start, "ppo": run.stage("ppo")},
+            reference="sft",
+            reward=scorer,
+            domain=config.ppo.domain,
+            count=config.evaluation_prompts,
+            sampling=SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens),
+            seed=config.seed + 1,
+        ),
+    )
+    finish(run, config, {"ppo": summary, "evaluate": evaluated})
+
+
+def quickstart(config: QuickstartCommand, run: Run) -> None:
+    """``textenv quickstart``: the four stages, the evaluation and the report."""
+    began = time.monotonic()
+    data = load_data(config.data)
+    data_seconds = time.monotonic() - began
+    sampling = SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
+    base, tuned = run.stage("pretrain"), run.stage("sft")
+    done = {
+        "pretrain": stages.once(
+            run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed)
+        ),
+        "sft": stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, base, config.seed)),
+        "reward": stages.once(
+            run,
+            "reward",
+            lambda: stages.reward_stage(
+                run,
+                data,
+                config.reward,
+                trunk_folder=base,
+                policy_folder=tuned,
+                domain=config.ppo.domain,
+                sampling=sampling,
+                seed=config.seed,
+            ),
+        ),
+    }
+    scorer = stages.load_reward(run.stage("reward"))
+    done["ppo"] = stages.once(
+        run,
+        "ppo",
+        lambda: stages.ppo_stage(run, data, config.ppo, policy_folder=tuned, reward=scorer, seed=config.seed),
+    )
+    done["evaluate"] = stages.once(
+        run,
+        "evaluate",
+        lambda: stages.evaluate_stage(
+            run,
+            data,
+            policies={"base": base, "sft": tuned, "ppo": run.stage("ppo")},
+            reference="sft",
+            reward=scorer,
+            domain=config.ppo.domain,
+            count=config.evaluation_prompts,
+            sampling=sampling,
+            seed=config.seed + 1,
+        ),
+    )
+    finish(run, config, done, data_seconds=data_seconds)
+
+
+def finish(run: Run, config: RunConfig, done: dict[str, dict[str, Any]], *, data_seconds: float = 0.0) -> None:
+    """Write ``summary.json`` and ``report.html``, show the summary table."""
+    seconds = {"data": round(data_seconds, 1)} | {name: stage["seconds"] for name, stage in done.items()}
+    seconds["total"] = round(sum(seconds.values()), 1)
+    summary: dict[str, Any] = {
+        "name": run.path.name,
+        "seed": config.seed,
+        "data": config.data,
+        "versions": stages.versions(),
+    }
+    for stage in ("pretrain", "sft"):
+        if stage in done:
+            summary[stage] = {name: value for name, value in done[stage].items() if name != "seconds"}
+    if "reward" in done:
+        reward = done["reward"]
+        summary["reward_model"] = {"trunk": reward["trunk"], **reward["reward_model"]}
+        summary |= {name: reward[name] for name in ("human_rater", "lexicon", "tfidf")}
+    if "evaluate" in done:
+        summary["policy"] = {name: value for name, value in done["evaluate"].items() if name != "seconds"}
+    if "ppo" in done:
+        summary["ppo"] = {name: done["ppo"][name] for name in ("episodes", "tokens", "kl_coef")}
+        summary["checks"] = done["ppo"]["checks"]
+    summary["seconds"] = seconds
+    run.write_json("summary.json", summary)
+    run.close()
+    report = write_report(run.path)
+    if run.console is not None:
+        run.console.print(summary_table(summary))
+    run.say(f"report: {report}")

@@ -1,0 +1,178 @@
+"""The configuration of each command: what a YAML recipe may hold and what flags override."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from agents.finetuning import SFTConfig
+from agents.language_modeling import LMConfig
+from agents.ppo import PPOConfig
+from agents.pretraining import PretrainConfig
+from reward_models.training import RewardModelConfig
+from textenv.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RewardStageConfig:
+    """The reward-model stage.
+
+    Attributes:
+        trunk: ``minilm`` (22 M parameters, fetched), ``policy`` (the pre-trained language model, as in InstructGPT), or
+            ``auto``: MiniLM for the human ratings, the policy's trunk for built-in data.
+        domains: Domains whose ratings are trained on.
+        normalization_samples: Answers of the SFT policy that fix mean 0 and standard deviation 1.
+        training: Epochs, rates, batch size.
+    """
+
+    trunk: Literal["auto", "minilm", "policy"] = "auto"
+    domains: list[str] = field(default_factory=lambda: ["movies", "amazon", "tweets", "nyt"])
+    normalization_samples: int = 512
+    training: RewardModelConfig = field(default_factory=RewardModelConfig)
+
+
+@dataclass(frozen=True)
+class PPOStageConfig:
+    """The PPO stage.
+
+    Attributes:
+        domain: Whose prompts the policy is trained and tested on.
+        total_episodes: Answers to train on, in all.
+        num_envs: Answers per iteration, side by side.
+        max_new_tokens: Length limit of an answer, here and in all evaluations.
+        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights.
+        training: Settings of the algorithm.
+    """
+
+    domain: str = "movies"
+    total_episodes: int = 12_800
+    num_envs: int = 128
+    max_new_tokens: int = 40
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    training: PPOConfig = field(default_factory=PPOConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("total_episodes", "num_envs", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every command has.
+
+    Attributes:
+        name: Folder of the run inside ``runs_dir``; a number is appended where it exists already.
+        runs_dir: Where runs stand.
+        data: ``human`` (ratings by people, fetched once) or ``builtin`` (generated, no network).
+        seed: Of everything random; overrides the seeds of the stages.
+        threads: CPU threads for torch; 0 leaves them as they are.
+    """
+
+    name: str = "run"
+    runs_dir: str = "runs"
+    data: Literal["human", "builtin"] = "human"
+    seed: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class PretrainCommand(RunConfig):
+    """``textenv pretrain``: a tokenizer and a small language model from scratch, on the four domains as tasks.
+
+    Attributes:
+        pretrain: The stage.
+    """
+
+    name: str = "pretrain"
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+
+
+@dataclass(frozen=True)
+class SFTCommand(RunConfig):
+    """``textenv sft``: fine-tune a language model on demonstrations, cross-entropy on the answer.
+
+    Attributes:
+        model: Folder of the language model.
+        sft: The stage.
+    """
+
+    name: str = "sft"
+    model: str = ""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+
+
+@dataclass(frozen=True)
+class RewardCommand(RunConfig):
+    """``textenv reward``: train a reward model on what people rated.
+
+    Attributes:
+        model: Folder of the language model whose trunk is used with ``--reward.trunk policy``.
+        policy: Folder of the policy whose answers fix the normalisation; empty leaves the scores raw.
+        reward: The stage.
+    """
+
+    name: str = "reward"
+    model: str = ""
+    policy: str = ""
+    reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+
+
+@dataclass(frozen=True)
+class PPOCommand(RunConfig):
+    """``textenv ppo``: optimise a policy against a reward, KL-regularised against where it started.
+
+    Attributes:
+        policy: Folder of the policy to start from; it is also the reference.
+        reward_model: Folder of a reward model, or ``lexicon``.
+        evaluation_prompts: Held-out prompts for the figures before and after.
+        ppo: The stage.
+    """
+
+    name: str = "ppo"
+    policy: str = ""
+    reward_model: str = ""
+    evaluation_prompts: int = 512
+    ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
+
+
+def _quickstart_pretrain() -> PretrainConfig:
+    return PretrainConfig(training=LMConfig(steps=700, batch_size=64, learning_rate=2e-3, eval_every=175))
+
+
+def _quickstart_ppo() -> PPOStageConfig:
+    return PPOStageConfig(
+        training=PPOConfig(
+            learning_rate=1e-4,
+            warmup_iterations=3,
+            epochs=2,
+            num_minibatches=2,
+            micro_batch_size=32,
+            kl_coef=0.05,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class QuickstartCommand(RunConfig):
+    """``textenv quickstart``: all four stages on rated texts, with a report at the end.
+
+    Attributes:
+        evaluation_prompts: Held-out test prompts that all policy figures are measured on.
+        pretrain: Stage one.
+        sft: Stage two.
+        reward: Stage three.
+        ppo: Stage four.
+    """
+
+    name: str = "quickstart"
+    evaluation_prompts: int = 512
+    pretrain: PretrainConfig = field(default_factory=_quickstart_pretrain)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+    ppo: PPOStageConfig = field(default_factory=_quickstart_ppo)
+
+
+def seeded_lm(config: LMConfig, seed: int) -> LMConfig:
+    """Training settings with the run's seed."""
+    return replace(config, seed=seed)

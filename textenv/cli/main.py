@@ -1,0 +1,133 @@
+"""The command line: ``textenv <command> --config recipe.yaml --field value``.
+
+Everything that can go wrong for a reason that a person can mend ends in one line that says what, where and what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from textenv.errors import TextEnvError
+
+COMMANDS = {
+    "quickstart": "all four stages on rated texts, with a report: start here",
+    "pretrain": "a tokenizer and a small language model from scratch",
+    "sft": "fine-tune a language model on demonstrations",
+    "reward": "train a reward model on human ratings",
+    "ppo": "optimise a policy against a reward model",
+    "report": "write the report of a run again",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 a mistake that is explained, 2 bad usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _usage()
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        print(f"textenv: unknown command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    _quiet_libraries()
+    try:
+        return _report(rest) if command == "report" else _run(command, rest)
+    except TextEnvError as error:
+        print(f"textenv {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ntextenv {command}: interrupted; the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+
+
+def _usage() -> None:
+    print("usage: textenv <command> [--config FILE] [--field value …] [--resume]\n")
+    for name, what in COMMANDS.items():
+        print(f"  {name:<12} {what}")
+    print("\n`textenv <command> --help` lists every field. `python -m textenv` works too.")
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' progress bars and notices out of ours."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|tensorboard)\..*")
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    from rich.console import Console
+    from transformers.utils import logging as transformers_logging
+
+    from textenv.cli import commands
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    config, resume = parse(command, arguments)
+    run = commands.open_run(config, Console(), resume=resume)
+    try:
+        getattr(commands, command)(config, run)
+    finally:
+        run.close()
+    return 0
+
+
+def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
+    """A command's configuration from ``--config`` and flags, and whether to resume.
+
+    Raises:
+        ConfigError: If a field is unknown or a value unusable; one line that names it.
+    """
+    import jsonargparse
+
+    from textenv.cli import configs
+    from textenv.errors import ConfigError
+
+    kind = {
+        "quickstart": configs.QuickstartCommand,
+        "pretrain": configs.PretrainCommand,
+        "sft": configs.SFTCommand,
+        "reward": configs.RewardCommand,
+        "ppo": configs.PPOCommand,
+    }[command]
+    parser = jsonargparse.ArgumentParser(
+        prog=f"textenv {command}", description=COMMANDS[command], exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest run of this name")
+    parser.add_class_arguments(kind, as_group=False)
+    try:
+        parsed = parser.parse_args(list(arguments))
+        resume = bool(parsed.pop("resume"))
+        parsed.pop("config", None)
+        config = parser.instantiate_classes(parsed)
+        return kind(**vars(config)), resume
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _report(arguments: list[str]) -> int:
+    from pathlib import Path
+
+    from textenv.errors import ConfigError
+    from textenv.report import write_report
+
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: textenv report RUN_FOLDER")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    folder = Path(arguments[0])
+    if not folder.is_dir():
+        raise ConfigError(f"there is no run folder `{folder}`")
+    print(write_report(folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

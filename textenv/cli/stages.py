@@ -1,0 +1,260 @@
+"""The four stages of a run, each a function: reads what stands before it, writes its folder, returns its summary.
+
+A stage that is complete is not done again; one that was interrupted goes on from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluation import Evaluation, evaluate_policy
+from agents.finetuning import SFTConfig, sft
+from agents.policy import CausalLMPolicy
+from agents.ppo import PPO
+from agents.pretraining import PretrainConfig, pretrain
+from reward_models import Lexicon, SequenceRewardModel, TfidfRidge, ratings_from_texts, train
+from reward_models.lexicon import positive_share
+from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
+from textenv.cli.configs import PPOStageConfig, RewardStageConfig, seeded_lm
+from textenv.cli.data import RatedData
+from textenv.datasets import minilm_path
+from textenv.envs import TextGenerationVectorEnv
+from textenv.errors import ConfigError
+from textenv.runs import Run
+from textenv.sampling.params import SamplingParams
+from textenv.trajectories import Trajectory
+
+
+def once(run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A stage's summary, from disk where the stage is complete; its wall-clock seconds are in ``seconds``."""
+    done = run.finished(stage)
+    if done is not None:
+        run.say(f"{stage:<12} done before ({done['seconds']:.0f} s)")
+        return done
+    began = time.monotonic()
+    earlier = _seconds_before(run, stage)
+    summary = work()
+    summary["seconds"] = round(time.monotonic() - began + earlier, 1)
+    run.finish(stage, summary)
+    return summary
+
+
+def _seconds_before(run: Run, stage: str) -> float:
+    """Seconds that an interrupted stage had run for when it wrote its newest checkpoint."""
+    latest = run.checkpoints(stage).latest()
+    if latest is None:
+        return 0.0
+    step = int(latest.name.removeprefix("step-"))
+    seconds = 0.0
+    for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line) if line.endswith("}") else {}
+        if record.get("stage") == stage and record["step"] <= step:
+            seconds = record["seconds"]
+    return seconds
+
+
+def pretrain_stage(run: Run, data: RatedData, config: PretrainConfig, seed: int) -> dict[str, Any]:
+    """Stage one: writes ``pretrain/``, a language model with its tokenizer."""
+    config = replace(config, training=seeded_lm(config.training, seed))
+    model, tokenizer, summary = pretrain(data.by_domain("train"), data.by_domain("validation"), config, run=run)
+    save_lm(model, tokenizer, run.stage("pretrain"))
+    return summary
+
+
+def sft_stage(run: Run, data: RatedData, config: SFTConfig, model_folder: Path, seed: int) -> dict[str, Any]:
+    """Stage two: writes ``sft/``, the same model, taught to answer."""
+    config = replace(config, training=seeded_lm(config.training, seed))
+    policy = CausalLMPolicy.from_pretrained(model_folder)
+    model, tokenizer = policy.causal_lm, policy.tokenizer
+    summary = sft(model, tokenizer, data.demonstrations("train"), data.demonstrations("validation"), config, run=run)
+    save_lm(model, tokenizer, run.stage("sft"))
+    return summary
+
+
+def save_lm(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a language model that plain transformers loads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def reward_stage(
+    run: Run,
+    data: RatedData,
+    config: RewardStageConfig,
+    *,
+    trunk_folder: Path | None,
+    policy_folder: Path | None,
+    domain: str,
+    sampling: SamplingParams,
+    seed: int,
+) -> dict[str, Any]:
+    """Stage three: writes ``reward/``, normalised on the policy's answers, with accuracies beside baselines."""
+    trunk = config.trunk if config.trunk != "auto" else ("minilm" if data.kind == "human" else "policy")
+    if trunk == "policy" and trunk_folder is None:
+        raise ConfigError("`--reward.trunk policy` needs the language model's folder: give `--model`")
+    source = minilm_path() if trunk == "minilm" else trunk_folder
+    assert source is not None
+    rm = SequenceRewardModel.from_trunk(source, seed=seed)
+    labels = ratings_from_texts(data.rated("train", config.domains))
+    validation = ratings_from_texts(data.rated("validation", [domain]))
+    training = replace(config.training, seed=seed)
+    trained = train(rm, labels, training, validation=validation, run=run, stage="reward")
+    if policy_folder is not None:
+        policy = CausalLMPolicy.from_pretrained(policy_folder)
+        prompts = [d.prompt for d in data.demonstrations("validation", domain)][: config.normalization_samples]
+        repeats = -(-config.normalization_samples // len(prompts))
+        samples = policy.generate(prompts, sampling, n=repeats, seed=seed)
+        rm.normalize([t.prompt for t in samples], [t.response for t in samples], policy=str(policy_folder.name))
+    rm.save_pretrained(run.stage("reward"))
+    compared = compare_with_baselines(rm, data, domain)
+    return {"trunk": trunk, "training": trained, **compared}
+
+
+def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, Any]:
+    """Accuracy on held-out pairs of the reward model, one human rater, the VADER lexicon, and TF-IDF with ridge."""
+    test = data.rated("test", [domain])
+    labels = ratings_from_texts(test)
+    prompts, responses = [label.prompt for label in labels], [label.response for label in labels]
+    means = [label.score for label in labels]
+    texts, empty = [rated.text for rated in test], [""] * len(test)
+    everything = [rated for rated in data.texts if rated.split == "train"]
+    tfidf = TfidfRidge().fit([r.text for r in everything], [r.mean for r in everything])
+    scored = {
+        "reward_model": rm.score(prompts, responses),
+        "lexicon": Lexicon().score(empty, texts),
+        "tfidf": tfidf.score(empty, texts),
+    }
+    found = {name: pair_accuracy(scores, means, np.random.default_rng(0)) for name, scores in scored.items()}
+    found["human_rater"] = human_rater_accuracy([rated.ratings for rated in test], np.random.default_rng(0))
+    return {name: _accuracy_figures(accuracies) for name, accuracies in found.items()}
+
+
+def _accuracy_figures(accuracies: dict[float, Accuracy]) -> dict[str, Any]:
+    names = {gap: "accuracy" if gap == 0 else "accuracy_gap_" + f"{gap:g}".replace(".", "_") for gap in accuracies}
+    return {
+        **{names[gap]: found.value for gap, found in accuracies.items()},
+        "intervals": {names[gap]: [found.low, found.high] for gap, found in accuracies.items()},
+        "pairs": {names[gap]: found.pairs for gap, found in accuracies.items()},
+    }
+
+
+def load_reward(name: str | Path) -> Any:
+    """A reward model's folder, or ``lexicon``.
+
+    Raises:
+        ConfigError: If no name is given.
+    """
+    if not str(name):
+        raise ConfigError("no reward: give `--reward_model DIR`, or `--reward_model lexicon`")
+    return Lexicon() if str(name) == "lexicon" else SequenceRewardModel.from_pretrained(name)
+
+
+def ppo_stage(
+    run: Run, data: RatedData, config: PPOStageConfig, *, policy_folder: Path, reward: Any, seed: int
+) -> dict[str, Any]:
+    """Stage four: writes ``ppo/``, the optimised policy with its value head."""
+    policy = CausalLMPolicy.from_pretrained(policy_folder, dtype=config.dtype)
+    envs = TextGenerationVectorEnv(
+        config.num_envs,
+        policy.tokenizer,
+        [d.prompt for d in data.demonstrations("train", config.domain)],
+        reward,
+        max_new_tokens=config.max_new_tokens,
+        autoreset_mode=AutoresetMode.DISABLED,
+        prompt_dealing="shared",
+    )
+    agent = PPO(policy, envs, config=replace(config.training, seed=seed), run=run)
+    agent.learn(config.total_episodes)
+    policy.save_pretrained(run.stage("ppo"))
+    return {"episodes": agent.episodes, "tokens": agent.tokens, "checks": agent.checks, "kl_coef": agent.kl.kl_coef}
+
+
+def vader_positive(prompts: list[str], responses: list[str]) -> float:
+    """Share of answers that the VADER lexicon calls positive (compound > 0.05): a judge no policy is trained on."""
+    return positive_share(Lexicon(include_prompt=False).score(prompts, responses))
+
+
+def evaluate_stage(
+    run: Run,
+    data: RatedData,
+    *,
+    policies: dict[str, Path],
+    reference: str,
+    reward: Any,
+    domain: str,
+    count: int,
+    sampling: SamplingParams,
+    seed: int,
+) -> dict[str, Any]:
+    """All policies on the same held-out test prompts with the same settings; writes ``samples.jsonl``."""
+    held_out = data.demonstrations("test", domain)[:count]
+    prompts = [d.prompt for d in held_out]
+    anchor = CausalLMPolicy.from_pretrained(policies[reference])
+    found: dict[str, Evaluation] = {}
+    for name, folder in policies.items():
+        run.say(f"{'evaluate':<12} {name}: {len(prompts)} held-out prompts")
+        found[name] = evaluate_policy(
+            CausalLMPolicy.from_pretrained(folder),
+            prompts,
+            reward,
+            reference=anchor if name not in ("base", reference) else None,
+            sampling=sampling,
+            judges={"vader_positive": vader_positive},
+            seed=seed,
+        )
+    lines = []
+    for i, shown in enumerate(held_out):
+        record: dict[str, Any] = {"prompt": shown.prompt, "human": shown.response}
+        for name, evaluation in found.items():
+            record[name] = _sample(evaluation.trajectories[i])
+            if evaluation.trajectories[i].ref_logprobs is not None:
+                record[name]["kl"] = round(float(evaluation.kl[i]), 4)
+        lines.append(json.dumps(record, ensure_ascii=False))
+    (run.path / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    summary = {name: evaluation.summary for name, evaluation in found.items()}
+    summary[reference]["kl"] = 0.0
+    return summary
+
+
+def _sample(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "response": trajectory.response,
+        "reward": round(trajectory.score or 0.0, 4),
+        "finish": trajectory.finish_reason,
+        "tokens": len(trajectory),
+    }
+
+
+def check_folder(argument: str, folder: str) -> Path:
+    """A folder that a command was given.
+
+    Raises:
+        ConfigError: If it was left out or does not exist.
+    """
+    if not folder:
+        raise ConfigError(f"`--{argument}` is needed: the folder of a model, such as runs/quickstart/sft")
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigError(f"`--{argument} {folder}`: there is no such folder")
+    return path
+
+
+def versions(names: Sequence[str] = ("textenv", "torch", "transformers", "gymnasium", "numpy")) -> dict[str, str]:
+    """Installed versions of the packages that decide the numbers."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
