@@ -198,5 +198,5 @@ def make_run(folder: Path, *, seed: int = 0, samples: Sequence[dict[str, Any]] |
     (folder / "config.yaml").write_text("name: quickstart\nseed: 0\nppo:\n  kl_coef: 0.05\n", encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(make_summary(folder.name, seed=seed)), encoding="utf-8")
     write_lines(folder / "metrics.jsonl", make_metrics(seed=seed))
-    write_lines(folder / "samples.jsonl", make_samples(seed=seed) if samples is None else list(samples))
+    write_lines(folder / "samples.jsonl", make_samples(40, seed=seed) if samples is None else list(samples))
     return folder

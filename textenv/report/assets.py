@@ -208,7 +208,7 @@ for (const svg of $('svg.chart')) {
     name: line.dataset.name, color: line.parentNode.style.getPropertyValue('--c'),
     tips: JSON.parse(line.dataset.tips), points: [...line.points].map(point => [point.x, point.y]) }));
   svg.addEventListener('pointerleave', hide);
-  svg.addEventListener('pointermove', event => {
+  const follow = event => {
     hide();
     const own = event.target.closest('[data-tip]');
     if (own) return say(own.dataset.tip, event.clientX, event.clientY);
@@ -239,7 +239,9 @@ for (const svg of $('svg.chart')) {
     });
     if (flat) said.unshift('at ' + here);
     say(said.join('\\n'), event.clientX, event.clientY);
-  });
+  };
+  svg.addEventListener('pointermove', follow);
+  svg.addEventListener('pointerdown', follow);
 }
 for (const mark of $('[data-tip]')) {
   mark.addEventListener('focus', () => {

@@ -61,10 +61,7 @@ def headline(run: RunRecord) -> str:
     source = f" trained on {escape(DATA_TITLES.get(data, data))}" if data else ""
     change = gain(run)
     if change is None:
-        stages = {"pretrain": "pre-training", "sft": "fine-tuning", "reward": "the reward model", "ppo": "PPO"}
-        seen = [stages[stage] for stage in run.stages()]
-        records = f"on record so far: {_listed(seen)}" if seen else "nothing on record yet"
-        return f"{model[0].upper()}{model[1:]}{source}; {records}."
+        return _so_far(run, model, source)
     verb = "raised" if change.after >= change.before else "lowered"
     amount = f"from {fixed(change.before)} to <b>{fixed(change.after)}</b>"
     if change.deviations is not None:
@@ -75,6 +72,21 @@ def headline(run: RunRecord) -> str:
     if before is not None and after is not None:
         sentence += f"; VADER finds <b>{percent(after)}</b> of its answers positive, before it was {percent(before)}"
     return sentence + "."
+
+
+def _so_far(run: RunRecord, model: str, source: str) -> str:
+    """The sentence of a run that has not compared its policies yet."""
+    score, kl = run.series("ppo", "objective/score"), run.series("ppo", "objective/kl")
+    if score is not None and kl is not None:
+        now = (
+            f"<b>{fixed(float(score.values[-1]))}</b> at <b>{fixed(float(kl.values[-1]), 1)} nats</b> of KL per answer"
+        )
+        moved = f"from {fixed(float(score.values[0]))} to {now}"
+        return f"So far PPO has taken the reward of {model}{source} {moved}, measured on its own rollouts."
+    stages = {"pretrain": "pre-training", "sft": "fine-tuning", "reward": "the reward model", "ppo": "PPO"}
+    seen = [stages[stage] for stage in run.stages()]
+    records = f"on record so far: {_listed(seen)}" if seen else "nothing on record yet"
+    return f"{model[0].upper()}{model[1:]}{source}; {records}."
 
 
 def _listed(words: list[str]) -> str:

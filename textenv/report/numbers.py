@@ -23,6 +23,8 @@ def short(value: float | None) -> str:
     if value is None:
         return MISSING
     size = abs(value)
+    if size >= 1e12:
+        return f"{value:.1e}".replace("-", "−").replace("e+", "e")
     for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
             return short(value * (1e-3 if letter == "k" else 1 / limit)) + f" {letter}"
@@ -75,7 +77,10 @@ def tick_labels(values: list[float]) -> list[str]:
     )
     divisor = 1e3 if letter == "k" else divisor
     scaled = [value / divisor for value in values]
-    if 0 < largest < 1e-3:
-        return [f"{value:.0e}".replace("e-0", "e-").replace("-", "−") if value else "0" for value in values]
+    if 0 < largest < 1e-3 or largest >= 1e12:
+        return [
+            f"{value:.0e}".replace("e-0", "e-").replace("e+", "e").replace("-", "−") if value else "0"
+            for value in values
+        ]
     decimals = next((d for d in range(7) if all(abs(round(v, d) - v) < 1e-9 * max(1, abs(v)) for v in scaled)), 6)
     return [fixed(value, decimals) + (letter if value else "") for value in scaled]

@@ -6,7 +6,6 @@ at all is refused. Interpretation (which chart, which words) is left to the modu
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,10 @@ FILES = {
     "summary.json": "the final figures, written when the run ends",
 }
 """The files that a report reads, with what each of them gives."""
+
+
+_ABSURD = 1e100
+"""Numbers of this size and beyond count as infinite: differences of them overflow when axes are drawn."""
 
 
 class Series(NamedTuple):
@@ -169,7 +172,7 @@ def lookup(mapping: Any, *keys: str) -> Any:
 
 
 def number(mapping: Any, *keys: str) -> float | None:
-    """The finite number under nested ``keys``, or None; a boolean is no number."""
+    """The finite number under nested ``keys``, or None; a boolean is no number, nor is what no model could produce."""
     value = lookup(mapping, *keys)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -177,7 +180,7 @@ def number(mapping: Any, *keys: str) -> float | None:
         value = float(value)
     except OverflowError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) < _ABSURD else None
 
 
 def text(mapping: Any, *keys: str) -> str | None:

@@ -36,8 +36,8 @@ def samples_section(run: RunRecord) -> str:
     indices = chosen(run.samples)
     scale = _Scale(run.samples)
     lead = (
-        f"Not picked by hand: of the {len(run.samples):,} held-out test prompts, the {len(indices)} with the smallest "
-        "SHA-256, whatever the answers. The chip holds the reward, its dot shows it left or right of zero."
+        f"Not picked by hand: of the {len(run.samples):,} held-out test prompts, the {len(indices)} whose prompts have "
+        "the smallest SHA-256, whatever the answers. The chip holds the reward, its dot shows it left or right of zero."
     )
     cards = "".join(_card(run.samples[i], scale) for i in indices)
     return f'<p class="lead">{lead}</p><div class="samples">{cards}</div>{_table(run.samples, scale)}'

@@ -97,7 +97,7 @@ def learning_section(run: RunRecord) -> str:
         _stage_figure(run, "reward", "Bradley-Terry loss", "nats per pair", "loss", "rm"),
         _stage_figure(run, "reward", "accuracy", "share of pairs ranked as the humans do", "accuracy", "rm"),
         _ppo_figure(run, "reward per answer", "reward (score)", "score"),
-        _ppo_figure(run, "distance from the SFT model", "KL, nats", "kl"),
+        _ppo_figure(run, "distance from the SFT model", "KL, nats per answer", "kl"),
     ]
     absent = [STAGE_TITLES[stage] for stage in STAGE_TITLES if stage not in run.stages()]
     note = _missing(f"No learning curves of: {', '.join(absent)}.") if absent else ""

@@ -48,14 +48,14 @@ class Axis:
         """
         array = np.concatenate([np.ravel(np.asarray(values, dtype=np.float64)), np.asarray(include, dtype=np.float64)])
         array = array[np.isfinite(array)]
-        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
+        low, high = least, most = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
         # A float cannot tell apart what lies closer together than this, so no ticks would fit between.
-        if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
+        if most - least <= 1e-9 * max(abs(least), abs(most), 1e-30):
             margin = 0.5 * abs(low) or 0.5
             low, high = low - margin, high + margin
         elif not tight:
             low, high = (end + sign * pad * (high - low) for end, sign in ((low, -1), (high, 1)))
-            if array.min() >= 0 > low:
+            if least >= 0 > low:
                 low = 0.0
         places = ticks(low, high, count)
         return Axis(low, high, tuple(zip(places, tick_labels(places), strict=True)))
