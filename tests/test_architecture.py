@@ -1,0 +1,146 @@
+"""Who may import whom; read from the source, so that it also holds where a test imports nothing."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("textenv", "reward_models", "agents")
+MAY_IMPORT = {
+    "textenv": {"textenv"},
+    "reward_models": {"textenv", "reward_models"},
+    "agents": {"textenv", "reward_models", "agents"},
+}
+CLI = "textenv.cli"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> dict[str, Path]:
+    return {module_name(path): path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))}
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def all_imports(path: Path) -> set[str]:
+    return {name for node in ast.walk(ast.parse(path.read_text("utf-8"))) for name in imported(node)}
+
+
+def import_time_imports(body: list[ast.stmt]) -> Iterator[str]:
+    """What importing a module imports: not what functions do later, not what only type checkers see."""
+    for node in body:
+        yield from imported(node)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from import_time_imports(node.body + node.orelse)
+        elif isinstance(node, (ast.Try, ast.With, ast.ClassDef)):
+            yield from import_time_imports(node.body)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_in_one_direction_only(room):
+    wrong = []
+    for name, path in modules().items():
+        if name.split(".")[0] != room or name == CLI or name.startswith(CLI + "."):
+            continue
+        foreign = {target.split(".")[0] for target in all_imports(path)} & set(ROOMS) - MAY_IMPORT[room]
+        wrong += [f"{name} imports {target}" for target in sorted(foreign)]
+    assert wrong == []
+
+
+def test_nothing_imports_the_command_line():
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        if not name.startswith(CLI) and name != "textenv.__main__"
+        for target in all_imports(path)
+        if target == CLI or target.startswith(CLI + ".")
+    ]
+    assert wrong == []
+
+
+def test_imports_are_absolute():
+    relative = [
+        name
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []
+
+
+def test_no_module_changes_the_import_path():
+    assert [name for name, path in modules().items() if "sys.path" in path.read_text("utf-8")] == []
+
+
+def test_modules_import_each_other_without_cycles():
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        targets = set()
+        for target in import_time_imports(ast.parse(path.read_text("utf-8")).body):
+            while target and target not in known:
+                target = target.rpartition(".")[0]
+            if target and target != name and not name.startswith(target + "."):
+                targets.add(target)
+        graph[name] = targets
+    assert find_cycle(graph) is None
+
+
+def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str] | None:
+        if name in trail:
+            return trail[trail.index(name) :]
+        if name in done:
+            return None
+        for target in sorted(graph[name]):
+            if (cycle := visit(target, [*trail, name])) is not None:
+                return cycle
+        done.add(name)
+        return None
+
+    for start in graph:
+        if (cycle := visit(start, [])) is not None:
+            return cycle
+    return None
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"), [({"a": {"b"}, "b": set()}, None), ({"a": {"b"}, "b": {"a"}}, ["a", "b"])]
+)
+def test_cycles_are_found(graph, expected):
+    assert find_cycle(graph) == expected
+
+
+@pytest.mark.parametrize("module", ["textenv", "textenv.envs.toy", "textenv.wrappers.vector"])
+def test_importing_the_environments_loads_no_model_library(module):
+    program = (
+        f"import sys, {module}; "
+        "print([name for name in ('torch', 'transformers', 'stable_baselines3', 'pandas') if name in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert printed.strip() == "[]"
+
+
+def test_our_packages_are_ours():
+    """The package ``openai-agents`` installs an import package ``agents`` too."""
+    program = "import agents, reward_models, textenv; print(agents.__file__, reward_models.__file__, textenv.__file__)"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert [Path(path).parent.parent for path in printed.split()] == [ROOT] * 3
