@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from reward_models.degenerate import DEFAULT_SHARE, degenerate_ratings
 from reward_models.labels import Rating, ratings_from_texts
 from reward_models.lexicon import Lexicon
 from reward_models.metrics import GAPS, Accuracy, human_rater_accuracy, pair_accuracy
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--degenerate", type=float, default=DEFAULT_SHARE, help="share of made-up degenerate labels")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its default")
     parser.add_argument("--skip-minilm", action="store_true", help="only the human rater and the two baselines")
     parser.add_argument("--save", type=Path, default=None, help="folder for the trained model")
@@ -84,7 +86,8 @@ def train_minilm(labels: list[Rating], arguments: argparse.Namespace) -> Any:
     config = RewardModelConfig(
         epochs=arguments.epochs, batch_size=arguments.batch_size, learning_rate=rate, seed=arguments.seed
     )
-    summary = train(rm, labels, config)
+    extra = degenerate_ratings(labels, np.random.default_rng(arguments.seed), share=arguments.degenerate)
+    summary = train(rm, [*labels, *extra], config)
     print(f"MiniLM: {summary['steps']:.0f} steps, {summary['tokens_per_second']:.0f} tokens/s\n")
     if arguments.save is not None:
         rm.save_pretrained(arguments.save)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reward_models.base import RewardModel, TextTemplate
+    from reward_models.degenerate import degenerate_ratings
     from reward_models.labels import Comparison, Rating, comparisons_from_ratings, ratings_from_texts
     from reward_models.lexicon import Lexicon
     from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
@@ -27,6 +28,7 @@ _HOMES = {
     "TextTemplate": "base",
     "TfidfRidge": "tfidf",
     "comparisons_from_ratings": "labels",
+    "degenerate_ratings": "degenerate",
     "evaluate": "training",
     "human_rater_accuracy": "metrics",
     "pair_accuracy": "metrics",
@@ -46,6 +48,7 @@ __all__ = [
     "TextTemplate",
     "TfidfRidge",
     "comparisons_from_ratings",
+    "degenerate_ratings",
     "evaluate",
     "human_rater_accuracy",
     "pair_accuracy",

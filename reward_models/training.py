@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,7 +290,7 @@ def _kind(labels: Sequence[Label]) -> type[Rating] | type[Comparison]:
 
 
 @contextmanager
-def _trainable(model: Any, *, freeze_embeddings: bool) -> Any:
+def _trainable(model: Any, *, freeze_embeddings: bool) -> Iterator[None]:
     """The model with every weight trainable, but perhaps for the word embeddings; put back as it was afterwards."""
     before = {name: weight.requires_grad for name, weight in model.named_parameters()}
     model.requires_grad_(True)
