@@ -119,7 +119,8 @@ footer { color:var(--soft); font-size:13px; padding-top:36px; padding-bottom:48p
   nav div { padding-left:12px; padding-right:12px; } h2 { margin-top:40px; } .two, .samples, .three {
   grid-template-columns:minmax(0,1fr); } .tiles { grid-template-columns:repeat(2,minmax(0,1fr)); gap:10px; }
   .tile:first-child { grid-column:1/-1; } .card, .sample { padding:13px 12px; } .tile b { font-size:24px; }
-  .chart text { font-size:13px; } .chart .faint { font-size:11.5px; } .checks { columns:1; }
+  .chart text { font-size:13px; } .chart .faint { font-size:11.5px; } .three .chart text { font-size:11px; }
+  .checks.card { columns:1; }
   dl { columns:1; }
   .all, .all tbody, .all tr, .all td { display:block; width:100%; } .all thead { display:none; }
   .all tr { padding:12px 0; border-bottom:1px solid var(--line); } .all td { border:0; padding:4px 0; }

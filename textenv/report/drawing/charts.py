@@ -252,7 +252,7 @@ def histogram_chart(rewards: dict[str, NDArray[np.float64]]) -> str:
     shares = {n: np.histogram(np.clip(v, low, high), edges)[0] / len(v) for n, v in rewards.items()}
     top = 24 + 15 * len(rewards)
     y = Axis.around([100 * s.max() for s in shares.values()], include=[0.0], count=4)
-    frame = Frame(x=Axis.around(edges, tight=True, count=8), y=y, width=WIDE, height=300, top=top, right=20)
+    frame = Frame(x=Axis.around(edges, tight=True, count=6), y=y, width=WIDE, height=300, top=top, right=20)
     parts = [frame.axes("reward of one answer", "% of answers per bin")]
     floor = frame.height - frame.bottom
     for name, share in shares.items():
