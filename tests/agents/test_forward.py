@@ -81,9 +81,7 @@ def test_score_tokens_allowed_masks_renormalise(policy):
 
 def test_action_mask_leaves_out_tokens_of_others():
     tokens = np.array([[1, 5, 10, 11, 12]])
-    batch = SequenceBatch.from_arrays(
-        tokens, np.array([2]), np.array([5]), np.array([[True, False, True]])
-    )
+    batch = SequenceBatch.from_arrays(tokens, np.array([2]), np.array([5]), np.array([[True, False, True]]))
     assert response_tokens(batch).tolist() == [10, 12]
 
 

@@ -39,21 +39,21 @@ def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
 
 def pretrain(config: PretrainCommand, run: Run) -> None:
     """``textenv pretrain``."""
-    data = load_data(config.data)
+    data = load_data(config.data, config.builtin_texts)
     summary = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
     finish(run, config, {"pretrain": summary})
 
 
 def sft(config: SFTCommand, run: Run) -> None:
     """``textenv sft``."""
-    data, model = load_data(config.data), stages.check_folder("model", config.model)
+    data, model = load_data(config.data, config.builtin_texts), stages.check_folder("model", config.model)
     summary = stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, model, config.seed))
     finish(run, config, {"sft": summary})
 
 
 def reward(config: RewardCommand, run: Run) -> None:
     """``textenv reward``."""
-    data = load_data(config.data)
+    data = load_data(config.data, config.builtin_texts)
     summary = stages.once(
         run,
         "reward",
@@ -73,7 +73,7 @@ def reward(config: RewardCommand, run: Run) -> None:
 
 def ppo(config: PPOCommand, run: Run) -> None:
     """``textenv ppo``."""
-    data, start = load_data(config.data), stages.check_folder("policy", config.policy)
+    data, start = load_data(config.data, config.builtin_texts), stages.check_folder("policy", config.policy)
     scorer = stages.load_reward(config.reward_model)
     summary = stages.once(
         run,
@@ -101,7 +101,7 @@ def ppo(config: PPOCommand, run: Run) -> None:
 def quickstart(config: QuickstartCommand, run: Run) -> None:
     """``textenv quickstart``: the four stages, the evaluation and the report."""
     began = time.monotonic()
-    data = load_data(config.data)
+    data = load_data(config.data, config.builtin_texts)
     data_seconds = time.monotonic() - began
     sampling = SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
     base, tuned = run.stage("pretrain"), run.stage("sft")

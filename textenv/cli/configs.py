@@ -65,6 +65,7 @@ class RunConfig:
         name: Folder of the run inside ``runs_dir``; a number is appended where it exists already.
         runs_dir: Where runs stand.
         data: ``human`` (ratings by people, fetched once) or ``builtin`` (generated, no network).
+        builtin_texts: How many texts the generator makes.
         seed: Of everything random; overrides the seeds of the stages.
         threads: CPU threads for torch; 0 leaves them as they are.
     """
@@ -72,6 +73,7 @@ class RunConfig:
     name: str = "run"
     runs_dir: str = "runs"
     data: Literal["human", "builtin"] = "human"
+    builtin_texts: int = 12_000
     seed: int = 0
     threads: int = 0
 

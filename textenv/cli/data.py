@@ -53,10 +53,14 @@ class RatedData:
         return made
 
 
-def load_data(kind: Literal["human", "builtin"]) -> RatedData:
+def load_data(kind: Literal["human", "builtin"], builtin_texts: int) -> RatedData:
     """Fetch (once) or generate the rated texts.
+
+    Args:
+        kind: Which.
+        builtin_texts: How many to generate.
 
     Raises:
         DataError: If the human ratings can be neither found nor fetched; says what to do.
     """
-    return RatedData(kind, human_ratings() if kind == "human" else builtin_ratings(n=12_000))
+    return RatedData(kind, human_ratings() if kind == "human" else builtin_ratings(n=builtin_texts))

@@ -105,7 +105,7 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
         parsed = parser.parse_args(list(arguments))
         resume = bool(parsed.pop("resume"))
         parsed.pop("config", None)
-        config = parser.instantiate_classes(parsed)
+        config = parser.instantiate(parsed)
         return kind(**vars(config)), resume
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, TextEnvError):

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents.evaluation import evaluate_policy, sequence_logprobs
+from agents.policy import CausalLMPolicy
+from agents.pretraining import build_model
+from tests.agents.conftest import TINY
+from textenv.errors import CheckpointError, ConfigError, DataError
+from textenv.sampling.params import SamplingParams
+
+PROMPTS = ["the old film", "the new film is very", "a"]
+PARAMS = SamplingParams(max_new_tokens=8)
+
+
+def test_generate_logprobs_equal_one_full_forward(policy):
+    trajectories = policy.generate(PROMPTS, PARAMS, n=3, seed=1)
+    assert len(trajectories) == 9
+    for trajectory, logprobs in zip(
+        trajectories, sequence_logprobs(policy, trajectories, temperature=1.0), strict=True
+    ):
+        np.testing.assert_allclose(trajectory.logprobs, logprobs, atol=1e-4)
+        np.testing.assert_allclose(trajectory.behaviour_logprobs, logprobs, atol=1e-4)
+
+
+def test_generate_does_not_depend_on_the_batch_around(policy):
+    together = policy.generate(PROMPTS, PARAMS, n=2, seed=3)
+    apart = policy.generate(PROMPTS, PARAMS, n=2, seed=3, max_batch=1)
+    assert [t.token_ids.tolist() for t in together] == [t.token_ids.tolist() for t in apart]
+    assert len({tuple(t.token_ids.tolist()) for t in together}) > 1
+
+
+def test_generate_greedy_equals_transformers(policy):
+    ids = [policy.encode_prompt(p) for p in PROMPTS]
+    ours = policy.generate(ids, SamplingParams(temperature=0, max_new_tokens=8))
+    for prompt, trajectory in zip(ids, ours, strict=True):
+        theirs = policy.model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=8, do_sample=False
+        )[0, len(prompt) :]
+        assert trajectory.token_ids.tolist() == theirs.tolist()
+
+
+def test_generate_stops_at_end_of_text(policy):
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight[policy.tokenizer.eos_token_id] += 3.0
+    trajectories = policy.generate(PROMPTS, PARAMS, n=20)
+    for t in trajectories:
+        ends = np.flatnonzero(t.token_ids == policy.tokenizer.eos_token_id)
+        assert (t.finish_reason == "eos") == bool(len(ends))
+        if len(ends):
+            assert ends[0] == len(t) - 1
+    assert {"eos"} <= {t.finish_reason for t in trajectories}
+
+
+def test_saved_policy_loads_in_plain_transformers_and_here(policy, tmp_path: Path):
+    policy.save_pretrained(tmp_path)
+    ids = torch.tensor([policy.encode_prompt("the old film")])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(plain(ids).logits, policy.model(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path).encode("the old film") == ids[0].tolist()
+    again = CausalLMPolicy.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.value_head.weight, policy.value_head.weight)
+
+
+def test_value_head_starts_at_zero(make_policy):
+    assert (make_policy().value_head.weight == 0).all()
+
+
+def test_bfloat16_copy_follows_the_master_weights(make_policy):
+    policy = make_policy(dtype=torch.bfloat16)
+    assert policy.model.dtype == torch.float32
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.add_(1.0)
+    policy.compute.push_weights()
+    twin = policy.compute.model.get_input_embeddings().weight
+    assert twin.dtype == torch.bfloat16
+    torch.testing.assert_close(twin.float(), policy.model.get_input_embeddings().weight, atol=0.02, rtol=0.01)
+
+
+def test_padded_vocabulary_is_never_sampled_nor_counted(tokenizer):
+    import dataclasses
+
+    class Padded:
+        bos_token_id, eos_token_id, pad_token_id = (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+
+        def __len__(self) -> int:
+            return 400
+
+    model = build_model(dataclasses.replace(TINY, vocab_size=400), Padded(), 0)
+    policy = CausalLMPolicy(model, tokenizer)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[len(tokenizer) :] += 2.0
+    trajectories = policy.generate(PROMPTS, PARAMS, n=10)
+    assert max(t.token_ids.max() for t in trajectories) < len(tokenizer)
+    for t, logprobs in zip(trajectories, sequence_logprobs(policy, trajectories, temperature=1.0), strict=True):
+        np.testing.assert_allclose(t.logprobs, logprobs, atol=1e-4)
+
+
+def test_policy_pad_equal_to_eos_is_refused(tokenizer, policy):
+    import copy
+
+    broken = copy.deepcopy(tokenizer)
+    broken.pad_token = broken.eos_token
+    with pytest.raises(ConfigError, match=r"pad token \(2\) and end-of-text token \(2\) must differ"):
+        CausalLMPolicy(policy.model, broken)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [([[]], "prompt 0 has no tokens"), (["ok", [1] * 45], "prompt 1 has 45 tokens; with 8 new ones it exceeds")],
+    ids=["empty", "too long"],
+)
+def test_generate_bad_prompt_is_named(policy, prompts, message):
+    with pytest.raises(DataError, match=message):
+        policy.generate(prompts, PARAMS)
+
+
+def test_from_pretrained_missing_folder_is_named(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="cannot load a language model from"):
+        CausalLMPolicy.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="`dtype` must be"):
+        CausalLMPolicy.from_pretrained(tmp_path, dtype="int8")
+
+
+def test_evaluate_policy_reports_reward_kl_and_judges(make_policy):
+    policy, other = make_policy(0), make_policy(1)
+
+    def reward(prompts, responses):
+        return [float(len(r)) for r in responses]
+
+    same = evaluate_policy(policy, PROMPTS, reward, reference=policy, sampling=PARAMS, n=4)
+    assert same.summary["kl"] == 0
+    found = evaluate_policy(
+        policy, PROMPTS, reward, reference=other, sampling=PARAMS, n=50, judges={"a": lambda p, r: 0.5}
+    )
+    assert found.summary["kl"] > 0
+    assert found.summary["a"] == 0.5
+    assert found.summary["reward_mean"] == pytest.approx(np.mean([len(t.response) for t in found.trajectories]))
+    low, high = found.summary["reward_mean_interval"]
+    assert low < found.summary["reward_mean"] < high

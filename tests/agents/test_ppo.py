@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import TransformReward
+
+import textenv
+from agents.policy import CausalLMPolicy
+from agents.ppo import PPO, PPOConfig
+from agents.rollouts import Collector
+from textenv.envs import IDLE
+from textenv.errors import CheckpointError, ConfigError, RewardError, RunCheckError
+from textenv.runs import Run
+
+PROMPTS = ["the old film", "the new film is very", "a", "the long"]
+CONFIG = PPOConfig(learning_rate=1e-3, epochs=2, num_minibatches=2, micro_batch_size=2, kl_coef=0.1)
+
+
+def count_good(prompts, responses):
+    """A reward with a known optimum: as many letters a as possible."""
+    return [float(r.count("a")) for r in responses]
+
+
+def make_envs(tokenizer, reward=count_good, num_envs=8, **options):
+    options = {"max_new_tokens": 6, "prompt_dealing": "shared"} | options
+    return textenv.TextGenerationVectorEnv(num_envs, tokenizer, PROMPTS, reward, **options)
+
+
+@pytest.fixture
+def envs(tokenizer):
+    return make_envs(tokenizer)
+
+
+def test_collect_rewards_land_on_the_last_action_token(policy, envs):
+    rollout = Collector(policy, envs, temperature=1.0, seed=0).collect(0)
+    last = rollout.action_mask.sum(1) - 1
+    rows = np.arange(8)
+    np.testing.assert_allclose(rollout.rewards[rows, last], rollout.scores)
+    assert np.abs(rollout.rewards).sum() == pytest.approx(np.abs(rollout.scores).sum())
+    assert rollout.scores.tolist() == [float(e.response.count("a")) for e in rollout.episodes]
+
+
+def test_collect_tokens_are_the_sampled_ones_and_logprobs_match_the_learner(policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    rollout = agent.collector.collect(0)
+    for row, episode in enumerate(rollout.episodes):
+        answer = rollout.tokens[row, rollout.prompt_lengths[row] : rollout.lengths[row]]
+        assert tuple(answer) == episode.response_ids
+    order = np.arange(8)
+    targets = agent._targets(rollout, [order], [agent._batch(rollout, order)])
+    mask = rollout.action_mask
+    np.testing.assert_allclose(rollout.behaviour_logprobs[mask], targets.logprobs.numpy()[mask], atol=1e-4)
+
+
+def test_collect_is_decided_by_seed_and_episode_number(make_policy, tokenizer):
+    def play(first):
+        collector = Collector(make_policy(), make_envs(tokenizer), temperature=1.0, seed=5)
+        collector.envs.reset(seed=1)
+        return [e.response_ids for e in collector.collect(first).episodes]
+
+    assert play(0) == play(0)
+    assert play(0) != play(8)
+
+
+def test_any_autoreset_mode_and_make_vec_work(policy, tokenizer):
+    envs = gymnasium.make_vec(
+        "textenv/TextGeneration-v0",
+        num_envs=4,
+        vectorization_mode="vector_entry_point",
+        tokenizer=tokenizer,
+        prompts=PROMPTS,
+        reward=count_good,
+        max_new_tokens=4,
+    )
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    agent = PPO(policy, envs, config=CONFIG).learn(8)
+    assert agent.episodes == 8
+
+
+def test_wrapped_rewards_reach_the_learner(policy, tokenizer):
+    envs = TransformReward(make_envs(tokenizer), lambda reward: 10 * reward)
+    rollout = Collector(policy, envs, temperature=1.0, seed=0).collect(0)
+    assert rollout.rewards.sum() == pytest.approx(10 * rollout.scores.sum())
+
+
+def test_first_update_passes_its_checks_moves_all_weights_and_leaves_the_reference(policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    assert agent.reference is not None
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    frozen = {name: p.detach().clone() for name, p in agent.reference.named_parameters()}
+    metrics = agent.iterate(1e-3)
+    assert metrics["policy/ratio_first"] == pytest.approx(1, abs=1e-6)
+    assert metrics["objective/kl"] == pytest.approx(0, abs=1e-4)
+    unmoved = [name for name, p in policy.named_parameters() if (p == before[name]).all()]
+    assert unmoved == []
+    assert all((p == frozen[name]).all() for name, p in agent.reference.named_parameters())
+    assert agent.checks == {
+        "KL(reference‖reference) is 0": True,
+        "sampler and learner agree": True,
+        "score on the last action token": True,
+        "first ratio is 1 and approx-KL 0": True,
+    }
+
+
+def test_kl_penalty_is_on_every_token_and_the_score_on_the_last(policy, make_policy, envs):
+    config = replace(CONFIG, whiten_advantages=False, gae_lambda=1.0, kl_coef=0.5)
+    agent = PPO(policy, envs, reference=make_policy(7), config=config)
+    rollout = agent.collector.collect(0)
+    order = np.arange(8)
+    targets = agent._targets(rollout, [order], [agent._batch(rollout, order)])
+    # With λ = γ = 1 the return of a token is what is still paid: score minus 0.5 × the remaining log-ratios.
+    for row in range(8):
+        length = int(rollout.action_mask[row].sum())
+        remaining = targets.log_ratio[row, :length].flip(0).cumsum(0).flip(0)
+        expected = float(rollout.scores[row]) - 0.5 * remaining
+        torch.testing.assert_close(targets.returns[row, :length], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs):
+    """Ratio 1 and no clipping: the surrogate's gradient is that of mean advantage-weighted log-probability."""
+    config = replace(CONFIG, vf_coef=0.0, num_minibatches=1, epochs=1, max_grad_norm=1e9)
+    agent = PPO(policy, envs, config=config)
+    rollout = agent.collector.collect(0)
+    order = np.argsort(rollout.lengths, kind="stable")
+    parts = np.array_split(order, 4)
+    batches = [agent._batch(rollout, rows) for rows in parts]
+    targets = agent._targets(rollout, parts, batches)
+    whole = agent._batch(rollout, np.arange(8))
+    scores = policy.evaluate(whole)
+    objective = (scores.logprobs * targets.advantages)[targets.mask].mean()
+    names = [name for name, p in policy.model.named_parameters()]
+    expected = torch.autograd.grad(-objective, [p for _, p in policy.model.named_parameters()])
+    captured = {}
+    agent.optimizer.step = lambda: captured.update(  # type: ignore[method-assign]
+        {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+    )
+    agent._step(parts, batches, targets)
+    for name, gradient in zip(names, expected, strict=True):
+        torch.testing.assert_close(captured[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tokenizer, tmp_path: Path):
+    def train(folder: Path, *, stop_after: int | None = None) -> PPO:
+        run = Run(folder, tensorboard=False)
+        agent = PPO(make_policy(), make_envs(tokenizer), config=replace(CONFIG, kl_target=0.5), run=run)
+
+        def stop(agent, metrics):
+            if agent.iteration == stop_after:
+                raise KeyboardInterrupt
+
+        return agent.learn(40, callback=stop)
+
+    whole = train(tmp_path / "whole")
+    for stop in (3, 4):  # twice: the second resume starts from the first one's checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "cut", stop_after=stop)
+    resumed = train(tmp_path / "cut")
+    for (name, a), b in zip(whole.policy.named_parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+    def figures(folder):
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in r.items() if not k.startswith(("time/", "seconds"))} for r in records]
+
+    assert figures(tmp_path / "whole") == figures(tmp_path / "cut")
+    assert whole.kl.kl_coef == resumed.kl.kl_coef != 0.1
+
+
+def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_path: Path):
+    whole = PPO(make_policy(), make_envs(tokenizer), config=CONFIG).learn(32)
+    half = PPO(make_policy(), make_envs(tokenizer), config=CONFIG)
+    while half.iteration < 2:
+        half.iterate(CONFIG.learning_rate_at(half.iteration, 4))
+    half.save(tmp_path)
+    resumed = PPO.load(tmp_path, make_envs(tokenizer)).learn(32)
+    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert CausalLMPolicy.from_pretrained(tmp_path / "policy").vocab_size == whole.policy.vocab_size
+
+
+def test_load_without_reference_is_explained(envs, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="holds no reference"):
+        PPO.load(tmp_path, envs)
+
+
+def test_nan_reward_stops_with_prompt_and_response_and_keeps_the_checkpoint(policy, tokenizer, tmp_path: Path):
+    calls = []
+
+    def fails_later(prompts, responses):
+        calls.append(len(responses))
+        return [float("nan") if len(calls) > 8 else 0.0] * len(responses)
+
+    run = Run(tmp_path, tensorboard=False)
+    agent = PPO(policy, make_envs(tokenizer, fails_later), config=CONFIG, run=run)
+    with pytest.raises(RewardError, match=r"nan.*the (old|new|long)|nan.*'a'"):
+        agent.learn(10_000)
+    if agent.iteration:
+        assert run.checkpoints("ppo").latest() is not None
+
+
+def test_nan_weights_stop_before_the_step(policy, envs):
+    agent = PPO(policy, envs, config=replace(CONFIG, ent_coef=0.01))
+    agent.iterate(1e-3)
+    with torch.no_grad():
+        policy.value_head.weight.fill_(torch.nan)
+    with pytest.raises(RunCheckError, match=r"update of iteration 1: .*loss/value.* is not finite"):
+        agent.iterate(1e-3)
+
+
+def test_ratio_check_fires_where_old_and_new_differ(policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    original = agent._targets
+
+    def shifted(*args):
+        targets = original(*args)
+        return targets._replace(logprobs=targets.logprobs - 0.01)
+
+    agent._targets = shifted  # type: ignore[method-assign]
+    with pytest.raises(RunCheckError, match=r"ratio must be 1|sampler and learner disagree"):
+        agent.iterate(1e-3)
+
+
+def test_score_off_the_last_token_is_noticed(policy, tokenizer):
+    agent = PPO(policy, make_envs(tokenizer, lambda p, r: [1.0] * len(r)), config=CONFIG)
+    collect = agent.collector.collect
+
+    def late(first):
+        rollout = collect(first)
+        rollout.rewards = np.roll(rollout.rewards, 1, axis=1)
+        return rollout
+
+    agent.collector.collect = late  # type: ignore[method-assign]
+    with pytest.raises(RunCheckError, match="score is not paid on the last action token"):
+        agent.iterate(1e-3)
+
+
+def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
+    foreign = gymnasium.make_vec("CartPole-v1", num_envs=2)
+    with pytest.raises(ConfigError, match="step textenv's own vector environment, got"):
+        PPO(policy, foreign)
+    with pytest.raises(ConfigError, match="vocabulary has 300 tokens, the policy's"):
+        PPO(policy, make_envs(tokenizer, vocab_size=300))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be positive"),
+        ({"gamma": 1.1}, "`gamma` must lie in"),
+        ({"clip_range": 1.0}, "0 < `clip_range` < 1"),
+        ({"kl_estimator": "k2"}, "`kl_estimator` must be 'k1' or 'k3'"),
+    ],
+)
+def test_config_refuses_nonsense(change, message):
+    with pytest.raises(ConfigError, match=message):
+        PPOConfig(**change)
+
+
+def test_idle_slots_are_left_alone(policy, tokenizer):
+    """A slot that has ended stays idle while others go on, and is scored once."""
+    scored = []
+
+    def reward(prompts, responses):
+        scored.extend(responses)
+        return [0.0] * len(responses)
+
+    Collector(policy, make_envs(tokenizer, reward, num_envs=16), temperature=1.0, seed=0).collect(0)
+    assert len(scored) == 16
+    assert IDLE == -1
+
+
+@pytest.mark.learning
+def test_ppo_learns_what_is_rewarded(make_policy, tokenizer):
+    envs = make_envs(tokenizer, num_envs=32)
+    config = PPOConfig(learning_rate=3e-3, epochs=2, num_minibatches=2, micro_batch_size=16, kl_coef=0.02)
+    scores = []
+    PPO(make_policy(), envs, config=config).learn(3200, callback=lambda a, m: scores.append(m["objective/score"]))
+    assert np.mean(scores[:3]) < 0.5
+    assert np.mean(scores[-5:]) > 3.0

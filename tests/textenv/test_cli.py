@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from textenv.cli.main import main, parse
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "name": "tiny",
+    "data": "builtin",
+    "builtin_texts": 1200,
+    "evaluation_prompts": 24,
+    "pretrain": {
+        "model": {
+            "vocab_size": 400,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "intermediate_size": 64,
+            "context": 96,
+        },
+        "training": {"steps": 12, "batch_size": 8, "eval_every": 6, "warmup_steps": 2, "checkpoint_every": 4},
+    },
+    "sft": {"training": {"steps": 8, "batch_size": 8, "eval_every": 4, "warmup_steps": 2, "checkpoint_every": 3}},
+    "reward": {
+        "normalization_samples": 32,
+        "training": {"epochs": 0.5, "batch_size": 32, "learning_rate": 1e-3, "checkpoint_every": 3},
+    },
+    "ppo": {
+        "total_episodes": 32,
+        "num_envs": 8,
+        "max_new_tokens": 10,
+        "dtype": "float32",
+        "training": {"learning_rate": 1e-3, "epochs": 1, "micro_batch_size": 4},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete quickstart run on built-in data."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    assert main(["quickstart", "--config", str(folder / "tiny.yaml"), "--runs_dir", str(folder / "runs")]) == 0
+    return folder
+
+
+def test_quickstart_writes_everything_that_is_promised(finished: Path):
+    run = finished / "runs" / "tiny"
+    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "tensorboard"):
+        assert (run / name).exists(), name
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["pretrain"]["perplexity"]) == {"movies", "amazon", "tweets", "nyt"}
+    figures = [
+        summary["sft"]["loss"],
+        *(summary[name]["accuracy_gap_0_5"] for name in ("reward_model", "human_rater", "lexicon", "tfidf")),
+        summary["reward_model"]["accuracy"],
+        summary["policy"]["ppo"]["kl"],
+        *(
+            summary["policy"][policy][name]
+            for policy in ("base", "sft", "ppo")
+            for name in ("reward_mean", "reward_std", "vader_positive", "distinct_2")
+        ),
+        *(summary["seconds"][stage] for stage in ("data", "pretrain", "sft", "reward", "ppo", "evaluate", "total")),
+    ]
+    assert all(math.isfinite(figure) for figure in figures)
+    assert len(summary["checks"]) == 4
+    assert all(summary["checks"].values())
+    stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"pretrain", "sft", "reward", "ppo"}
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 24
+    assert set(samples[0]) == {"prompt", "human", "base", "sft", "ppo"}
+
+
+def test_quickstart_checkpoints_load_in_plain_transformers(finished: Path):
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    run = finished / "runs" / "tiny"
+    for stage in ("pretrain", "sft", "ppo"):
+        model = AutoModelForCausalLM.from_pretrained(run / stage)
+        assert len(AutoTokenizer.from_pretrained(run / stage)) == model.config.vocab_size
+    assert AutoModelForSequenceClassification.from_pretrained(run / "reward").config.num_labels == 1
+
+
+def test_quickstart_resumed_when_complete_changes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]):
+    run = finished / "runs" / "tiny"
+    before = json.loads((run / "summary.json").read_text())
+    arguments = ["--config", str(finished / "tiny.yaml"), "--runs_dir", str(finished / "runs"), "--resume"]
+    assert main(["quickstart", *arguments]) == 0
+    after = json.loads((run / "summary.json").read_text())
+    assert before["policy"] == after["policy"]
+    assert "ppo          done before" in capsys.readouterr().out
+
+
+def test_single_stages_run_from_earlier_folders(finished: Path, capsys: pytest.CaptureFixture[str]):
+    run, tiny = finished / "runs" / "tiny", TINY["ppo"]
+    assert isinstance(tiny, dict)
+    recipe = finished / "ppo.yaml"
+    recipe.write_text(yaml.safe_dump({"data": "builtin", "builtin_texts": 1200, "evaluation_prompts": 8, "ppo": tiny}))
+    common = ["--config", str(recipe), "--runs_dir", str(finished / "runs")]
+    assert main(["ppo", *common, "--policy", str(run / "sft"), "--reward_model", "lexicon"]) == 0
+    assert (finished / "runs" / "ppo" / "report.html").exists()
+    assert main(["report", str(run)]) == 0
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_resume_with_another_field_names_it(finished: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["--config", str(finished / "tiny.yaml"), "--runs_dir", str(finished / "runs"), "--resume"]
+    assert main(["quickstart", *arguments, "--ppo.training.kl_coef", "0.7"]) == 1
+    assert "different: ppo.training.kl_coef" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quickstart", "--nam", "x"], "--nam x"),
+        (["quickstart", "--ppo.training.kl_coeff", "3"], "kl_coeff"),
+        (["quickstart", "--data", "nothing"], 'key "data"'),
+        (["quickstart", "--config", "nothing.yaml"], "File does not exist"),
+        (["ppo", "--ppo.training.clip_range", "2"], "0 < `clip_range` < 1, got 0.05 and 2.0"),
+        (["ppo", "--data", "builtin", "--builtin_texts", "400"], "`--policy` is needed"),
+        (["sft", "--data", "builtin", "--builtin_texts", "400", "--model", "nowhere"], "there is no such folder"),
+        (["quickstart", "--name", "never", "--resume"], "nothing to resume"),
+        (["report", "nowhere"], "there is no run folder"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_mistakes_end_in_one_line(arguments, message, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_unknown_field_in_a_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("ppo:\n  training:\n    learning_rat: 1\n")
+    assert main(["ppo", "--config", str(recipe)]) == 1
+    err = capsys.readouterr().err
+    assert "learning_rat" in err
+    assert err.count("\n") == 1
+
+
+def test_unknown_command_and_no_command(capsys: pytest.CaptureFixture[str]):
+    assert main(["nothing"]) == 2
+    assert "unknown command 'nothing'; there are: quickstart" in capsys.readouterr().err
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert "quickstart" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_valid(recipe: Path):
+    parse(recipe.stem, ["--config", str(recipe)])
+
+
+def test_a_flag_overrides_a_recipe(tmp_path: Path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("seed: 3\nppo:\n  num_envs: 5\n")
+    config, resume = parse("ppo", ["--config", str(recipe), "--ppo.num_envs", "7"])
+    assert (config.seed, config.ppo.num_envs, resume) == (3, 7, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_figures(stage: str, finished: Path, tmp_path: Path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(TINY))
+    command = [sys.executable, "-m", "textenv", "quickstart", "--config", str(recipe), "--runs_dir", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = tmp_path / "tiny" / stage / "checkpoints"
+    deadline = time.monotonic() + 240
+    while not list(checkpoints.glob("step-*")):
+        assert process.poll() is None, f"the run ended before {stage} wrote a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "tiny" / stage / "done.json").exists()
+    subprocess.run([*command, "--resume"], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    def figures(run: Path) -> dict:
+        return {k: v for k, v in json.loads((run / "summary.json").read_text()).items() if k != "seconds"}
+
+    assert figures(tmp_path / "tiny") == figures(finished / "runs" / "tiny")

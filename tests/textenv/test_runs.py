@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from textenv.checkpoints import (
+    Checkpoints,
+    load_optimizer_tensors,
+    load_state,
+    numpy_rng_state,
+    optimizer_tensors,
+    save_state,
+    set_numpy_rng_state,
+    write_atomic,
+)
+from textenv.errors import CheckpointError, ConfigError, RunCheckError
+from textenv.progress import StageProgress
+from textenv.runs import Run
+
+
+def lines(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_state_round_trips(tmp_path: Path):
+    tensors = {"a": torch.randn(3, 2), "b/c": torch.tensor(4, dtype=torch.int64), "t": torch.randn(2, 3).T}
+    save_state(tmp_path / "x", tensors, {"step": 3, "big": 2**100})
+    found, meta = load_state(tmp_path / "x")
+    assert meta == {"step": 3, "big": 2**100}
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_damaged_state_is_named(tmp_path: Path):
+    save_state(tmp_path, {"a": torch.zeros(100)}, {})
+    content = (tmp_path / "state.safetensors").read_bytes()
+    (tmp_path / "state.safetensors").write_bytes(content[:50])
+    with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
+        load_state(tmp_path)
+
+
+def test_checkpoints_keep_the_newest_and_ignore_half_written_ones(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    assert checkpoints.latest() is None
+    for step in (1, 2, 10):
+        checkpoints.save(step, lambda folder, step=step: save_state(folder, {}, {"step": step}))
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save(11, lambda folder: (_ for _ in ()).throw(OSError("disk full")))
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert load_state(latest)[1]["step"] == 10
+    assert len(list((tmp_path / "c").glob("step-*"))) == 2
+    checkpoints.clear()
+    assert checkpoints.latest() is None
+
+
+def test_optimizer_state_round_trips_to_the_same_next_step():
+    def make():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def step(model, optimizer, x):
+        optimizer.zero_grad()
+        model(x).sum().backward()
+        optimizer.step()
+
+    x = torch.randn(4, 3)
+    model, optimizer = make()
+    step(model, optimizer, x)
+    saved = {name: t.clone() for name, t in optimizer_tensors(optimizer).items()}
+    weights = {name: t.clone() for name, t in model.state_dict().items()}
+    step(model, optimizer, x)
+    other, fresh = make()
+    other.load_state_dict(weights)
+    load_optimizer_tensors(fresh, saved)
+    step(other, fresh, x)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_numpy_generator_state_survives_json():
+    rng = np.random.default_rng(0)
+    rng.random(3)
+    state = json.loads(json.dumps(numpy_rng_state(rng)))
+    expected = rng.random(5)
+    other = np.random.default_rng(9)
+    set_numpy_rng_state(other, state)
+    np.testing.assert_array_equal(other.random(5), expected)
+
+
+def test_write_atomic_leaves_no_other_file(tmp_path: Path):
+    write_atomic(tmp_path / "a.txt", "one")
+    write_atomic(tmp_path / "a.txt", "two")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "two"
+
+
+def test_run_with_another_configuration_is_refused_and_names_the_fields(tmp_path: Path):
+    Run(tmp_path, config={"seed": 0, "ppo": {"kl_coef": 0.1, "epochs": 2}})
+    Run(tmp_path, config={"seed": 0, "ppo": {"kl_coef": 0.1, "epochs": 2}})
+    with pytest.raises(ConfigError, match=r"different: ppo\.kl_coef, seed"):
+        Run(tmp_path, config={"seed": 1, "ppo": {"kl_coef": 0.2, "epochs": 2}})
+
+
+def test_new_runs_get_the_next_number_and_resume_finds_the_newest(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        Run.newest(tmp_path, "a")
+    for expected in ("a", "a-2", "a-3"):
+        path = Run.next_free(tmp_path, "a")
+        assert path.name == expected
+        path.mkdir()
+    (tmp_path / "a-b").mkdir()
+    assert Run.newest(tmp_path, "a").name == "a-3"
+
+
+def test_log_refuses_figures_that_are_not_finite(tmp_path: Path):
+    run = Run(tmp_path, tensorboard=False)
+    with pytest.raises(RunCheckError, match=r"ppo, step 3: loss/policy is not finite"):
+        run.log("ppo", 3, {"loss/policy": float("nan"), "objective/kl": 1.0})
+
+
+def test_rewind_drops_later_lines_of_the_stage_and_cut_off_ones(tmp_path: Path):
+    run = Run(tmp_path, tensorboard=False)
+    for step in (1, 2, 3):
+        run.log("sft", step, {"train/loss": step})
+        run.log("ppo", step, {"objective/kl": step})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "ppo", "st')
+    run.rewind("ppo", 1)
+    assert [(r["stage"], r["step"]) for r in lines(run)] == [("sft", 1), ("ppo", 1), ("sft", 2), ("sft", 3)]
+
+
+def test_finish_keeps_the_summary_and_drops_checkpoints(tmp_path: Path):
+    run = Run(tmp_path)
+    run.checkpoints("sft").save(1, lambda folder: save_state(folder, {}, {}))
+    assert run.finished("sft") is None
+    run.finish("sft", {"loss": 1.5})
+    assert run.finished("sft") == {"loss": 1.5}
+    assert run.checkpoints("sft").latest() is None
+
+
+def test_tensorboard_events_hold_the_figures(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = Run(tmp_path)
+    run.log("ppo", 1, {"objective/kl": 0.5})
+    run.close()
+    run.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("ppo/objective/kl")[0].value == 0.5
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal():
+    out = io.StringIO()
+    with StageProgress("ppo", 2, Console(file=out, width=200), interval_seconds=0) as progress:
+        progress.update(1, {"kl": 0.123456}, tokens=100)
+        progress.update(2, {"kl": 2.0})
+    first, second = out.getvalue().splitlines()
+    assert "1/2" in first
+    assert "tok/s" in first
+    assert "kl 0.123" in first
+    assert "it/s" in second
+
+
+def test_progress_in_a_terminal_shows_rate_and_figures():
+    out = io.StringIO()
+    with StageProgress("ppo", 2, Console(file=out, width=200, force_terminal=True)) as progress:
+        progress.update(2, {"score": 1.5}, tokens=10)
+    assert "2/2" in out.getvalue()
+    assert "score 1.5" in out.getvalue()
