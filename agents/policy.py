@@ -111,7 +111,7 @@ class CausalLMPolicy(nn.Module):
         compute = torch.bfloat16 if dtype == "bfloat16" else None
         weights = compute if compute is not None and lora is not None else torch.float32
         try:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=weights, use_safetensors=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error

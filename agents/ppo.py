@@ -104,8 +104,10 @@ class PPOConfig:
                 raise ConfigError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}")
         if self.kl_coef < 0 or not 0 < self.clip_range < 1:
             raise ConfigError(f"need `kl_coef` ≥ 0 and 0 < `clip_range` < 1, got {self.kl_coef} and {self.clip_range}")
-        if self.kl_estimator not in ESTIMATORS:
-            raise ConfigError(f"`kl_estimator` must be one of {sorted(ESTIMATORS)}, got {self.kl_estimator!r}")
+        if self.kl_estimator not in ("k1", "k3"):
+            raise ConfigError(
+                f"`kl_estimator` must be 'k1' or 'k3', got {self.kl_estimator!r}; k2 is biased and belongs in a loss"
+            )
 
     def learning_rate_at(self, iteration: int, total_iterations: int) -> float:
         """Learning rate of an iteration (0-based)."""

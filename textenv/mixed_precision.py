@@ -48,6 +48,5 @@ class ComputeCopy:
     @torch.no_grad()
     def push_weights(self) -> None:
         """Round the float32 weights into the copy: call it after each optimiser step and after loading."""
-        if self._pairs:
-            masters, twins = zip(*self._pairs, strict=True)
-            torch._foreach_copy_(twins, masters)
+        for master, twin in self._pairs:
+            twin.copy_(master)

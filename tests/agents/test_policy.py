@@ -147,3 +147,29 @@ def test_evaluate_policy_reports_reward_kl_and_judges(make_policy):
     assert found.summary["reward_mean"] == pytest.approx(np.mean([len(t.response) for t in found.trajectories]))
     low, high = found.summary["reward_mean_interval"]
     assert low < found.summary["reward_mean"] < high
+
+
+def test_lora_policy_is_its_own_reference_and_saves_merged(policy, tmp_path: Path):
+    peft = pytest.importorskip("peft")
+    policy.save_pretrained(tmp_path / "base")
+    lora = CausalLMPolicy.from_pretrained(
+        tmp_path / "base", lora=peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    )
+    trained = [name for name, p in lora.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora" in name or name.startswith("value_head") for name in trained)
+    with torch.no_grad():
+        for name, p in lora.named_parameters():
+            if "lora_B" in name:
+                p.add_(0.5)
+    trajectories = policy.generate(PROMPTS, PARAMS)
+    before = sequence_logprobs(policy, trajectories, temperature=1.0)
+    adapted = sequence_logprobs(lora, trajectories, temperature=1.0)
+    with lora.without_adapter():
+        reference = sequence_logprobs(lora, trajectories, temperature=1.0)
+    np.testing.assert_allclose(np.concatenate(reference), np.concatenate(before), atol=1e-5)
+    assert np.abs(np.concatenate(adapted) - np.concatenate(before)).max() > 1e-3
+    lora.save_pretrained(tmp_path / "merged")
+    merged = CausalLMPolicy.from_pretrained(tmp_path / "merged")
+    again = sequence_logprobs(merged, trajectories, temperature=1.0)
+    np.testing.assert_allclose(np.concatenate(again), np.concatenate(adapted), atol=1e-5)
