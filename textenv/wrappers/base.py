@@ -146,7 +146,7 @@ class HookWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         super().close()
 
 
-class VectorHookWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorHookWrapper(VectorWrapper):
     """A hook around a vector environment.
 
     Args:

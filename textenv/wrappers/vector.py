@@ -112,7 +112,7 @@ class RecordTrajectories(VectorHookWrapper):
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 
-class VectorMaskWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorMaskWrapper(VectorWrapper):
     """A token mask around a vector environment.
 
     Args:

@@ -1,0 +1,1 @@
+"""Single-file learners that know nothing of textenv but an environment id."""
