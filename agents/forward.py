@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from textenv.errors import ConfigError, ShapeError
+from textenv.mixed_precision import round_up
 
 _CHUNK_ELEMENTS = 16_000_000  # logits held at once: 64 MB in float32
 
@@ -26,7 +27,7 @@ class SequenceBatch:
     """Prompts with answers, right-padded.
 
     Attributes:
-        tokens: Token ids, int64, shape ``(B, L)``.
+        tokens: Token ids, int64, shape ``(B, L)``; L may exceed the longest sequence.
         prompt_lengths: Tokens before the answer, at least 1, int64, shape ``(B,)``.
         lengths: Prompt and answer together, int64, shape ``(B,)``.
         response_mask: True on answer tokens that count (the policy's own), shape ``(B, T)`` with T the longest answer.
@@ -52,7 +53,7 @@ class SequenceBatch:
         response_lengths = np.array([len(r) for r in responses])
         if prompt_lengths.min() < 1 or response_lengths.min() < 1:
             raise ShapeError("every prompt and every response needs at least one token")
-        tokens = np.zeros((len(prompts), int((prompt_lengths + response_lengths).max())), np.int64)
+        tokens = np.zeros((len(prompts), round_up(int((prompt_lengths + response_lengths).max()), 8)), np.int64)
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             tokens[row, : len(prompt) + len(response)] = [*prompt, *response]
         return cls.from_arrays(tokens, prompt_lengths, prompt_lengths + response_lengths, device=device)
@@ -67,7 +68,7 @@ class SequenceBatch:
         *,
         device: Any = "cpu",
     ) -> SequenceBatch:
-        """Cut padded arrays to the longest sequence and move them to a device.
+        """Cut padded arrays to about the longest sequence and move them to a device.
 
         Args:
             tokens: Right-padded ids, shape ``(B, ≥ L)``.
@@ -78,11 +79,12 @@ class SequenceBatch:
         """
         response_lengths = lengths - prompt_lengths
         width = int(response_lengths.max())
+        columns = min(round_up(int(lengths.max()), 8), tokens.shape[1])
         mask = np.arange(width) < response_lengths[:, None]
         if action_mask is not None:
             mask &= action_mask[:, :width]
         return cls(
-            torch.as_tensor(np.ascontiguousarray(tokens[:, : int(lengths.max())]), device=device),
+            torch.as_tensor(np.ascontiguousarray(tokens[:, :columns]), device=device),
             torch.as_tensor(prompt_lengths, device=device),
             torch.as_tensor(lengths, device=device),
             torch.as_tensor(mask, device=device),
@@ -148,7 +150,10 @@ def score_tokens(
     """
 
     def chunk(h: torch.Tensor, t: torch.Tensor, bits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = head(h)[:, :vocabulary].float() / temperature
+        padded = torch.nn.functional.pad(h, (0, 0, 0, round_up(len(h), 128) - len(h)))
+        logits = head(padded)[: len(h), :vocabulary].float()
+        if temperature != 1.0:
+            logits = logits / temperature
         if bits is not None:
             logits = logits.masked_fill(~bits, -torch.inf)
         log_normaliser = logits.logsumexp(-1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from agents.forward import SequenceBatch, response_hidden, response_tokens, score_tokens
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from textenv.errors import ConfigError, DataError, RunCheckError
-from textenv.mixed_precision import ComputeCopy
+from textenv.mixed_precision import ComputeCopy, fast_bf16
 from textenv.progress import StageProgress
 from textenv.runs import Run
 
@@ -52,7 +52,8 @@ class LMConfig:
         warmup_steps: Steps of linear warm-up; cosine decay to 10% follows.
         weight_decay: AdamW's, on matrices only.
         max_grad_norm: Gradient clip.
-        bf16: Compute with a bfloat16 copy of the weights (the optimiser's stay float32).
+        bf16: Compute with a bfloat16 copy of the weights (the optimiser's stay float32); None means where the hardware
+            is fast at it.
         eval_every: Steps between evaluations on held-out examples; 0 evaluates at the end only.
         checkpoint_every: Steps between checkpoints.
         seed: Order of the examples.
@@ -64,7 +65,7 @@ class LMConfig:
     warmup_steps: int = 50
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
-    bf16: bool = True
+    bf16: bool | None = None
     eval_every: int = 200
     checkpoint_every: int = 100
     seed: int = 0
@@ -225,7 +226,8 @@ def train_lm(
     optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
     device = model.get_input_embeddings().weight.device
     start = _resume(model, optimizer, run, stage)
-    compute = ComputeCopy(model, torch.bfloat16 if config.bf16 else None)
+    fast = fast_bf16(device) if config.bf16 is None else config.bf16
+    compute = ComputeCopy(model, torch.bfloat16 if fast else None)
     tokens_done, began = 0, time.monotonic()
     with StageProgress(stage, config.steps, run.console if run else None, start=start) as progress:
         for step in range(start, config.steps):

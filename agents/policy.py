@@ -24,7 +24,7 @@ from agents.forward import (
     score_tokens,
 )
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
-from textenv.mixed_precision import ComputeCopy
+from textenv.mixed_precision import ComputeCopy, fast_bf16
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw, trajectory_uniforms
 from textenv.sampling.slots import SlotEngine
@@ -95,7 +95,8 @@ class CausalLMPolicy(nn.Module):
         Args:
             path: What :meth:`save_pretrained` or transformers wrote.
             dtype: ``"float32"``; or ``"bfloat16"``: the optimiser keeps float32 weights, a bfloat16 copy computes (with
-                LoRA the frozen weights are bfloat16 themselves and the adapter is float32).
+                LoRA the frozen weights are bfloat16 themselves and the adapter is float32); ``"auto"`` takes
+                bfloat16 where the hardware is fast at it.
             lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
             device: Where to put it.
 
@@ -106,9 +107,10 @@ class CausalLMPolicy(nn.Module):
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"`dtype` must be 'float32' or 'bfloat16', got {dtype!r}")
-        compute = torch.bfloat16 if dtype == "bfloat16" else None
+        if dtype not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"`dtype` must be 'auto', 'float32' or 'bfloat16', got {dtype!r}")
+        low = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(torch.device(device)))
+        compute = torch.bfloat16 if low else None
         weights = compute if compute is not None and lora is not None else torch.float32
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, use_safetensors=True)

@@ -14,6 +14,22 @@ from typing import Any
 import torch
 
 
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple: shapes that repeat let the CPU's bfloat16 kernels, compiled per shape, be used again."""
+    return -(-size // multiple) * multiple
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Older versions of torch cannot tell; float32 is right everywhere.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
 class ComputeCopy:
     """A low-precision twin of a model that does the forward and backward passes.
 

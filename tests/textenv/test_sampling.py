@@ -109,7 +109,7 @@ def test_engine_feeds_one_token_where_a_sequence_went_on():
     tokens, rows = np.random.default_rng(0).integers(3, VOCAB, (2, 20)), np.arange(2)
     for length in range(5, 10):
         engine.logits(tokens, np.array([length, length]), rows)
-    assert fed == [5, 1, 1, 1, 1]
+    assert fed == [8, 1, 1, 1, 1]  # a prompt's width is rounded up
 
 
 @pytest.mark.parametrize(

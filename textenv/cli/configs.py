@@ -40,7 +40,7 @@ class PPOStageConfig:
         total_episodes: Answers to train on, in all.
         num_envs: Answers per iteration, side by side.
         max_new_tokens: Length limit of an answer, here and in all evaluations.
-        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights.
+        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
         training: Settings of the algorithm.
     """
 
@@ -48,7 +48,7 @@ class PPOStageConfig:
     total_episodes: int = 12_800
     num_envs: int = 128
     max_new_tokens: int = 40
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     training: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import Cache
 
 from textenv.errors import ConfigError, ShapeError
+from textenv.mixed_precision import round_up
 
 
 class SlotCache(Cache):
@@ -113,15 +114,17 @@ class SlotEngine:
             raise ShapeError(f"sequence lengths must lie in 1…{self.max_length}, got {lengths.min()}…{longest}")
         first = self._first_new(tokens, lengths, rows)
         width = int((lengths - first).max())
-        steps = np.arange(width)
+        steps = np.arange(1 if width == 1 else round_up(width, 8))
         positions = np.minimum(first[:, None] + steps, lengths[:, None] - 1)
         fed = np.take_along_axis(tokens, positions, axis=1)
-        out = self._forward(fed, positions, rows, longest)
+        # A row that is fed twice writes the same values twice; the repetition only rounds up the batch.
+        again = np.minimum(np.arange(min(round_up(len(rows), 16), max(self.num_slots, len(rows)))), len(rows) - 1)
+        out = self._forward(fed[again], positions[again], rows[again], min(round_up(longest, 16), self.max_length))
         self._tokens[rows, : tokens.shape[1]] = tokens[:, : self.max_length]
         self._cached[rows] = lengths
-        last = torch.as_tensor(lengths - 1 - first, device=out.device)
-        hidden = out[torch.arange(len(rows), device=out.device), last]
-        return self.model.get_output_embeddings()(hidden)
+        last = torch.as_tensor((lengths - 1 - first)[again], device=out.device)
+        hidden = out[torch.arange(len(again), device=out.device), last]
+        return self.model.get_output_embeddings()(hidden)[: len(rows)]
 
     def _first_new(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]
@@ -133,17 +136,17 @@ class SlotEngine:
         return np.logical_and.accumulate(known, axis=1).sum(axis=1)
 
     def _forward(
-        self, fed: NDArray[np.int64], positions: NDArray[np.int64], rows: NDArray[np.int64], longest: int
+        self, fed: NDArray[np.int64], positions: NDArray[np.int64], rows: NDArray[np.int64], key_length: int
     ) -> torch.Tensor:
-        """Hidden states ``(B, S, D)`` of the fed tokens."""
+        """Hidden states ``(B, S, D)`` of the fed tokens, which attend to the first ``key_length`` positions."""
         device = self.model.get_input_embeddings().weight.device
         position_ids = torch.as_tensor(positions, device=device)
         cache = self._cache
         everything = len(rows) == self.num_slots and bool((rows == np.arange(self.num_slots)).all())
         cache.rows = None if everything else torch.as_tensor(rows, device=device)
         cache.positions = position_ids
-        cache.key_length = longest
-        mask = torch.arange(longest, device=device) <= position_ids[:, None, :, None]
+        cache.key_length = key_length
+        mask = torch.arange(key_length, device=device) <= position_ids[:, None, :, None]
         if self.model.config._attn_implementation == "eager":  # adds its mask to the attention scores
             dtype = self.model.get_input_embeddings().weight.dtype
             mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
