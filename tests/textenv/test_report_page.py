@@ -243,6 +243,16 @@ def test_report_survives_odd_samples(tmp_path: Path) -> None:
     assert "1 token" in page.text
 
 
+def test_report_of_builtin_data_claims_no_humans(tmp_path: Path, complete: Page) -> None:
+    page = page_of(tmp_path, summary=make_summary() | {"data": "builtin"}, samples=make_samples(3))
+    assert "<b>Human</b>" not in page.source
+    assert page.source.count("<b>Generated</b>") == 3
+    assert "one simulated rater 90.1%" in page.text
+    assert "the human rater is simulated" in page.text
+    assert "simulated" not in complete.text
+    assert complete.source.count("<b>Human</b>") == SHOWN
+
+
 def test_report_table_has_one_row_per_sample_with_sortable_rewards(complete: Page) -> None:
     table = complete.source[complete.source.index('<table class="all sortable">') :].split("</table>")[0]
     assert table.count("<tr>") == 1 + 40

@@ -113,7 +113,8 @@ def tiles(run: RunRecord) -> str:
     accuracy = number(run.summary, "reward_model", "accuracy_gap_0_5")
     if accuracy is not None:
         human = number(run.summary, "human_rater", "accuracy_gap_0_5")
-        below = "pairs more than 0.5 apart" + (f"; one human {percent(human, 1)}" if human is not None else "")
+        rater = "simulated rater" if run.simulated else "human"
+        below = "pairs more than 0.5 apart" + (f"; one {rater} {percent(human, 1)}" if human is not None else "")
         made.append(_tile(percent(accuracy, 1), "", "reward-model accuracy", below))
     total = number(run.summary, "seconds", "total")
     if total is not None:

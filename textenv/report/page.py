@@ -83,7 +83,7 @@ def render_page(run: RunRecord) -> str:
 
 def _kicker(run: RunRecord) -> str:
     seed, version = number(run.summary, "seed"), text(run.summary, "versions", "textenv")
-    parts = [f"textenv{f' {version}' if version else ''}", f"run {run.name}"]
+    parts = [f"textenv{f' {version}' if version and version[0].isdigit() else ''}", f"run {run.name}"]
     if seed is not None:
         parts.append(f"seed {fixed(seed, 0)}")
     return escape(" · ".join(parts))

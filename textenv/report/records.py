@@ -72,6 +72,11 @@ class RunRecord:
         """The metric ``name`` of ``stage``, or None where the run has no finite value of it."""
         return self.metrics.get(stage, {}).get(name)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the texts and ratings came from the built-in generator, so that no human stands behind them."""
+        return self.summary.get("data") == "builtin"
+
     def stages(self) -> tuple[str, ...]:
         """The stages with at least one recorded value, in running order."""
         return tuple(stage for stage in STAGES if self.metrics.get(stage))

@@ -39,8 +39,9 @@ def samples_section(run: RunRecord) -> str:
         f"Not picked by hand: of the {len(run.samples):,} held-out test prompts, the {len(indices)} whose prompts have "
         "the smallest SHA-256, whatever the answers. The chip holds the reward, its dot shows it left or right of zero."
     )
-    cards = "".join(_card(run.samples[i], scale) for i in indices)
-    return f'<p class="lead">{lead}</p><div class="samples">{cards}</div>{_table(run.samples, scale)}'
+    reference = "Generated" if run.simulated else "Human"
+    cards = "".join(_card(run.samples[i], scale, reference) for i in indices)
+    return f'<p class="lead">{lead}</p><div class="samples">{cards}</div>{_table(run.samples, scale, reference)}'
 
 
 class _Scale:
@@ -88,7 +89,7 @@ def _facts(answer: Any) -> list[str]:
     return facts
 
 
-def _card(sample: Mapping[str, Any], scale: _Scale) -> str:
+def _card(sample: Mapping[str, Any], scale: _Scale, reference: str) -> str:
     parts = [f'<article class="sample"><p class="prompt" dir="auto">{escape(text(sample, "prompt") or "")}</p>']
     for model in MODELS:
         answer = lookup(sample, model)
@@ -102,18 +103,20 @@ def _card(sample: Mapping[str, Any], scale: _Scale) -> str:
     human = text(sample, "human")
     if human is not None:
         parts.append(
-            '<div class="answer" style="--c:var(--human)"><div class="who"><b>Human</b>'
-            f"<span>how the text really went on</span></div>{_words(human)}</div>"
+            '<div class="answer" style="--c:var(--human)"><div class="who">'
+            f"<b>{reference}</b><span>how the text really went on</span></div>{_words(human)}</div>"
         )
     return "".join(parts) + "</article>"
 
 
-def _table(samples: Sequence[Mapping[str, Any]], scale: _Scale) -> str:
+def _table(samples: Sequence[Mapping[str, Any]], scale: _Scale, reference: str) -> str:
     models = [model for model in MODELS if any(lookup(sample, model) is not None for sample in samples)]
     heads = (
-        "<th>Prompt</th>" + "".join(f"<th data-down>{MODEL_TITLES[model]}</th>" for model in models) + "<th>Human</th>"
+        "<th>Prompt</th>"
+        + "".join(f"<th data-down>{MODEL_TITLES[model]}</th>" for model in models)
+        + f"<th>{reference}</th>"
     )
-    rows = "".join(f"<tr>{_row(sample, models, scale)}</tr>" for sample in samples[:MOST_ROWS])
+    rows = "".join(f"<tr>{_row(sample, models, scale, reference)}</tr>" for sample in samples[:MOST_ROWS])
     extent = f"all {len(samples):,}" if len(samples) <= MOST_ROWS else f"the first {MOST_ROWS:,} of {len(samples):,}"
     return (
         f"<details><summary>Search {extent} prompts and answers</summary>"
@@ -125,7 +128,7 @@ def _table(samples: Sequence[Mapping[str, Any]], scale: _Scale) -> str:
     )
 
 
-def _row(sample: Mapping[str, Any], models: Sequence[str], scale: _Scale) -> str:
+def _row(sample: Mapping[str, Any], models: Sequence[str], scale: _Scale, reference: str) -> str:
     cells = [f'<td data-head="Prompt">{_words(text(sample, "prompt"))}</td>']
     for model in models:
         reward = number(sample, model, "reward")
@@ -133,5 +136,5 @@ def _row(sample: Mapping[str, Any], models: Sequence[str], scale: _Scale) -> str
             f'<td data-head="{MODEL_TITLES[model]}" data-v="{"" if reward is None else f"{reward:.4f}"}" '
             f'style="--c:var(--{model})">{_chip(reward, scale)}{_words(text(sample, model, "response"))}</td>'
         )
-    cells.append(f'<td data-head="Human" style="--c:var(--human)">{_words(text(sample, "human"))}</td>')
+    cells.append(f'<td data-head="{reference}" style="--c:var(--human)">{_words(text(sample, "human"))}</td>')
     return "".join(cells)

@@ -201,6 +201,7 @@ def judges_section(run: RunRecord) -> str:
     chart = accuracy_chart(list(GAPS.values()), counts, judges)
     trunk = lookup(run.summary, "reward_model", "trunk")
     below = f"Trunk of the reward model: {trunk}." if isinstance(trunk, str) else ""
+    below += " These ratings come from the built-in generator: the human rater is simulated." if run.simulated else ""
     return (
         f'<div class="split">{_figure("Accuracy on held-out pairs", "whiskers: 95% bootstrap", chart, below)}'
         f'<div class="card"><div class="scroll">{_judge_table(judges)}</div></div></div>'
