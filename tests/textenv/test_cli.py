@@ -12,47 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import TINY
 from textenv.cli.main import main, parse
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "name": "tiny",
-    "data": "builtin",
-    "builtin_texts": 1200,
-    "evaluation_prompts": 24,
-    "pretrain": {
-        "model": {
-            "vocab_size": 400,
-            "hidden_size": 32,
-            "num_layers": 2,
-            "num_heads": 2,
-            "intermediate_size": 64,
-            "context": 96,
-        },
-        "training": {"steps": 12, "batch_size": 8, "eval_every": 6, "warmup_steps": 2, "checkpoint_every": 4},
-    },
-    "sft": {"training": {"steps": 8, "batch_size": 8, "eval_every": 4, "warmup_steps": 2, "checkpoint_every": 3}},
-    "reward": {
-        "normalization_samples": 32,
-        "training": {"epochs": 0.5, "batch_size": 32, "learning_rate": 1e-3, "checkpoint_every": 3},
-    },
-    "ppo": {
-        "total_episodes": 32,
-        "num_envs": 8,
-        "max_new_tokens": 10,
-        "dtype": "float32",
-        "training": {"learning_rate": 1e-3, "epochs": 1, "micro_batch_size": 4},
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete quickstart run on built-in data."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    assert main(["quickstart", "--config", str(folder / "tiny.yaml"), "--runs_dir", str(folder / "runs")]) == 0
-    return folder
 
 
 def test_quickstart_writes_everything_that_is_promised(finished: Path):
