@@ -1,9 +1,9 @@
 """Made-up ratings of degenerate responses, so that a reward model is not blind to what people never showed it.
 
-People rated only sentences that people wrote. A model that learned from nothing else gives "great great great great"
-2.1 standard deviations over the mean of the test texts, as much as the best review, and an empty response an average
-score: an invitation for a policy. With these made-up labels, 3 % of the movie ratings' number, the two score 1.6
-below the mean, and the pair accuracy stays as it was (0.871 and 0.870 at a gap of 0.5); with 10 % it falls to 0.862.
+People rated only sentences that people wrote. A MiniLM that learned from nothing else gives "great great great great …"
+2.4 standard deviations over the mean of the test texts, as much as the best review, and an empty response an average
+score: an invitation for a policy. With these made-up labels, 3 % of the movie ratings' number, they score 2.5 and 1.6
+below the mean, and the pair accuracy stays (0.870 and 0.869 at a gap of 0.5; a trial with 10 % gave 0.862).
 """
 
 from __future__ import annotations
