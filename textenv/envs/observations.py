@@ -62,7 +62,7 @@ class ObservationForm:
             return tokens
         return spaces.Dict(
             tokens=tokens,
-            attention_mask=spaces.MultiBinary(length),
+            attention_mask=spaces.Box(0, 1, (length,), np.int8),
             length=spaces.Box(0, length, (1,), np.int64),
         )
 

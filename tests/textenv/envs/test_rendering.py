@@ -62,8 +62,8 @@ def test_lists_of_frames_come_from_gymnasium():
 
 def test_pictures_feed_gymnasiums_video_recorder(tmp_path):
     pytest.importorskip("moviepy")
-    env = gym.wrappers.RecordVideo(gym.make("textenv/Toy-v0", render_mode="rgb_array"), str(tmp_path))
+    env = gym.wrappers.RecordVideo(gym.make("textenv/Toy-v0", render_mode="rgb_array"), str(tmp_path / "videos"))
     env.reset(seed=0)
     env.step(0)
     env.close()
-    assert list(tmp_path.glob("*.mp4"))
+    assert list(tmp_path.glob("videos/*.mp4"))
