@@ -354,7 +354,7 @@ class PPO:
     ) -> dict[str, float]:
         scores = rollout.scores
         lengths = rollout.action_mask.sum(1)
-        eos = np.array([episode.finish_reason.name == "LENGTH" for episode in rollout.episodes])
+        cut = np.array([episode.finish_reason.name == "LENGTH" for episode in rollout.episodes])
         mean = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
         return {
             "objective/score": float(scores.mean()),
@@ -364,7 +364,7 @@ class PPO:
             "objective/rlhf_reward": float(scores.mean()) - self.kl.kl_coef * kl,
             "objective/entropy": float(masked_mean(targets.entropy, targets.mask)),
             "rollout/response_tokens": float(lengths.mean()),
-            "rollout/truncated_fraction": float(eos.mean()),
+            "rollout/truncated_fraction": float(cut.mean()),
             "val/explained_variance": explained_variance(targets.values, targets.returns, targets.mask),
             "val/mean": float(masked_mean(targets.values, targets.mask)),
             "policy/ratio_first": steps[0]["policy/ratio"],

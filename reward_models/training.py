@@ -25,7 +25,7 @@ from reward_models.metrics import pair_accuracy
 from reward_models.sequence import SequenceRewardModel
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from textenv.errors import CheckpointError, ConfigError, DataError, RunCheckError
-from textenv.mixed_precision import ComputeCopy
+from textenv.mixed_precision import ComputeCopy, fast_bf16
 from textenv.progress import StageProgress
 from textenv.runs import Run
 
@@ -218,17 +218,6 @@ class LabelBatches:
             pool = pool[np.argsort(self._lengths[pool], kind="stable")]
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    # Older versions of torch cannot tell; float32 is right everywhere.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def _fit(

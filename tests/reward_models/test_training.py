@@ -14,10 +14,11 @@ import torch
 from reward_models.labels import Comparison, Label, Rating, ratings_from_texts
 from reward_models.losses import bradley_terry, rated_pairs
 from reward_models.sequence import SequenceRewardModel
-from reward_models.training import LabelBatches, RewardModelConfig, evaluate, fast_bf16, train
+from reward_models.training import LabelBatches, RewardModelConfig, evaluate, train
 from tests.reward_models.tiny import builtin_tokenizer, tiny_bert, tiny_llama
 from textenv.datasets import builtin_ratings
 from textenv.errors import CheckpointError, ConfigError, DataError, RunCheckError
+from textenv.mixed_precision import fast_bf16
 from textenv.runs import Run
 
 LABELS = ratings_from_texts(builtin_ratings(300, split="train"))

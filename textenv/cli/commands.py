@@ -64,7 +64,7 @@ def reward(config: RewardCommand, run: Run) -> None:
             trunk_folder=stages.check_folder("model", config.model) if config.model else None,
             policy_folder=stages.check_folder("policy", config.policy) if config.policy else None,
             domain="movies",
-            sampling=SamplingParams(max_new_tokens=40),
+            sampling=SamplingParams(0.7, max_new_tokens=32),
             seed=config.seed,
         ),
     )

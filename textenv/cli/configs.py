@@ -26,7 +26,7 @@ class RewardStageConfig:
     """
 
     trunk: Literal["auto", "minilm", "policy"] = "auto"
-    domains: list[str] = field(default_factory=lambda: ["movies", "amazon", "tweets", "nyt"])
+    domains: list[str] = field(default_factory=lambda: ["movies"])
     normalization_samples: int = 512
     training: RewardModelConfig = field(default_factory=RewardModelConfig)
 
@@ -40,6 +40,8 @@ class PPOStageConfig:
         total_episodes: Answers to train on, in all.
         num_envs: Answers per iteration, side by side.
         max_new_tokens: Length limit of an answer, here and in all evaluations.
+        eval_every: Iterations between evaluations on validation prompts.
+        eval_prompts: How many validation prompts.
         dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
         training: Settings of the algorithm.
     """
@@ -47,12 +49,14 @@ class PPOStageConfig:
     domain: str = "movies"
     total_episodes: int = 12_800
     num_envs: int = 128
-    max_new_tokens: int = 40
+    max_new_tokens: int = 32
+    eval_every: int = 20
+    eval_prompts: int = 128
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     training: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:
-        for name in ("total_episodes", "num_envs", "max_new_tokens"):
+        for name in ("total_episodes", "num_envs", "max_new_tokens", "eval_every", "eval_prompts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
 
@@ -144,14 +148,17 @@ def _quickstart_pretrain() -> PretrainConfig:
 
 def _quickstart_ppo() -> PPOStageConfig:
     return PPOStageConfig(
+        total_episodes=7680,
         training=PPOConfig(
-            learning_rate=1e-4,
+            learning_rate=2e-4,
             warmup_iterations=3,
             epochs=2,
             num_minibatches=2,
-            micro_batch_size=32,
-            kl_coef=0.05,
-        )
+            kl_coef=0.1,
+            kl_target=6.0,
+            kl_horizon=1500,
+            temperature=0.7,
+        ),
     )
 
 
