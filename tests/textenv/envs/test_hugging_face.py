@@ -13,10 +13,6 @@ TEXTS = [
     "über die Straße gehen — naïve café\n\n日本語",
     "stop here, stop there",
 ] * 4
-    "the cat sat on the mat. ### the end",
-    "über die Straße gehen — naïve café\n\n日本語",
-    "stop here, stop there",
-] * 4
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
