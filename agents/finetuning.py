@@ -37,7 +37,7 @@ class SFTConfig:
     """
 
     training: LMConfig = field(
-        default_factory=lambda: LMConfig(steps=300, batch_size=64, learning_rate=5e-4, warmup_steps=20)
+        default_factory=lambda: LMConfig(steps=300, batch_size=64, learning_rate=5e-4, warmup_steps=20, eval_every=50)
     )
 
 

@@ -143,7 +143,7 @@ class PPOCommand(RunConfig):
 
 
 def _quickstart_pretrain() -> PretrainConfig:
-    return PretrainConfig(training=LMConfig(steps=700, batch_size=64, learning_rate=2e-3, eval_every=175))
+    return PretrainConfig(training=LMConfig(steps=900, batch_size=64, learning_rate=2e-3, eval_every=100))
 
 
 def _quickstart_ppo() -> PPOStageConfig:
