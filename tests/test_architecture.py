@@ -137,6 +137,14 @@ def test_importing_the_environments_loads_no_model_library(module):
     assert printed.strip() == "[]"
 
 
+def test_rooms_of_textenv_can_be_reached_as_attributes():
+    program = "import textenv; print(textenv.wrappers.LengthPenalty.__name__, textenv.rewards.__name__)"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert printed.split() == ["LengthPenalty", "textenv.rewards"]
+
+
 def test_our_packages_are_ours():
     """The package ``openai-agents`` installs an import package ``agents`` too."""
     program = "import agents, reward_models, textenv; print(agents.__file__, reward_models.__file__, textenv.__file__)"

@@ -61,9 +61,14 @@ __all__ = [
 ]
 
 
+_ROOMS = ("datasets", "prompts", "rewards", "sampling", "trajectories", "wrappers")
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"textenv.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -45,6 +45,8 @@ class Episode:
         action_mask: True on the tokens of ``response_ids`` that the policy chose; None means all of them.
         task: The prompt's task, or None.
         turns: Number of turns that the policy took.
+        reward_parts: What the score is made of, by name and unweighted, where the reward function says
+            (:class:`textenv.rewards.SumReward` does), else None.
     """
 
     prompt: str
@@ -58,6 +60,7 @@ class Episode:
     action_mask: tuple[bool, ...] | None = None
     task: str | None = None
     turns: int = 1
+    reward_parts: dict[str, float] | None = None
 
     @property
     def action_tokens(self) -> int:

@@ -11,7 +11,7 @@ Left out on purpose: penalties that depend on log-probabilities (``textenv.wrapp
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,10 +31,12 @@ class Scores(NamedTuple):
     Attributes:
         scores: One score per response, shape ``(n,)`` float64; the sum over tokens where the reward is dense.
         token_rewards: One float64 array per response where the reward is dense, else None.
+        parts: What the scores are made of, by name, each of shape ``(n,)``; None where the reward does not say.
     """
 
     scores: NDArray[np.float64]
-    token_rewards: list[NDArray[np.float64]] | None
+    token_rewards: list[NDArray[np.float64]] | None = None
+    parts: dict[str, NDArray[np.float64]] | None = None
 
 
 def call_reward(reward: Any, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
@@ -102,6 +104,8 @@ def _call(function: Any, arguments: tuple[Any, ...], prompts: Sequence[str], res
 def _checked(returned: Any, prompts: Sequence[str], responses: Sequence[str]) -> Scores:
     """What a reward returned, as finite float64."""
     count = len(responses)
+    if isinstance(returned, Scores):
+        return returned._replace(scores=_checked(returned.scores, prompts, responses).scores)
     if hasattr(returned, "detach"):  # a torch tensor, on whatever device and with whatever history
         returned = returned.detach().cpu()
     if returned is None or isinstance(returned, (str, bytes, dict)) or not hasattr(returned, "__len__"):
@@ -217,8 +221,12 @@ class LazyReward:
 # --- combinators: each is itself a reward function over episodes ------------------------------------------------------
 
 
+def _inner(reward: Any, episodes: Sequence[Episode]) -> Scores:
+    return score_episodes(reward, episodes) if episodes else Scores(np.zeros(0))
+
+
 def _scores(reward: Any, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-    return score_episodes(reward, episodes).scores if episodes else np.zeros(0)
+    return _inner(reward, episodes).scores
 
 
 def _as_episodes(prompts: Sequence[str], responses: Sequence[str]) -> list[Episode]:
@@ -229,12 +237,12 @@ def _as_episodes(prompts: Sequence[str], responses: Sequence[str]) -> list[Episo
 class _Combined:
     """Shared calling convention of the combinators."""
 
-    def score_episodes(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
         raise NotImplementedError
 
     def score(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
         """Scores of texts, without token ids: lengths count as 0 and every answer as ended by EOS."""
-        return self.score_episodes(_as_episodes(prompts, responses))
+        return self.score_episodes(_as_episodes(prompts, responses)).scores
 
     def __call__(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
         return self.score(prompts, responses)
@@ -244,29 +252,31 @@ class SumReward(_Combined):
     """Weighted sum of rewards.
 
     Args:
-        rewards: The rewards.
+        rewards: The rewards, as a list, or by name as a mapping.
         weights: One weight each; all 1 where not given.
 
     Raises:
         ConfigError: If the numbers of rewards and weights differ or there is no reward.
     """
 
-    def __init__(self, rewards: Sequence[RewardFunction | Any], weights: Sequence[float] | None = None) -> None:
-        self.rewards = list(rewards)
+    def __init__(
+        self,
+        rewards: Sequence[RewardFunction | Any] | Mapping[str, RewardFunction | Any],
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        named = isinstance(rewards, Mapping)
+        self.rewards = dict(rewards) if named else {str(i): reward for i, reward in enumerate(rewards)}
         self.weights = [1.0] * len(self.rewards) if weights is None else [float(w) for w in weights]
         if not self.rewards or len(self.weights) != len(self.rewards):
             raise ConfigError(f"SumReward got {len(self.rewards)} rewards and {len(self.weights)} weights")
 
-    def score_episodes(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """Σ weight · score, shape ``(n,)``."""
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """Σ weight · score, with each reward's unweighted scores as the parts."""
+        parts = {name: _scores(reward, episodes) for name, reward in self.rewards.items()}
         total = np.zeros(len(episodes))
-        for reward, weight in zip(self.rewards, self.weights, strict=True):
-            total += weight * _scores(reward, episodes)
-        return total
-
-    def parts(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """Each reward's unweighted scores, shape ``(rewards, n)``."""
-        return np.stack([_scores(reward, episodes) for reward in self.rewards])
+        for values, weight in zip(parts.values(), self.weights, strict=True):
+            total += weight * values
+        return Scores(total, parts=parts)
 
 
 @dataclass(frozen=True)
@@ -277,9 +287,10 @@ class ScaleReward(_Combined):
     scale: float = 1.0
     shift: float = 0.0
 
-    def score_episodes(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """Scaled scores, shape ``(n,)``."""
-        return self.scale * _scores(self.reward, episodes) + self.shift
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """Scaled scores."""
+        inner = _inner(self.reward, episodes)
+        return Scores(self.scale * inner.scores + self.shift, parts=inner.parts)
 
 
 @dataclass(frozen=True)
@@ -299,9 +310,10 @@ class ClipReward(_Combined):
         if self.low > self.high:
             raise ConfigError(f"ClipReward: low must not exceed high, got {self.low} and {self.high}")
 
-    def score_episodes(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """Clipped scores, shape ``(n,)``."""
-        return np.clip(_scores(self.reward, episodes), self.low, self.high)
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """Clipped scores."""
+        inner = _inner(self.reward, episodes)
+        return Scores(np.clip(inner.scores, self.low, self.high), parts=inner.parts)
 
 
 @dataclass(frozen=True)
@@ -312,10 +324,11 @@ class LengthPenaltyReward(_Combined):
     per_token: float
     free_tokens: int = 0
 
-    def score_episodes(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """Penalised scores, shape ``(n,)``."""
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """Penalised scores."""
+        inner = _inner(self.reward, episodes)
         excess = np.array([max(0, e.action_tokens - self.free_tokens) for e in episodes], dtype=np.float64)
-        return _scores(self.reward, episodes) - self.per_token * excess
+        return Scores(inner.scores - self.per_token * excess, parts=inner.parts)
 
 
 @dataclass(frozen=True)
@@ -328,7 +341,8 @@ class MissingEosReward(_Combined):
     reward: Any
     penalty: float = 1.0
 
-    def score_episodes(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """Penalised scores, shape ``(n,)``."""
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """Penalised scores."""
+        inner = _inner(self.reward, episodes)
         missing = np.array([e.finish_reason not in (FinishReason.EOS, FinishReason.STOP) for e in episodes])
-        return _scores(self.reward, episodes) - self.penalty * missing
+        return Scores(inner.scores - self.penalty * missing, parts=inner.parts)

@@ -1,4 +1,4 @@
-"""TorchRL: ``check_env_specs`` on our single and vector environments, warnings from textenv being errors."""
+"""TorchRL: ``check_env_specs`` on our single and vector environments, with warnings as errors."""
 
 # The client is not installed where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
@@ -31,9 +31,10 @@ FORMS = {
 
 def main() -> None:
     """Checks every id in every form that TorchRL supports."""
-    warnings.filterwarnings("error", module="textenv")
     from torchrl.envs import GymWrapper
     from torchrl.envs.utils import check_env_specs
+
+    warnings.simplefilter("error")
 
     for env_id in IDS:
         for form, options in (FORMS | {"text": {"observation": "text"}}).items():

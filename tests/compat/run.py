@@ -52,6 +52,7 @@ CLIENTS = {
     "gymnasium-1.2": Client(("gymnasium==1.2.2",), OUR_TESTS, with_dependencies=False),
     "gymnasium": Client(("gymnasium>=1.4,<2", "moviepy"), OUR_TESTS),
     "torchrl": Client(("torchrl",), check("torchrl")),
+    "torchrl-gymnasium-1.2": Client(("torchrl", "gymnasium==1.2.2"), check("torchrl")),
     "tianshou": Client(("tianshou>=2",), check("tianshou")),
     "rllib": Client(("ray[rllib]",), check("rllib")),
     "skrl": Client(("skrl",), check("skrl")),

@@ -133,8 +133,14 @@ def test_combinators_can_be_called_with_texts():
     assert call_reward(MissingEosReward(lengths), ["p"], ["abc"]).tolist() == [3.0]
 
 
-def test_sum_reward_shows_its_parts():
-    assert SumReward([lengths, Model()], [1.0, 10.0]).parts([episode("ab")]).tolist() == [[2.0], [2.0]]
+@pytest.mark.parametrize(
+    ("rewards", "names"), [([lengths, Model()], ["0", "1"]), ({"text": lengths, "model": Model()}, ["text", "model"])]
+)
+def test_sum_reward_shows_its_parts_also_inside_others(rewards, names):
+    found = score_episodes(ScaleReward(SumReward(rewards, [1.0, 10.0]), 2.0), [episode("ab")])
+    assert found.scores.tolist() == [44.0]
+    assert found.parts is not None
+    assert {name: values.tolist() for name, values in found.parts.items()} == {name: [2.0] for name in names}
 
 
 @pytest.mark.parametrize("make", [lambda: SumReward([]), lambda: SumReward([lengths], [1.0, 2.0])])

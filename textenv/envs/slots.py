@@ -8,6 +8,7 @@ Left out on purpose: dealing prompts and autoreset (the environments), and what 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -204,6 +205,8 @@ class Slots:
             np.zeros(self.num_slots, dtype=np.bool_),
             np.zeros(self.num_slots, dtype=np.bool_),
         )
+        if not len(taking):
+            return result
         if task.token_reward is not None:
             self._pay_token_rewards(taking, position, result.rewards)
         used = self.response_tokens[taking]
@@ -269,7 +272,11 @@ class Slots:
             result.scores[slot] = score
             result.rewards[slot] += score
             dense = None if given.token_rewards is None else given.token_rewards[i]
-            self.last_episodes[slot] = self._episode(slot, score, dense)
+            episode = self._episode(slot, score, dense)
+            if given.parts is not None:
+                parts = {name: float(values[i]) for name, values in given.parts.items()}
+                episode = dataclasses.replace(episode, reward_parts=parts)
+            self.last_episodes[slot] = episode
 
     def _reply(self, slot: int, reason: int) -> bool | None:
         """Lets the responder speak: True if the episode goes on, False if the reply does not fit, None if it ends."""

@@ -253,6 +253,31 @@ def test_token_reward_of_the_wrong_shape_is_refused():
         env.step(A)
 
 
+def test_parts_of_a_reward_are_recorded():
+    from textenv.rewards import SumReward
+
+    reward = SumReward({"length": lambda p, r: [len(x) for x in r], "one": lambda p, r: [1.0] * len(r)}, [1.0, 0.5])
+    env = make_env(reward=reward)
+    env.reset(seed=0)
+    assert write(env, [A, B, EOS])[1] == 2.5
+    assert env.last_episode is not None
+    assert env.last_episode.reward_parts == {"length": 2.0, "one": 1.0}
+
+
+def test_step_in_which_every_slot_is_reset_takes_no_token():
+    calls = []
+
+    def per_token(step):
+        calls.append(len(step.rows))
+        return np.zeros(len(step.rows))
+
+    envs = make_envs(2, token_reward=per_token)
+    envs.reset(seed=0)
+    write_all(envs, [[EOS, EOS], [A, A]])
+    assert calls == [2]
+    assert envs.slots.response_tokens.tolist() == [0, 0]
+
+
 # --- turns ------------------------------------------------------------------------------------------------------------
 
 
