@@ -8,8 +8,6 @@ Left out on purpose: dealing prompts and autoreset (the environments), and what 
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import NDArray
 
+from textenv.envs.records import make_episode, read_state, with_score, write_state
 from textenv.envs.state import EnvState
 from textenv.envs.task import EncodedPrompt, GenerationTask, TokenStep
 from textenv.episode import Episode, FinishReason
@@ -50,6 +49,9 @@ class Slots:
         response_tokens: Tokens that the policy chose in the running (or just finished) episode.
         finish_reasons: :class:`textenv.FinishReason` codes.
         turns: Turns of the policy, the running one included.
+        turn_starts: Position in each row where the policy's running turn begins.
+        policy_mask: True on the policy's tokens, shape ``(num_slots, L)``; None without a responder.
+        paid: Token rewards by position, shape ``(num_slots, L)``; None without a token reward.
         version: Counts changes of the state, so that others can tell when what they computed from it is stale.
         returns: Rewards paid so far in the running (or just finished) episode.
         last_episodes: Latest finished episode of each slot, or None.
@@ -69,9 +71,9 @@ class Slots:
         self.returns = np.zeros(num_slots)
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
         self.last_episodes: list[Episode | None] = [None] * num_slots
-        self._turn_starts = np.zeros(num_slots, dtype=np.int64)
-        self._policy_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
-        self._paid = None if task.token_reward is None else np.zeros(shape)
+        self.turn_starts = np.zeros(num_slots, dtype=np.int64)
+        self.policy_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
+        self.paid = None if task.token_reward is None else np.zeros(shape)
         self.version = 0
         self._every_slot = np.arange(num_slots)
 
@@ -112,12 +114,12 @@ class Slots:
         self.turns[slot] = 1
         self.returns[slot] = 0.0
         self.prompts[slot] = prompt
-        self._turn_starts[slot] = start
-        if self._policy_mask is not None:
-            self._policy_mask[slot] = False
-            self._policy_mask[slot, start:end] = True
-        if self._paid is not None:
-            self._paid[slot] = 0.0
+        self.turn_starts[slot] = start
+        if self.policy_mask is not None:
+            self.policy_mask[slot] = False
+            self.policy_mask[slot, start:end] = True
+        if self.paid is not None:
+            self.paid[slot] = 0.0
 
     # --- checking actions ---------------------------------------------------------------------------------------------
 
@@ -195,8 +197,8 @@ class Slots:
         self.version += 1
         position = self.lengths[taking]
         self.tokens[taking, position] = chosen
-        if self._policy_mask is not None:
-            self._policy_mask[taking, position] = True
+        if self.policy_mask is not None:
+            self.policy_mask[taking, position] = True
         self.lengths[taking] += 1
         self.response_tokens[taking] += 1
         result = StepResult(
@@ -223,7 +225,7 @@ class Slots:
 
     def _pay_token_rewards(self, rows: NDArray[np.int64], position: NDArray[np.int64], rewards: NDArray) -> None:
         assert self.task.token_reward is not None
-        assert self._paid is not None
+        assert self.paid is not None
         views = [array.view() for array in (self.tokens, self.lengths, self.prompt_lengths, rows)]
         for view in views:
             view.flags.writeable = False
@@ -233,7 +235,7 @@ class Slots:
                 f"token_reward must return one finite number for each of {len(rows)} slots, got shape {paid.shape}: "
                 f"{paid!r}"
             )
-        self._paid[rows, position] = paid
+        self.paid[rows, position] = paid
         rewards[rows] = paid
 
     def _match_stops(self, rows: NDArray, chosen: NDArray, used: NDArray, reasons: NDArray) -> None:
@@ -242,7 +244,7 @@ class Slots:
         could = self.task.stops.could_end[chosen] & (reasons != EOS) & (used >= self.task.min_new_tokens)
         for i in np.flatnonzero(could):
             slot = rows[i]
-            turn = self.tokens[slot, self._turn_starts[slot] : self.lengths[slot]]
+            turn = self.tokens[slot, self.turn_starts[slot] : self.lengths[slot]]
             if self.task.stops.matches(turn):
                 reasons[i] = STOP
 
@@ -260,33 +262,28 @@ class Slots:
                 continue
             if reason == ABORTED or (reason == LENGTH and task.on_length_limit == "truncate"):
                 result.truncated[slot] = True
-                self.last_episodes[slot] = self._episode(slot, 0.0, None)
+                self.last_episodes[slot] = make_episode(self, slot)
             else:
                 result.terminated[slot] = True
                 scored.append(slot)
         if not scored:
             return
-        given = score_episodes(task.reward.get(), [self._episode(slot, 0.0, None) for slot in scored])
+        episodes = [make_episode(self, slot) for slot in scored]
+        given = score_episodes(task.reward.get(), episodes)
         for i, slot in enumerate(scored):
-            score = float(given.scores[i])
-            result.scores[slot] = score
-            result.rewards[slot] += score
-            dense = None if given.token_rewards is None else given.token_rewards[i]
-            episode = self._episode(slot, score, dense)
-            if given.parts is not None:
-                parts = {name: float(values[i]) for name, values in given.parts.items()}
-                episode = dataclasses.replace(episode, reward_parts=parts)
-            self.last_episodes[slot] = episode
+            result.scores[slot] = given.scores[i]
+            result.rewards[slot] += given.scores[i]
+            self.last_episodes[slot] = with_score(episodes[i], given, i)
 
     def _reply(self, slot: int, reason: int) -> bool | None:
         """Lets the responder speak: True if the episode goes on, False if the reply does not fit, None if it ends."""
         task = self.task
         assert task.responder is not None
-        assert self._policy_mask is not None
+        assert self.policy_mask is not None
         if self.turns[slot] >= task.max_turns or self.response_tokens[slot] >= task.max_new_tokens:
             return None
         self.finish_reasons[slot] = reason
-        reply = task.responder(self._episode(slot, 0.0, None))
+        reply = task.responder(make_episode(self, slot))
         if isinstance(reply, str):
             reply = task.tokenizer.encode(reply, add_special_tokens=False)
         if reply is None or len(reply) == 0:
@@ -298,54 +295,11 @@ class Slots:
         start = int(self.lengths[slot])
         self.tokens[slot, start : start + len(reply)] = reply
         self.lengths[slot] += len(reply)
-        self._turn_starts[slot] = start + len(reply)
+        self.turn_starts[slot] = start + len(reply)
         self.turns[slot] += 1
         return True
 
     # --- records ------------------------------------------------------------------------------------------------------
-
-    def _episode(self, slot: int, score: float, dense: NDArray[np.float64] | None) -> Episode:
-        prompt = self.prompts[slot]
-        assert prompt is not None
-        start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
-        ids = tuple(self.tokens[slot, start:end].tolist())
-        mask = None if self._policy_mask is None else self._policy_mask[slot, start:end]
-        rewards = dense
-        if self._paid is not None:
-            rewards = self._paid[slot, start:end].copy()
-            if dense is not None:
-                rewards += dense
-            elif len(rewards):
-                rewards[-1] += score
-        return Episode(
-            prompt=prompt.text,
-            prompt_index=prompt.index,
-            prompt_ids=prompt.ids,
-            response=self._text(ids, mask),
-            response_ids=ids,
-            finish_reason=FinishReason(int(self.finish_reasons[slot])),
-            score=score,
-            rewards=None if rewards is None else tuple(rewards.tolist()),
-            action_mask=None if mask is None else tuple(mask.tolist()),
-            task=prompt.task,
-            turns=int(self.turns[slot]),
-        )
-
-    def _text(self, ids: tuple[int, ...], mask: NDArray[np.bool_] | None) -> str:
-        """The answer's text; with a responder the turns of both sides, one line each."""
-        protected = self.task.min_new_tokens - 1
-        if mask is None or mask.all():
-            return self.task.response_text(ids, protected)
-        edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
-        texts = []
-        for start, end in itertools.pairwise(edges):
-            part = ids[start:end]
-            if mask[start]:
-                texts.append(self.task.response_text(part, protected))
-                protected -= len(part)
-            else:
-                texts.append(self.task.tokenizer.decode(list(part), skip_special_tokens=True))
-        return "\n".join(texts)
 
     def get_state(self, slot: int) -> EnvState:
         """Where a slot's episode stands.
@@ -353,22 +307,7 @@ class Slots:
         Raises:
             gymnasium.error.ResetNeeded: If the slot was never reset.
         """
-        prompt = self.prompts[slot]
-        if prompt is None:
-            raise ResetNeeded(f"slot {slot} was never reset; call reset() before get_state()")
-        start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
-        return EnvState(
-            prompt=prompt,
-            response_ids=tuple(self.tokens[slot, start:end].tolist()),
-            response_tokens=int(self.response_tokens[slot]),
-            finish_reason=FinishReason(int(self.finish_reasons[slot])),
-            turns=int(self.turns[slot]),
-            episode_return=float(self.returns[slot]),
-            turn_start=int(self._turn_starts[slot]),
-            action_mask=None if self._policy_mask is None else tuple(self._policy_mask[slot, start:end].tolist()),
-            token_rewards=None if self._paid is None else tuple(self._paid[slot, start:end].tolist()),
-            last_episode=self.last_episodes[slot],
-        )
+        return read_state(self, slot)
 
     def set_state(self, slot: int, state: EnvState) -> None:
         """Puts a slot where a saved episode stood.
@@ -376,29 +315,7 @@ class Slots:
         Raises:
             ConfigError: If the state does not fit this task.
         """
-        start = len(state.prompt.ids)
-        end = start + len(state.response_ids)
-        if start > self.task.max_prompt_tokens or end > self.task.max_length:
-            raise ConfigError(
-                f"the state has {start} prompt tokens and {end} in all; this environment takes at most "
-                f"{self.task.max_prompt_tokens} and {self.task.max_length}"
-            )
-        for name, needed in (("action_mask", self._policy_mask), ("token_rewards", self._paid)):
-            if (getattr(state, name) is None) != (needed is None):
-                raise ConfigError(f"the state's {name} does not fit: it comes from an environment of another kind")
-        self.begin(slot, state.prompt)
-        self.tokens[slot, start:end] = state.response_ids
-        self.lengths[slot] = end
-        self.response_tokens[slot] = state.response_tokens
-        self.finish_reasons[slot] = int(state.finish_reason)
-        self.turns[slot] = state.turns
-        self.returns[slot] = state.episode_return
-        self._turn_starts[slot] = state.turn_start
-        self.last_episodes[slot] = state.last_episode
-        if self._policy_mask is not None:
-            self._policy_mask[slot, start:end] = state.action_mask
-        if self._paid is not None:
-            self._paid[slot, start:end] = state.token_rewards
+        write_state(self, slot, state)
 
     def snapshot(self) -> dict[str, Any]:
         """Copies of the flat state that infos carry, new on every call; ``score`` is the step's."""
