@@ -102,3 +102,27 @@ def test_environment_without_policy_is_refused():
 def test_unusable_configuration_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         PlayConfig(**changes)
+
+
+def test_language_model_proposes_its_likeliest_tokens(tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.textenv.envs.test_hugging_face import byte_level
+
+    tokenizer = byte_level()
+    torch.manual_seed(0)
+    small = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    model = GPT2LMHeadModel(small).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    terminal = Terminal("", "q")
+    config = PlayConfig(
+        model=str(tmp_path), prompts=["the cat"], reward="tests.compat.rewards:length", max_new_tokens=1, candidates=3
+    )
+    (episode,) = play(config, read=terminal.read, write=terminal.shown.append)
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer.encode("the cat")])).logits[0, -1]
+    logits[tokenizer.pad_token_id] = -float("inf")
+    assert episode.response_ids == (int(logits.argmax()),)
+    assert episode.score == len(episode.response)
