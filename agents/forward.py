@@ -31,12 +31,15 @@ class SequenceBatch:
         prompt_lengths: Tokens before the answer, at least 1, int64, shape ``(B,)``.
         lengths: Prompt and answer together, int64, shape ``(B,)``.
         response_mask: True on answer tokens that count (the policy's own), shape ``(B, T)`` with T the longest answer.
+        allowed: Bit-packed masks of the tokens that could be chosen, uint8, one row per counted token in row-major
+            order, shape ``(N, ceil(V / 8))``; None allows all.
     """
 
     tokens: torch.Tensor
     prompt_lengths: torch.Tensor
     lengths: torch.Tensor
     response_mask: torch.Tensor
+    allowed: NDArray[np.uint8] | None = None
 
     @classmethod
     def from_ids(
@@ -65,6 +68,7 @@ class SequenceBatch:
         prompt_lengths: NDArray[np.int64],
         lengths: NDArray[np.int64],
         action_mask: NDArray[np.bool_] | None = None,
+        allowed: NDArray[np.uint8] | None = None,
         *,
         device: Any = "cpu",
     ) -> SequenceBatch:
@@ -75,6 +79,7 @@ class SequenceBatch:
             prompt_lengths: Shape ``(B,)``.
             lengths: Shape ``(B,)``.
             action_mask: True on answer tokens that count, shape ``(B, ≥ T)``; None means all of them.
+            allowed: Bit-packed masks of allowed tokens, shape ``(B, ≥ T, ceil(V / 8))``; None allows all.
             device: Torch device.
         """
         response_lengths = lengths - prompt_lengths
@@ -88,6 +93,7 @@ class SequenceBatch:
             torch.as_tensor(prompt_lengths, device=device),
             torch.as_tensor(lengths, device=device),
             torch.as_tensor(mask, device=device),
+            None if allowed is None else allowed[:, :width][mask],
         )
 
 
@@ -114,7 +120,8 @@ def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, tor
         Hidden states ``(N, D)`` in row-major order of ``batch.response_mask``, and those after the last token,
         ``(B, D)``.
     """
-    hidden = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    context = getattr(model.config, "max_position_embeddings", None) or batch.tokens.shape[1]
+    hidden = model.base_model(input_ids=batch.tokens[:, :context], use_cache=False).last_hidden_state
     rows, steps = batch.response_mask.nonzero(as_tuple=True)
     columns = batch.prompt_lengths[rows] - 1 + steps
     every = torch.arange(len(hidden), device=hidden.device)

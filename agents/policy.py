@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import nn
 
 from agents.forward import (
@@ -115,7 +116,7 @@ class CausalLMPolicy(nn.Module):
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error
         if lora is not None:
             try:
@@ -128,7 +129,10 @@ class CausalLMPolicy(nn.Module):
         if head.exists():
             from safetensors.torch import load_file
 
-            policy.value_head.load_state_dict(load_file(head, device=str(device)))
+            try:
+                policy.value_head.load_state_dict(load_file(head, device=str(device)))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise CheckpointError(f"cannot load the value head `{head}`: {error}") from error
         return policy
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -185,16 +189,13 @@ class CausalLMPolicy(nn.Module):
         batch: SequenceBatch,
         *,
         temperature: float = 1.0,
-        allowed: NDArray[np.uint8] | None = None,
         entropy: bool = False,
     ) -> SequenceScores:
         """Log-probs, values and entropy of whole sequences from one forward pass.
 
         Args:
-            batch: Prompts with answers.
+            batch: Prompts with answers; with the token masks that held while sampling, where there were any.
             temperature: Divides the logits; must be the one that sampled.
-            allowed: Bit-packed token masks that held while sampling, shape ``(N, ceil(V / 8))`` in row-major order of
-                ``batch.response_mask``; None where there were none.
             entropy: Also compute the entropy; zeros otherwise.
         """
         lm = self.compute.model
@@ -205,7 +206,7 @@ class CausalLMPolicy(nn.Module):
             response_tokens(batch),
             vocab_size=self.vocab_size,
             temperature=temperature,
-            allowed=allowed,
+            allowed=batch.allowed,
             entropy=entropy,
         )
         head_dtype = self.value_head.weight.dtype

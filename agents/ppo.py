@@ -96,14 +96,21 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         positive = ("learning_rate", "epochs", "num_minibatches", "micro_batch_size", "max_grad_norm", "temperature")
-        for name in (*positive, "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)}")
+        for name in (*positive, "kl_horizon", "checkpoint_every", "adam_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"`{name}` must be positive and finite, got {getattr(self, name)}")
+        for name in ("clip_range_vf", "kl_target", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"`{name}` must be positive and finite, or None, got {value}")
+        for name in ("warmup_iterations", "kl_coef", "vf_coef", "ent_coef"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"`{name}` must be ≥ 0 and finite, got {getattr(self, name)}")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}")
-        if self.kl_coef < 0 or not 0 < self.clip_range < 1:
-            raise ConfigError(f"need `kl_coef` ≥ 0 and 0 < `clip_range` < 1, got {self.kl_coef} and {self.clip_range}")
+        if not 0 < self.clip_range < 1:
+            raise ConfigError(f"`clip_range` must lie between 0 and 1, got {self.clip_range}")
         if self.kl_estimator not in ("k1", "k3"):
             raise ConfigError(
                 f"`kl_estimator` must be 'k1' or 'k3', got {self.kl_estimator!r}; k2 is biased and belongs in a loss"
@@ -169,7 +176,14 @@ class PPO:
         self.config = config or PPOConfig()
         self.run = run
         self.stage = stage
+        if envs.num_envs < self.config.num_minibatches:
+            raise ConfigError(
+                f"{self.config.num_minibatches} minibatches need as many episodes per iteration, there are "
+                f"{envs.num_envs}; raise `num_envs` or lower `num_minibatches`"
+            )
         self.reference = reference if reference is not None or policy.has_adapter else frozen_copy(policy)
+        self._own_reference = reference is None
+        self._checked = False
         trained = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
             trained, lr=self.config.learning_rate, eps=self.config.adam_eps, fused=policy.device.type == "cpu" or None
@@ -224,21 +238,22 @@ class PPO:
         """One iteration: rollout, advantages, update. Returns its metrics."""
         rollout = self.collector.collect(self.episodes)
         began = time.monotonic()
-        order = np.argsort(rollout.lengths, kind="stable")
-        parts = np.array_split(order, math.ceil(len(order) / self.config.micro_batch_size))
+        minibatches = self._minibatches(rollout.lengths)
+        parts = [rows for minibatch in minibatches for rows in minibatch]
         batches = [self._batch(rollout, rows) for rows in parts]
         targets = self._targets(rollout, parts, batches)
-        if self.iteration == 0:
+        if not self._checked:
             self._check_first(rollout, parts, batches, targets)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        losses = self._update(parts, batches, targets)
-        kl = float(torch.where(targets.mask, k1(targets.log_ratio), 0.0).sum() / len(order))
+        losses = self._update(minibatches, batches, targets)
+        count = len(rollout.episodes)
+        kl = float(torch.where(targets.mask, k1(targets.log_ratio), 0.0).sum() / count)
         metrics = self._metrics(rollout, targets, losses, kl)
         metrics["policy/learning_rate"] = learning_rate
-        self.kl.update(kl, len(order))
+        self.kl.update(kl, count)
         self.iteration += 1
-        self.episodes += len(order)
+        self.episodes += count
         self.tokens += rollout.action_tokens
         seconds = time.monotonic() - began
         metrics["rollout/episodes"] = float(self.episodes)
@@ -248,12 +263,25 @@ class PPO:
         metrics["time/tokens_per_second"] = rollout.action_tokens / (rollout.seconds + seconds)
         return metrics
 
+    def _minibatches(self, lengths: np.ndarray) -> list[list[np.ndarray]]:
+        """Rows of each minibatch, dealt at random, in micro-batches of similar length.
+
+        The same micro-batches serve the old log-probs and every epoch, so that the first ratio is exactly 1.
+        """
+        rng = np.random.default_rng([self.config.seed, self.iteration, 11])
+        found = []
+        for rows in np.array_split(rng.permutation(len(lengths)), self.config.num_minibatches):
+            ordered = rows[np.argsort(lengths[rows], kind="stable")]
+            found.append(np.array_split(ordered, math.ceil(len(rows) / self.config.micro_batch_size)))
+        return found
+
     def _batch(self, rollout: Rollout, rows: np.ndarray) -> SequenceBatch:
         return SequenceBatch.from_arrays(
             rollout.tokens[rows],
             rollout.prompt_lengths[rows],
             rollout.lengths[rows],
             rollout.action_mask[rows],
+            None if rollout.allowed is None else rollout.allowed[rows],
             device=self.policy.device,
         )
 
@@ -289,17 +317,18 @@ class PPO:
         return Targets(mask, logprobs, values, log_ratio, advantages, returns, entropy)
 
     def _update(
-        self, parts: list[np.ndarray], batches: list[SequenceBatch], targets: Targets
+        self, minibatches: list[list[np.ndarray]], batches: list[SequenceBatch], targets: Targets
     ) -> list[dict[str, float]]:
         """Epochs of minibatch steps; returns what each step measured."""
         rng = np.random.default_rng([self.config.seed, self.iteration, 7])
+        first = np.cumsum([0, *(len(parts) for parts in minibatches)])
         measured: list[dict[str, float]] = []
         for _ in range(self.config.epochs):
-            order = rng.permutation(len(parts))
-            for minibatch in np.array_split(order, min(self.config.num_minibatches, len(parts))):
-                measured.append(self._step([parts[i] for i in minibatch], [batches[i] for i in minibatch], targets))
-                if len(measured) == 1 and self.iteration == 0:
+            for i in rng.permutation(len(minibatches)):
+                measured.append(self._step(minibatches[i], batches[first[i] : first[i + 1]], targets))
+                if not self._checked:
                     self._check_ratio(measured[0])
+                    self._checked = True
             limit = self.config.target_kl
             if limit is not None and measured[-1]["policy/approx_kl"] > 1.5 * limit:
                 break
@@ -396,32 +425,46 @@ class PPO:
     def _check_first(
         self, rollout: Rollout, parts: list[np.ndarray], batches: list[SequenceBatch], targets: Targets
     ) -> None:
-        """What must hold in the first iteration: KL(ref‖ref) = 0, scores on last tokens, sampler = policy."""
-        rows, batch = parts[0], batches[0]
-        ours = self._reference_logprobs(batch)
-        alone = self._reference_logprobs(self._batch(rollout, np.concatenate([rows[:1], parts[-1][-1:]])))
-        width = min(ours.shape[1], alone.shape[1])
+        """What must hold in the first iteration of every process, before the first update."""
+        if self._own_reference and self.iteration == 0:
+            worst = float(torch.where(targets.mask, targets.log_ratio, 0.0).abs().max())
+            if worst > 1e-5:
+                raise RunCheckError(
+                    "KL(policy‖reference) must be 0 before the first update, but log-probs differ by up to "
+                    f"{worst:.3g} nats: the two are not computed in the same way"
+                )
+            self.checks["KL(reference‖reference) is 0"] = True
         low_precision = self.policy.compute.dtype is not None or self.policy.causal_lm.dtype != torch.float32
         tolerance = 0.1 if low_precision else 1e-3
-        gap = float((ours[0, :width] - alone[0, :width]).abs().mean())
-        if gap > tolerance:
+        rows = np.array([parts[0][0], parts[-1][-1]])
+        with torch.no_grad():
+            alone = self.policy.evaluate(self._batch(rollout, rows), temperature=self.config.temperature).logprobs
+        width = alone.shape[1]
+        apart = (alone - targets.logprobs[rows, :width])[targets.mask[rows, :width]].abs().mean()
+        if float(apart) > tolerance:
             raise RunCheckError(
-                f"KL(reference‖reference) is not 0: log-probs change with the batch around by {gap:.3g}"
+                f"log-probs of a sequence change by {float(apart):.3g} nats per token with the batch around it"
             )
-        self.checks["KL(reference‖reference) is 0"] = True
+        self.checks["log-probs do not depend on the batch"] = True
         mismatch = np.abs(rollout.behaviour_logprobs - targets.logprobs.cpu().numpy())[rollout.action_mask].mean()
         if mismatch > tolerance:
             raise RunCheckError(
                 f"sampler and learner disagree by {mismatch:.3g} nats per token on average; their distributions differ"
             )
         self.checks["sampler and learner agree"] = True
+        self._check_score_placement(rollout)
+
+    def _check_score_placement(self, rollout: Rollout) -> None:
+        """Without dense rewards and wrappers, all that is paid is the score, on the last action token."""
+        dense = any(episode.rewards is not None for episode in rollout.episodes)
+        if dense or self.envs is not self.collector.core:
+            return
         last = rollout.action_mask.shape[1] - 1 - rollout.action_mask[:, ::-1].argmax(1)
-        on_last = rollout.rewards[np.arange(len(last)), last]
-        sparse = all(episode.rewards is None for episode in rollout.episodes) and self.envs is self.collector.core
-        if sparse and not np.allclose(on_last, rollout.scores, atol=1e-5):
-            raise RunCheckError("the score is not paid on the last action token")
-        if sparse:
-            self.checks["score on the last action token"] = True
+        expected = np.zeros_like(rollout.rewards)
+        expected[np.arange(len(last)), last] = rollout.scores
+        if not np.allclose(rollout.rewards, expected, atol=1e-5):
+            raise RunCheckError("the score must be paid on the last action token, and nothing on any other")
+        self.checks["score on the last action token"] = True
 
     # --- state on disk ------------------------------------------------------------------------------------------------
 
@@ -442,9 +485,10 @@ class PPO:
         with torch.no_grad():
             for name, p in self.policy.named_parameters():
                 if p.requires_grad:
-                    if f"policy/{name}" not in tensors:
-                        raise CheckpointError(f"`{folder}` has no weight `{name}`; it belongs to another model")
-                    p.copy_(tensors[f"policy/{name}"])
+                    saved = tensors.get(f"policy/{name}")
+                    if saved is None or saved.shape != p.shape:
+                        raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
+                    p.copy_(saved)
         self.policy.compute.push_weights()
         load_optimizer_tensors(self.optimizer, tensors)
         self.iteration, self.episodes, self.tokens = meta["iteration"], meta["episodes"], meta["tokens"]
@@ -466,12 +510,13 @@ class PPO:
         self.policy.save_pretrained(folder / "policy")
         if self.reference is not None:
             self.reference.save_pretrained(folder / "reference")
-        save_state(folder, {}, {"config": asdict(self.config), "stage": self.stage})
+        dtype = "float32" if self.policy.compute.dtype is None else "bfloat16"
         self._write_state(folder / "learner")
+        save_state(folder, {}, {"config": asdict(self.config), "stage": self.stage, "dtype": dtype})
 
     @classmethod
-    def load(cls, folder: str | Path, envs: VectorEnv, *, dtype: str = "float32", run: Run | None = None) -> PPO:
-        """Go on from what :meth:`save` wrote; same environment, same numbers.
+    def load(cls, folder: str | Path, envs: VectorEnv) -> PPO:
+        """Go on from what :meth:`save` wrote; on the same environment and machine with the same numbers.
 
         Raises:
             CheckpointError: If the folder is not complete.
@@ -480,9 +525,9 @@ class PPO:
         if not (folder / "reference").is_dir():
             raise CheckpointError(f"`{folder}` holds no reference; a LoRA learner is resumed through its run folder")
         _, meta = load_state(folder)
-        policy = CausalLMPolicy.from_pretrained(folder / "policy", dtype=dtype)
-        reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=dtype)
-        agent = cls(policy, envs, reference=reference, config=PPOConfig(**meta["config"]), run=run, stage=meta["stage"])
+        policy = CausalLMPolicy.from_pretrained(folder / "policy", dtype=meta["dtype"])
+        reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=meta["dtype"])
+        agent = cls(policy, envs, reference=reference, config=PPOConfig(**meta["config"]), stage=meta["stage"])
         agent._read_state(folder / "learner")
         return agent
 

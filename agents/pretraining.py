@@ -30,7 +30,7 @@ class ModelConfig:
         context: Longest sequence in tokens.
     """
 
-    vocab_size: int = 4096
+    vocab_size: int = 8192
     hidden_size: int = 256
     num_layers: int = 4
     num_heads: int = 4
@@ -53,7 +53,7 @@ class PretrainConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    training: LMConfig = field(default_factory=lambda: LMConfig(steps=1000, batch_size=64, learning_rate=2e-3))
+    training: LMConfig = field(default_factory=lambda: LMConfig(steps=1000, batch_size=64, learning_rate=3e-3))
     weights: dict[str, float] = field(default_factory=dict)
 
 

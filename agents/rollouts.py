@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from agents.policy import CausalLMPolicy
@@ -32,6 +34,8 @@ class Rollout:
         action_mask: True on answer tokens that the policy chose, shape ``(N, T)``.
         rewards: What the environment paid for each answer token, shape ``(N, T)``.
         behaviour_logprobs: Of the chosen tokens when they were drawn, nats, shape ``(N, T)``.
+        allowed: Bit-packed masks of the tokens that could be chosen, uint8, shape ``(N, T, ceil(V / 8))``; None where
+            nothing restricts them.
         truncated: True where something outside the task cut the episode off, shape ``(N,)``.
         episodes: The environment's records, one per row.
         seconds: Wall-clock time of collecting, reward calls included.
@@ -43,6 +47,7 @@ class Rollout:
     action_mask: NDArray[np.bool_]
     rewards: NDArray[np.float32]
     behaviour_logprobs: NDArray[np.float32]
+    allowed: NDArray[np.uint8] | None
     truncated: NDArray[np.bool_]
     episodes: list[Episode]
     seconds: float
@@ -75,6 +80,14 @@ def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:
     return core
 
 
+def _layers(envs: Any) -> list[Any]:
+    """A vector environment's wrappers from the outermost in, and the environment itself at the end."""
+    found = [envs]
+    while isinstance(found[-1], VectorWrapper):
+        found.append(found[-1].env)
+    return found
+
+
 class Collector:
     """Plays one episode in every slot of a vector environment.
 
@@ -100,6 +113,10 @@ class Collector:
                 f"the environment's vocabulary has {vocabulary} tokens, the policy's {policy.vocab_size}; make the "
                 "environment with the policy's tokenizer"
             )
+        # Outermost first: a wrapper's mask includes those inside it.
+        masking = [layer for layer in _layers(envs) if hasattr(type(layer), "action_masks")]
+        restricted = masking[0] is not self.core or self.core.task.min_new_tokens > 0
+        self._token_masks = masking[0].action_masks if restricted else None
         self.engine = policy.slot_engine(envs.num_envs, self.core.slots.tokens.shape[1])
 
     def collect(self, first_episode: int) -> Rollout:
@@ -125,28 +142,37 @@ class Collector:
         taken = np.full((count, width), IDLE, np.int64)
         rewards, behaviour = np.zeros((2, count, width), np.float32)
         truncated = np.zeros(count, np.bool_)
+        allowed = None
+        if self._token_masks is not None:
+            allowed = np.full((count, width, -(-self.policy.vocab_size // 8)), 255, np.uint8)
         running, step = np.arange(count), 0
         while len(running):
             before = slots.lengths[running].copy()
             logits = self.engine.logits(slots.tokens[running], before, running)[:, : self.policy.vocab_size]
-            drawn = draw(logits, self.params, uniforms[running, step])
+            places = before - slots.prompt_lengths[running]
+            mask = None
+            if allowed is not None and self._token_masks is not None:
+                chosen = self._token_masks()[running, : self.policy.vocab_size]
+                allowed[running, places] = np.packbits(chosen, axis=1)
+                mask = torch.as_tensor(chosen, device=logits.device)
+            drawn = draw(logits, self.params, uniforms[running, step], allowed=mask)
             actions = np.full(count, IDLE, np.int64)
             actions[running] = drawn.tokens.cpu().numpy()
             _, paid, terminated, cut, _ = self.envs.step(actions)
-            places = before - slots.prompt_lengths[running]
             taken[running, places] = actions[running]
             rewards[running, places] = paid[running]
             behaviour[running, places] = drawn.behaviour_logprobs.cpu().numpy()
             truncated |= cut
             running = running[~(terminated | cut)[running]]
             step += 1
-        return self._rollout(taken, rewards, behaviour, truncated, time.monotonic() - began)
+        return self._rollout(taken, rewards, behaviour, allowed, truncated, time.monotonic() - began)
 
     def _rollout(
         self,
         taken: NDArray[np.int64],
         rewards: NDArray[np.float32],
         behaviour: NDArray[np.float32],
+        allowed: NDArray[np.uint8] | None,
         truncated: NDArray[np.bool_],
         seconds: float,
     ) -> Rollout:
@@ -165,6 +191,7 @@ class Collector:
             action_mask=chosen[:, :longest],
             rewards=rewards[:, :longest],
             behaviour_logprobs=behaviour[:, :longest],
+            allowed=None if allowed is None else allowed[:, :longest],
             truncated=truncated,
             episodes=episodes,
             seconds=seconds,

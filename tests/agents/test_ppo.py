@@ -28,6 +28,11 @@ def count_good(prompts, responses):
     return [float(r.count("a")) for r in responses]
 
 
+def variety(prompts, responses):
+    """A reward that an untrained policy gets, too, and that differs from answer to answer."""
+    return [len(set(r)) + 0.1 * len(r) for r in responses]
+
+
 def make_envs(tokenizer, reward=count_good, num_envs=8, **options):
     options = {"max_new_tokens": 6, "prompt_dealing": "shared"} | options
     return textenv.TextGenerationVectorEnv(num_envs, tokenizer, PROMPTS, reward, **options)
@@ -103,6 +108,7 @@ def test_first_update_passes_its_checks_moves_all_weights_and_leaves_the_referen
     assert all((p == frozen[name]).all() for name, p in agent.reference.named_parameters())
     assert agent.checks == {
         "KL(reference‖reference) is 0": True,
+        "log-probs do not depend on the batch": True,
         "sampler and learner agree": True,
         "score on the last action token": True,
         "first ratio is 1 and approx-KL 0": True,
@@ -146,10 +152,12 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs):
         torch.testing.assert_close(captured[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tokenizer, tmp_path: Path):
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tokenizer, tmp_path: Path, dtype):
     def train(folder: Path, *, stop_after: int | None = None) -> PPO:
         run = Run(folder, tensorboard=False)
-        agent = PPO(make_policy(), make_envs(tokenizer), config=replace(CONFIG, kl_target=0.5), run=run)
+        config = replace(CONFIG, kl_target=0.5)
+        agent = PPO(make_policy(dtype=dtype), make_envs(tokenizer, variety), config=config, run=run)
 
         def stop(agent, metrics):
             if agent.iteration == stop_after:
@@ -162,8 +170,12 @@ def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tok
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "cut", stop_after=stop)
     resumed = train(tmp_path / "cut")
-    for (name, a), b in zip(whole.policy.named_parameters(), resumed.policy.parameters(), strict=True):
+    start = make_policy()
+    for (name, a), b, c in zip(
+        whole.policy.named_parameters(), resumed.policy.parameters(), start.parameters(), strict=True
+    ):
         assert torch.equal(a, b), name
+        assert not torch.equal(a, c), name
 
     def figures(folder):
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -173,15 +185,18 @@ def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tok
     assert whole.kl.kl_coef == resumed.kl.kl_coef != 0.1
 
 
-def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_path: Path):
-    whole = PPO(make_policy(), make_envs(tokenizer), config=CONFIG).learn(32)
-    half = PPO(make_policy(), make_envs(tokenizer), config=CONFIG)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_path: Path, dtype):
+    whole = PPO(make_policy(dtype=dtype), make_envs(tokenizer, variety), config=CONFIG).learn(32)
+    half = PPO(make_policy(dtype=dtype), make_envs(tokenizer, variety), config=CONFIG)
     while half.iteration < 2:
         half.iterate(CONFIG.learning_rate_at(half.iteration, 4))
     half.save(tmp_path)
-    resumed = PPO.load(tmp_path, make_envs(tokenizer)).learn(32)
-    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+    middle = [p.detach().clone() for p in half.policy.parameters()]
+    resumed = PPO.load(tmp_path, make_envs(tokenizer, variety)).learn(32)
+    for a, b, c in zip(whole.policy.parameters(), resumed.policy.parameters(), middle, strict=True):
         assert torch.equal(a, b)
+        assert not torch.equal(a, c)
     assert CausalLMPolicy.from_pretrained(tmp_path / "policy").vocab_size == whole.policy.vocab_size
 
 
@@ -191,18 +206,18 @@ def test_load_without_reference_is_explained(envs, tmp_path: Path):
 
 
 def test_nan_reward_stops_with_prompt_and_response_and_keeps_the_checkpoint(policy, tokenizer, tmp_path: Path):
-    calls = []
+    scored = []
 
     def fails_later(prompts, responses):
-        calls.append(len(responses))
-        return [float("nan") if len(calls) > 8 else 0.0] * len(responses)
+        scored.extend(responses)
+        return [float("nan") if len(scored) > 20 else 0.0] * len(responses)
 
     run = Run(tmp_path, tensorboard=False)
     agent = PPO(policy, make_envs(tokenizer, fails_later), config=CONFIG, run=run)
     with pytest.raises(RewardError, match=r"nan.*the (old|new|long)|nan.*'a'"):
         agent.learn(10_000)
-    if agent.iteration:
-        assert run.checkpoints("ppo").latest() is not None
+    assert agent.iteration > 0
+    assert run.checkpoints("ppo").latest() is not None
 
 
 def test_nan_weights_stop_before_the_step(policy, envs):
@@ -214,31 +229,98 @@ def test_nan_weights_stop_before_the_step(policy, envs):
         agent.iterate(1e-3)
 
 
-def test_ratio_check_fires_where_old_and_new_differ(policy, envs):
-    agent = PPO(policy, envs, config=CONFIG)
+def shift_logprobs(agent: PPO, *, logprobs: float = 0.0, log_ratio: float = 0.0) -> None:
+    """Make an agent's rollout log-probs wrong by a constant."""
     original = agent._targets
 
     def shifted(*args):
         targets = original(*args)
-        return targets._replace(logprobs=targets.logprobs - 0.01)
+        return targets._replace(logprobs=targets.logprobs + logprobs, log_ratio=targets.log_ratio + log_ratio)
 
     agent._targets = shifted  # type: ignore[method-assign]
-    with pytest.raises(RunCheckError, match=r"ratio must be 1|sampler and learner disagree"):
+
+
+def test_ratio_check_fires_where_old_and_new_differ(policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    shift_logprobs(agent, logprobs=-0.0005)  # below what sampler and learner may differ by
+    with pytest.raises(RunCheckError, match=r"the ratio must be 1 and approx-KL 0, got 1\.0005"):
         agent.iterate(1e-3)
 
 
-def test_score_off_the_last_token_is_noticed(policy, tokenizer):
+def test_sampler_check_fires_where_log_probs_are_those_of_another_distribution(policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    collect = agent.collector.collect
+
+    def other(first):
+        rollout = collect(first)
+        rollout.behaviour_logprobs = rollout.behaviour_logprobs - 0.5
+        return rollout
+
+    agent.collector.collect = other  # type: ignore[method-assign]
+    with pytest.raises(RunCheckError, match=r"sampler and learner disagree by 0\.5"):
+        agent.iterate(1e-3)
+
+
+def test_reference_check_fires_where_the_reference_is_another_policy(policy, make_policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    agent.reference = make_policy(99)
+    with pytest.raises(RunCheckError, match=r"KL\(policy‖reference\) must be 0 before the first update"):
+        agent.iterate(1e-3)
+
+
+def test_token_check_fires_where_the_environment_changes_a_token(policy, envs):
+    agent = PPO(policy, envs, config=CONFIG)
+    step = envs.step
+
+    def meddling(actions):
+        result = step(actions)
+        envs.slots.tokens[0, envs.slots.prompt_lengths[0]] = 5
+        return result
+
+    envs.step = meddling
+    with pytest.raises(RunCheckError, match="the environment holds other tokens than the policy sent"):
+        agent.iterate(1e-3)
+
+
+@pytest.mark.parametrize("where", ["one too early", "on every token"])
+def test_score_off_the_last_token_is_noticed(policy, tokenizer, where: str):
     agent = PPO(policy, make_envs(tokenizer, lambda p, r: [1.0] * len(r)), config=CONFIG)
     collect = agent.collector.collect
 
-    def late(first):
+    def misplaced(first):
         rollout = collect(first)
-        rollout.rewards = np.roll(rollout.rewards, 1, axis=1)
+        if where == "on every token":
+            rollout.rewards = rollout.action_mask.astype(np.float32)
+        else:
+            rollout.rewards = np.roll(rollout.rewards, -1, axis=1)
         return rollout
 
-    agent.collector.collect = late  # type: ignore[method-assign]
-    with pytest.raises(RunCheckError, match="score is not paid on the last action token"):
+    agent.collector.collect = misplaced  # type: ignore[method-assign]
+    with pytest.raises(RunCheckError, match="the score must be paid on the last action token, and nothing on any"):
         agent.iterate(1e-3)
+
+
+def test_token_masks_hold_while_sampling_and_in_the_update(policy, tokenizer):
+    from textenv.wrappers.vector import AllowTokens
+
+    eos = tokenizer.eos_token_id
+    envs = AllowTokens(make_envs(tokenizer, variety, min_new_tokens=2), [eos, 10, 11, 12])
+    agent = PPO(policy, envs, config=CONFIG)
+    metrics = agent.iterate(1e-3)
+    assert metrics["policy/ratio_first"] == pytest.approx(1, abs=1e-6)
+    assert metrics["objective/entropy"] <= np.log(4) + 1e-5
+    rollout = agent.collector.collect(100)
+    chosen = rollout.tokens[np.arange(8), rollout.prompt_lengths]
+    assert set(chosen.tolist()) <= {10, 11, 12}  # the end is not allowed before two tokens
+
+
+def test_minibatches_hold_every_episode_once_and_as_many_steps_as_asked(policy, tokenizer):
+    agent = PPO(policy, make_envs(tokenizer, variety), config=replace(CONFIG, num_minibatches=4, micro_batch_size=32))
+    minibatches = agent._minibatches(np.arange(8))
+    assert len(minibatches) == 4
+    assert sorted(np.concatenate([rows for parts in minibatches for rows in parts]).tolist()) == list(range(8))
+    with pytest.raises(ConfigError, match="9 minibatches need as many episodes per iteration, there are 8"):
+        PPO(policy, make_envs(tokenizer), config=replace(CONFIG, num_minibatches=9))
 
 
 def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
@@ -254,7 +336,10 @@ def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
     [
         ({"epochs": 0}, "`epochs` must be positive"),
         ({"gamma": 1.1}, "`gamma` must lie in"),
-        ({"clip_range": 1.0}, "0 < `clip_range` < 1"),
+        ({"clip_range": 1.0}, "`clip_range` must lie between 0 and 1"),
+        ({"kl_target": -1.0}, "`kl_target` must be positive and finite, or None"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be positive and finite"),
+        ({"warmup_iterations": -1}, "`warmup_iterations` must be ≥ 0"),
         ({"kl_estimator": "k2"}, "`kl_estimator` must be 'k1' or 'k3'"),
     ],
 )
