@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test test-all lint format types setup setup-dev compat clean
+.PHONY: quickstart test test-slow lint format types setup setup-dev compat clean
 
 quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (about nine minutes on two cores)
 	$(BIN)/textenv quickstart $(ARGS)
@@ -12,7 +12,7 @@ quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (ab
 test: $(VENV)/.dev ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-all: $(VENV)/.dev ## also the slow, learning and network tests
+test-slow: $(VENV)/.dev ## the tests that the default run leaves out: slow, learning and network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or learning or network" $(ARGS)
 
 lint: $(VENV)/.dev ## lint, format check, types
@@ -30,16 +30,18 @@ compat: $(VENV)/.dev ## third-party libraries, each in an environment of its own
 setup: $(VENV)/.core
 setup-dev: $(VENV)/.dev
 
-$(VENV)/bin/python:
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "textenv needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip --version >/dev/null
+	@touch $@
 
-$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@ $(VENV)/.core
 

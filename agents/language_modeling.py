@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from agents.forward import SequenceBatch, response_hidden, response_tokens, score_tokens
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
-from textenv.errors import ConfigError, DataError, RunCheckError
+from textenv.errors import CheckpointError, ConfigError, DataError, RunCheckError
 from textenv.mixed_precision import ComputeCopy, fast_bf16
 from textenv.progress import StageProgress
 from textenv.runs import Run
@@ -120,6 +120,7 @@ class MixtureBatches:
         self.seed = seed
         self._pool: list[list[Example]] = []
         self._pool_number = -1
+        self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def batch(self, step: int) -> list[Example]:
         """The examples of a step (0-based)."""
@@ -131,16 +132,24 @@ class MixtureBatches:
     def _draw_pool(self, number: int) -> list[list[Example]]:
         rng = np.random.default_rng([self.seed, number])
         size = _POOL_BATCHES * self.batch_size
-        # Each task's running count is a rounding of share × total, so no task drifts from its share.
-        before, after = np.floor(self.shares * number * size), np.floor(self.shares * (number + 1) * size)
-        after[-1] += (number + 1) * size - after.sum()
-        before[-1] += number * size - before.sum()
-        drawn: list[Example] = []
-        for name, first, last in zip(self.names, before.astype(int), after.astype(int), strict=True):
-            drawn += [self._example(name, position) for position in range(first, last)]
+        # Position p of the endless sequence belongs to the task whose cumulative share holds a low-discrepancy point,
+        # so every stretch of it has the asked proportions.
+        drawn = [self._example(name, position) for name, position in self._positions(number * size, size)]
         drawn.sort(key=lambda example: len(example.tokens))
         batches = [drawn[i * self.batch_size : (i + 1) * self.batch_size] for i in range(_POOL_BATCHES)]
         return [batches[i] for i in rng.permutation(_POOL_BATCHES)]
+
+    def _positions(self, start: int, count: int) -> list[tuple[str, int]]:
+        """Task and running number within the task of ``count`` draws from the endless sequence."""
+        edges = np.cumsum(self.shares)
+        edges[-1] = 1.0
+        golden = 0.6180339887498949
+        tasks = np.searchsorted(edges, (np.arange(start + count) * golden) % 1.0, side="right")
+        found = []
+        for index, name in enumerate(self.names):
+            before = int((tasks[:start] == index).sum())
+            found += [(name, before + i) for i in range(int((tasks[start:] == index).sum()))]
+        return found
 
     def _example(self, name: str, position: int) -> Example:
         examples = self.tasks[name]
@@ -149,8 +158,6 @@ class MixtureBatches:
 
     def _order(self, name: str, epoch: int) -> NDArray[np.int64]:
         key = (name, epoch)
-        if getattr(self, "_orders", None) is None:
-            self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
         if key not in self._orders:
             # Two epochs of a task can meet in one pool; older ones are not needed again.
             self._orders = {k: v for k, v in self._orders.items() if k[0] != name or k[1] >= epoch - 1}
@@ -207,6 +214,8 @@ def train_lm(
 ) -> dict[str, float]:
     """Train a causal LM by cross-entropy on the targets of a mixture of tasks.
 
+    Dropout stays off, so that steps repeat exactly.
+
     Args:
         model: Transformers causal LM, trained in place; left in evaluation mode.
         tasks: Training examples of each task.
@@ -227,13 +236,12 @@ def train_lm(
     device = model.get_input_embeddings().weight.device
     start = _resume(model, optimizer, run, stage)
     fast = fast_bf16(device) if config.bf16 is None else config.bf16
-    compute = ComputeCopy(model, torch.bfloat16 if fast else None)
+    compute = ComputeCopy(model.eval(), torch.bfloat16 if fast else None)
     tokens_done, began = 0, time.monotonic()
     with StageProgress(stage, config.steps, run.console if run else None, start=start) as progress:
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(step)
-            compute.model.train()
             batch = collate(batches.batch(step), device)
             loss = token_losses(compute.model, batch).mean()
             optimizer.zero_grad(set_to_none=True)
@@ -257,13 +265,10 @@ def train_lm(
                     run.log(stage, step + 1, metrics)
                 if (step + 1) % config.checkpoint_every == 0 and not last:
                     _checkpoint(model, optimizer, run, stage, step + 1)
-    model.eval()
-    compute.model.eval()
     return {name: evaluate_lm(compute.model, examples) for name, examples in validation.items()}
 
 
 def _held_out(model: Any, validation: Mapping[str, Sequence[Example]]) -> dict[str, float]:
-    model.eval()
     losses = {name: evaluate_lm(model, examples[:256]) for name, examples in validation.items()}
     metrics = {"eval/loss": sum(losses.values()) / len(losses)}
     if len(losses) > 1:
@@ -288,7 +293,11 @@ def _resume(model: Any, optimizer: torch.optim.Optimizer, run: Run | None, stage
     step = 0
     if latest is not None:
         tensors, meta = load_state(latest)
-        model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+        weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint `{latest}` does not fit this model: {error}") from error
         load_optimizer_tensors(optimizer, tensors)
         step = int(meta["step"])
     run.rewind(stage, step)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "data": "builtin",
     "builtin_texts": 1200,

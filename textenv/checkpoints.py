@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from textenv.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ class Checkpoints:
         """Let ``write`` fill a temporary folder, then give it its name in one rename.
 
         Args:
-            step: Number of the checkpoint; must not exist yet.
+            step: Number of the checkpoint; an older one of the same number is replaced.
             write: Gets the temporary folder's path and puts files there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +97,11 @@ class Checkpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         write(temporary)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            self._remove(target)
         os.rename(temporary, target)
         for old in self._complete()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            self._remove(old)
         return target
 
     def latest(self) -> Path | None:
@@ -113,6 +112,13 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints of this stage (it is finished, or starts anew)."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Remove a checkpoint; a kill in the middle leaves none that looks complete."""
+        doomed = checkpoint.with_name(f".old-{checkpoint.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(checkpoint, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _complete(self) -> list[Path]:
         return sorted(self.folder.glob(f"{_STEP_PREFIX}*")) if self.folder.is_dir() else []
@@ -149,13 +155,3 @@ def load_optimizer_tensors(
         optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"the saved optimizer state does not fit this model: {error}") from error
-
-
-def numpy_rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    """A numpy generator's state as JSON-able values."""
-    return json.loads(json.dumps(rng.bit_generator.state))
-
-
-def set_numpy_rng_state(rng: np.random.Generator, state: Mapping[str, Any]) -> None:
-    """Put back what :func:`numpy_rng_state` returned."""
-    rng.bit_generator.state = dict(state)

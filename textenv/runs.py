@@ -4,7 +4,7 @@ Layout::
 
     config.yaml      every field of the configuration, as it was resolved
     metrics.jsonl    one object a line: {"stage", "step", "seconds", "<group/name>": number, ...}
-    tensorboard/     the same figures as TensorBoard events
+    tensorboard/     the same figures as TensorBoard events, a folder per stage
     <stage>/         what the stage made (a model folder that plain transformers loads) and checkpoints/ while it runs
     <stage>/done.json  written last: the stage is complete; holds its summary
 """
@@ -56,16 +56,16 @@ class Run:
         if config is not None:
             self._settle_config(config)
         self._tensorboard = tensorboard
-        self._writer: Any = None
+        self._writers: dict[str, Any] = {}
         self._metrics = self.path / "metrics.jsonl"
         self._began: dict[str, float] = {}
 
     @staticmethod
     def next_free(parent: str | Path, name: str) -> Path:
-        """``parent/name``, or the first of ``name-2``, ``name-3``, … that does not exist yet."""
+        """``parent/name``, or the first of ``name-2``, ``name-3``, … where nothing has been measured yet."""
         parent = Path(parent)
         candidate, number = parent / name, 2
-        while candidate.exists():
+        while _has_results(candidate):
             candidate, number = parent / f"{name}-{number}", number + 1
         return candidate
 
@@ -90,7 +90,7 @@ class Run:
 
         file = self.path / "config.yaml"
         new = json.loads(json.dumps(config))
-        if file.exists():
+        if file.exists() and _has_results(self.path):
             old = yaml.safe_load(file.read_text(encoding="utf-8"))
             if old != new:
                 fields = ", ".join(sorted(_differences(old, new)))
@@ -117,9 +117,18 @@ class Run:
         self.checkpoints(stage).clear()
 
     def finished(self, stage: str) -> dict[str, Any] | None:
-        """The summary of a completed stage, or None."""
+        """The summary of a completed stage, or None.
+
+        Raises:
+            CheckpointError: If the summary cannot be read.
+        """
         file = self.path / stage / "done.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"`{file}` is damaged ({error}); delete it to run the stage again") from error
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file of the run in one step."""
@@ -152,29 +161,35 @@ class Run:
             file.write(json.dumps(record) + "\n")
         if self._tensorboard:
             for name, value in metrics.items():
-                self._events().add_scalar(f"{stage}/{name}", value, step)
+                self._events(stage, step).add_scalar(name, value, step)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget figures of a stage that were logged after ``step``: a resumed stage logs them again.
 
         A line that a kill cut off is dropped too.
         """
+        records = self._records()
+        kept = [record for record in records if record["stage"] != stage or record["step"] <= step]
+        if self._metrics.exists():
+            write_atomic(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        self._began[stage] = time.monotonic() - self.seconds(stage)
+
+    def seconds(self, stage: str, step: float = math.inf) -> float:
+        """Seconds that a stage had run for, in all processes, when it logged its last figures up to a step."""
+        logged = [r["seconds"] for r in self._records() if r["stage"] == stage and r["step"] <= step]
+        return max(logged, default=0.0)
+
+    def _records(self) -> list[dict[str, Any]]:
+        """All whole lines of the metrics."""
         if not self._metrics.exists():
-            return
-        kept = []
-        last_seconds = 0.0
+            return []
+        found = []
         for line in self._metrics.read_text(encoding="utf-8").splitlines():
             try:
-                record = json.loads(line)
-            except ValueError:
+                found.append(json.loads(line))
+            except ValueError:  # cut off by a kill
                 continue
-            if record["stage"] == stage:
-                if record["step"] > step:
-                    continue
-                last_seconds = max(last_seconds, record["seconds"])
-            kept.append(line)
-        write_atomic(self._metrics, "".join(line + "\n" for line in kept))
-        self._began[stage] = time.monotonic() - last_seconds
+        return found
 
     def progress(self, stage: str, total: int, *, start: int = 0) -> StageProgress:
         """A progress line for a stage; use it as a context manager."""
@@ -187,17 +202,24 @@ class Run:
 
     def close(self) -> None:
         """Flush and close the TensorBoard events; may be called twice."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        while self._writers:
+            self._writers.popitem()[1].close()
 
-    def _events(self) -> Any:
-        if self._writer is None:
+    def _events(self, stage: str, step: int) -> Any:
+        if stage not in self._writers:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.path / "tensorboard"))
-        return self._writer
+            # Events of later steps were written before an interruption and are hidden.
+            self._writers[stage] = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=step)
+        return self._writers[stage]
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether a run left anything there that one would miss."""
+    return any((folder / name).exists() for name in ("metrics.jsonl", "summary.json")) or any(
+        folder.glob("*/done.json")
+    )
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> set[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_quickstart_writes_everything_that_is_promised(finished: Path):
         *(summary["seconds"][stage] for stage in ("data", "pretrain", "sft", "reward", "ppo", "evaluate", "total")),
     ]
     assert all(math.isfinite(figure) for figure in figures)
-    assert len(summary["checks"]) == 4
+    assert len(summary["checks"]) == 5
     assert all(summary["checks"].values())
     stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"pretrain", "sft", "reward", "ppo"}
@@ -91,7 +92,14 @@ def test_resume_with_another_field_names_it(finished: Path, capsys: pytest.Captu
         (["quickstart", "--ppo.training.kl_coeff", "3"], "kl_coeff"),
         (["quickstart", "--data", "nothing"], 'key "data"'),
         (["quickstart", "--config", "nothing.yaml"], "File does not exist"),
-        (["ppo", "--ppo.training.clip_range", "2"], "0 < `clip_range` < 1, got 0.05 and 2.0"),
+        (["ppo", "--ppo.training.clip_range", "2"], "`clip_range` must lie between 0 and 1, got 2.0"),
+        (["quickstart", "--ppo.training.kl_target", "-1"], "`kl_target` must be positive"),
+        (["quickstart", "--ppo.domain", "movie"], "must name some of movies"),
+        (["quickstart", "--reward.domains", "[movie]"], "must name some of movies"),
+        (["quickstart", "--reward.normalization_samples", "0"], "`normalization_samples` must be ≥ 2, got 0"),
+        (["quickstart", "--evaluation_prompts", "0"], "`evaluation_prompts` must be ≥ 1, got 0"),
+        (["quickstart", "--ppo.max_new_tokens", "200"], "leaves no room for a prompt"),
+        (["quickstart", "--data", "builtin", "--builtin_texts", "3"], "`builtin_texts` ≥ 400"),
         (["ppo", "--data", "builtin", "--builtin_texts", "400"], "`--policy` is needed"),
         (["sft", "--data", "builtin", "--builtin_texts", "400", "--model", "nowhere"], "there is no such folder"),
         (["quickstart", "--name", "never", "--resume"], "nothing to resume"),
@@ -105,6 +113,42 @@ def test_mistakes_end_in_one_line(arguments, message, capsys, tmp_path: Path, mo
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_runs_dir_that_is_a_file_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    flags = ["--data", "builtin", "--builtin_texts", "400", "--runs_dir", str(tmp_path / "file")]
+    assert main(["quickstart", *flags]) == 1
+    err = capsys.readouterr().err
+    assert "Not a directory" in err
+    assert err.count("\n") == 1
+
+
+def test_cut_off_model_file_ends_in_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, message in (
+        ("model.safetensors", "cannot load a language model"),
+        ("value_head.safetensors", "value head"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(finished / "runs" / "tiny" / "ppo", folder)
+        (folder / name).write_bytes((folder / name).read_bytes()[:30])
+        flags = ["--data", "builtin", "--builtin_texts", "400", "--runs_dir", str(tmp_path / "runs")]
+        assert main(["ppo", *flags, "--policy", str(folder), "--reward_model", "lexicon"]) == 1
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_prompt_longer_than_the_context_is_named_before_the_other_stages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = tmp_path / "tiny.yaml"
+    model = dict(TINY["pretrain"]["model"], context=24)
+    tiny = TINY | {"pretrain": TINY["pretrain"] | {"model": model}}
+    recipe.write_text(yaml.safe_dump(tiny))
+    assert main(["quickstart", "--config", str(recipe), "--runs_dir", str(tmp_path / "runs")]) == 1
+    assert "it exceeds the model's context of 24" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "tiny" / "sft" / "done.json").exists()
 
 
 def test_unknown_field_in_a_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,7 +4,6 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -13,10 +12,8 @@ from textenv.checkpoints import (
     Checkpoints,
     load_optimizer_tensors,
     load_state,
-    numpy_rng_state,
     optimizer_tensors,
     save_state,
-    set_numpy_rng_state,
     write_atomic,
 )
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
@@ -83,16 +80,6 @@ def test_optimizer_state_round_trips_to_the_same_next_step():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
-def test_numpy_generator_state_survives_json():
-    rng = np.random.default_rng(0)
-    rng.random(3)
-    state = json.loads(json.dumps(numpy_rng_state(rng)))
-    expected = rng.random(5)
-    other = np.random.default_rng(9)
-    set_numpy_rng_state(other, state)
-    np.testing.assert_array_equal(other.random(5), expected)
-
-
 def test_write_atomic_leaves_no_other_file(tmp_path: Path):
     write_atomic(tmp_path / "a.txt", "one")
     write_atomic(tmp_path / "a.txt", "two")
@@ -101,7 +88,9 @@ def test_write_atomic_leaves_no_other_file(tmp_path: Path):
 
 
 def test_run_with_another_configuration_is_refused_and_names_the_fields(tmp_path: Path):
-    Run(tmp_path, config={"seed": 0, "ppo": {"kl_coef": 0.1, "epochs": 2}})
+    Run(tmp_path, config={"seed": 9})  # nothing measured yet: the configuration may still change
+    run = Run(tmp_path, config={"seed": 0, "ppo": {"kl_coef": 0.1, "epochs": 2}}, tensorboard=False)
+    run.log("ppo", 1, {"objective/kl": 0.0})
     Run(tmp_path, config={"seed": 0, "ppo": {"kl_coef": 0.1, "epochs": 2}})
     with pytest.raises(ConfigError, match=r"different: ppo\.kl_coef, seed"):
         Run(tmp_path, config={"seed": 1, "ppo": {"kl_coef": 0.2, "epochs": 2}})
@@ -114,6 +103,8 @@ def test_new_runs_get_the_next_number_and_resume_finds_the_newest(tmp_path: Path
         path = Run.next_free(tmp_path, "a")
         assert path.name == expected
         path.mkdir()
+        assert Run.next_free(tmp_path, "a") == path  # an empty folder is used
+        (path / "metrics.jsonl").touch()
     (tmp_path / "a-b").mkdir()
     assert Run.newest(tmp_path, "a").name == "a-3"
 
@@ -151,9 +142,39 @@ def test_tensorboard_events_hold_the_figures(tmp_path: Path):
     run.log("ppo", 1, {"objective/kl": 0.5})
     run.close()
     run.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "ppo"))
     events.Reload()
-    assert events.Scalars("ppo/objective/kl")[0].value == 0.5
+    assert events.Scalars("objective/kl")[0].value == 0.5
+
+
+def test_tensorboard_after_a_resume_shows_each_step_once(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in ((1, 2, 3), (2, 3, 4)):
+        run = Run(tmp_path)
+        run.rewind("ppo", steps[0] - 1)
+        for step in steps:
+            run.log("ppo", step, {"objective/kl": step})
+        run.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "ppo"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("objective/kl")] == [1, 2, 3, 4]
+
+
+def test_seconds_of_a_stage_go_on_after_a_resume(tmp_path: Path):
+    run = Run(tmp_path, tensorboard=False)
+    assert run.seconds("ppo") == 0
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "ppo", "step": 1, "seconds": 50.0}\n')
+    run.rewind("ppo", 1)
+    run.log("ppo", 2, {"objective/kl": 1.0})
+    assert 50 <= run.seconds("ppo") < 51
+
+
+def test_damaged_summary_of_a_stage_is_named(tmp_path: Path):
+    run = Run(tmp_path)
+    (run.stage("sft") / "done.json").write_text('{"loss": 1')
+    with pytest.raises(CheckpointError, match=r"done\.json` is damaged .*delete it to run the stage again"):
+        run.finished("sft")
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal():

@@ -155,6 +155,13 @@ def test_draws_follow_the_exact_distribution(params: SamplingParams, kept: list[
     np.testing.assert_allclose(drawn.logprobs.numpy(), np.log(full[tokens]), atol=1e-6)
 
 
+def test_draw_top_k_keeps_k_tokens_where_logits_tie():
+    n = 2000
+    drawn = draw(torch.zeros(n, 10), SamplingParams(top_k=2), np.random.default_rng(0).random(n))
+    assert len(set(drawn.tokens.tolist())) == 2
+    np.testing.assert_allclose(drawn.behaviour_logprobs.numpy(), np.log(0.5), atol=1e-6)
+
+
 def test_draw_greedy_takes_the_largest_with_certainty():
     drawn = draw(LOGITS[None], SamplingParams(temperature=0), np.array([0.99]))
     assert drawn.tokens.tolist() == [0]

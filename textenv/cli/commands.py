@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from textenv.cli import stages
 from textenv.cli.configs import (
@@ -25,7 +26,12 @@ from textenv.sampling.params import SamplingParams
 
 
 def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
-    """A new run folder, or the newest of this name."""
+    """A new run folder, or the newest of this name.
+
+    Raises:
+        DataError: If the data cannot be had; nothing has been written then.
+    """
+    load_data(config.data, config.builtin_texts)
     if config.threads:
         import torch
 
@@ -63,8 +69,8 @@ def reward(config: RewardCommand, run: Run) -> None:
             config.reward,
             trunk_folder=stages.check_folder("model", config.model) if config.model else None,
             policy_folder=stages.check_folder("policy", config.policy) if config.policy else None,
-            domain="movies",
-            sampling=SamplingParams(0.7, max_new_tokens=32),
+            domain=config.reward.domains[0],
+            sampling=SamplingParams(config.temperature, max_new_tokens=config.max_new_tokens),
             seed=config.seed,
         ),
     )
@@ -105,10 +111,16 @@ def quickstart(config: QuickstartCommand, run: Run) -> None:
     data_seconds = time.monotonic() - began
     sampling = SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
     base, tuned = run.stage("pretrain"), run.stage("sft")
+    first = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
+    stages.check_prompt_lengths(
+        data,
+        config.ppo.domain,
+        AutoTokenizer.from_pretrained(base),
+        max_new_tokens=config.ppo.max_new_tokens,
+        context=config.pretrain.model.context,
+    )
     done = {
-        "pretrain": stages.once(
-            run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed)
-        ),
+        "pretrain": first,
         "sft": stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, base, config.seed)),
         "reward": stages.once(
             run,

@@ -10,6 +10,7 @@ from agents.language_modeling import LMConfig
 from agents.ppo import PPOConfig
 from agents.pretraining import PretrainConfig
 from reward_models.training import RewardModelConfig
+from textenv.datasets.records import check_domains
 from textenv.errors import ConfigError
 
 
@@ -29,6 +30,11 @@ class RewardStageConfig:
     domains: list[str] = field(default_factory=lambda: ["movies"])
     normalization_samples: int = 512
     training: RewardModelConfig = field(default_factory=RewardModelConfig)
+
+    def __post_init__(self) -> None:
+        check_domains(self.domains)
+        if self.normalization_samples < 2:
+            raise ConfigError(f"`normalization_samples` must be ≥ 2, got {self.normalization_samples}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class PPOStageConfig:
         for name in ("total_episodes", "num_envs", "max_new_tokens", "eval_every", "eval_prompts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+        check_domains([self.domain])
+        if self.num_envs < self.training.num_minibatches:
+            raise ConfigError(f"`num_envs` ({self.num_envs}) must be at least `num_minibatches`")
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,17 @@ class RunConfig:
     builtin_texts: int = 12_000
     seed: int = 0
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ConfigError(
+                f"`name` must be the name of a folder, got {self.name!r}; `runs_dir` says where it stands"
+            )
+        if self.builtin_texts < 400 or self.seed < 0 or self.threads < 0:
+            raise ConfigError(
+                f"need `builtin_texts` ≥ 400, `seed` ≥ 0 and `threads` ≥ 0, got {self.builtin_texts}, {self.seed} and "
+                f"{self.threads}"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,12 +135,16 @@ class RewardCommand(RunConfig):
     Attributes:
         model: Folder of the language model whose trunk is used with ``--reward.trunk policy``.
         policy: Folder of the policy whose answers fix the normalisation; empty leaves the scores raw.
+        temperature: Of those answers.
+        max_new_tokens: Length limit of those answers.
         reward: The stage.
     """
 
     name: str = "reward"
     model: str = ""
     policy: str = ""
+    temperature: float = 0.8
+    max_new_tokens: int = 32
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
 
 
@@ -141,23 +165,25 @@ class PPOCommand(RunConfig):
     evaluation_prompts: int = 512
     ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count("evaluation_prompts", self.evaluation_prompts)
+
 
 def _quickstart_pretrain() -> PretrainConfig:
-    return PretrainConfig(training=LMConfig(steps=900, batch_size=64, learning_rate=2e-3, eval_every=100))
+    return PretrainConfig(training=LMConfig(steps=900, batch_size=64, learning_rate=3e-3, eval_every=100))
 
 
 def _quickstart_ppo() -> PPOStageConfig:
     return PPOStageConfig(
         total_episodes=7680,
         training=PPOConfig(
-            learning_rate=2e-4,
+            learning_rate=1.5e-4,
             warmup_iterations=3,
             epochs=2,
             num_minibatches=2,
-            kl_coef=0.1,
-            kl_target=6.0,
-            kl_horizon=1500,
-            temperature=0.7,
+            kl_coef=0.2,
+            temperature=0.8,
         ),
     )
 
@@ -180,6 +206,20 @@ class QuickstartCommand(RunConfig):
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
     ppo: PPOStageConfig = field(default_factory=_quickstart_ppo)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count("evaluation_prompts", self.evaluation_prompts)
+        if self.ppo.max_new_tokens >= self.pretrain.model.context:
+            raise ConfigError(
+                f"`ppo.max_new_tokens` ({self.ppo.max_new_tokens}) leaves no room for a prompt in the model's context "
+                f"of {self.pretrain.model.context} tokens"
+            )
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"`{name}` must be ≥ 1, got {value}")
 
 
 def seeded_lm(config: LMConfig, seed: int) -> LMConfig:

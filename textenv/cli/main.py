@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         return _report(rest) if command == "report" else _run(command, rest)
-    except TextEnvError as error:
-        print(f"textenv {command}: {error}", file=sys.stderr)
+    except (TextEnvError, OSError) as error:
+        print(f"textenv {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ntextenv {command}: interrupted; the same command with --resume goes on from here", file=sys.stderr)
+        print(f"\ntextenv {command}: interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
 
 

@@ -34,7 +34,7 @@ from textenv.cli.configs import PPOStageConfig, RewardStageConfig, seeded_lm
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path
 from textenv.envs import TextGenerationVectorEnv
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, DataError
 from textenv.mixed_precision import fast_bf16
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
@@ -44,29 +44,18 @@ from textenv.trajectories import Trajectory
 def once(run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A stage's summary, from disk where the stage is complete; its wall-clock seconds are in ``seconds``."""
     done = run.finished(stage)
+    checkpoints = run.checkpoints(stage)
     if done is not None:
+        checkpoints.clear()
         run.say(f"{stage:<12} done before ({done['seconds']:.0f} s)")
         return done
+    latest = checkpoints.latest()
+    earlier = run.seconds(stage, int(latest.name.removeprefix("step-"))) if latest is not None else 0.0
     began = time.monotonic()
-    earlier = _seconds_before(run, stage)
     summary = work()
     summary["seconds"] = round(time.monotonic() - began + earlier, 1)
     run.finish(stage, summary)
     return summary
-
-
-def _seconds_before(run: Run, stage: str) -> float:
-    """Seconds that an interrupted stage had run for when it wrote its newest checkpoint."""
-    latest = run.checkpoints(stage).latest()
-    if latest is None:
-        return 0.0
-    step = int(latest.name.removeprefix("step-"))
-    seconds = 0.0
-    for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line) if line.endswith("}") else {}
-        if record.get("stage") == stage and record["step"] <= step:
-            seconds = record["seconds"]
-    return seconds
 
 
 def pretrain_stage(run: Run, data: RatedData, config: PretrainConfig, seed: int) -> dict[str, Any]:
@@ -227,7 +216,7 @@ def evaluate_stage(
             CausalLMPolicy.from_pretrained(folder),
             prompts,
             reward,
-            reference=anchor if name not in ("base", reference) else None,
+            reference=anchor if name != "base" else None,
             sampling=sampling,
             judges={"vader_positive": vader_positive},
             seed=seed,
@@ -237,12 +226,12 @@ def evaluate_stage(
         record: dict[str, Any] = {"prompt": shown.prompt, "human": shown.response}
         for name, evaluation in found.items():
             record[name] = _sample(evaluation.trajectories[i])
-            if evaluation.trajectories[i].ref_logprobs is not None:
+            if name not in ("base", reference):
                 record[name]["kl"] = round(float(evaluation.kl[i]), 4)
         lines.append(json.dumps(record, ensure_ascii=False))
     (run.path / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     summary = {name: evaluation.summary for name, evaluation in found.items()}
-    summary[reference]["kl"] = 0.0
+    summary[reference]["kl"] = float(found[reference].kl.mean())
     return summary
 
 
@@ -253,6 +242,23 @@ def _sample(trajectory: Trajectory) -> dict[str, Any]:
         "finish": trajectory.finish_reason,
         "tokens": len(trajectory),
     }
+
+
+def check_prompt_lengths(data: RatedData, domain: str, tokenizer: Any, *, max_new_tokens: int, context: int) -> None:
+    """Make sure that every prompt leaves room for an answer, before hours are spent.
+
+    Raises:
+        DataError: Naming the first prompt that does not.
+    """
+    for split in ("train", "validation", "test"):
+        for shown in data.demonstrations(split, domain):
+            length = len(tokenizer.encode(shown.prompt))
+            if length + max_new_tokens > context:
+                raise DataError(
+                    f"the {split} prompt {shown.prompt[:60]!r} has {length} tokens; with `--ppo.max_new_tokens` "
+                    f"{max_new_tokens} it exceeds the model's context of {context}; lower one or raise "
+                    "`--pretrain.model.context`"
+                )
 
 
 def check_folder(argument: str, folder: str) -> Path:

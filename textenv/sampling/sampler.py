@@ -1,6 +1,6 @@
 """Drawing tokens from logits, with exact log-probabilities of what was drawn.
 
-One uniform number per token, looked up in the cumulative distribution: on CPU this costs a tenth of
+One uniform number per token, looked up in the cumulative distribution: on CPU this costs a fraction of
 ``torch.multinomial``, which draws one exponential per vocabulary entry. The uniforms come from a generator per
 trajectory, so a trajectory does not depend on the batch around it.
 """
@@ -46,8 +46,8 @@ def _keep_mask(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor | N
     """Boolean mask ``(B, V)`` of tokens that top-k and top-p leave, or None where both are off."""
     keep = None
     if 0 < params.top_k < logits.shape[-1]:
-        threshold = logits.topk(params.top_k, dim=-1).values[:, -1:]
-        keep = logits >= threshold
+        best = logits.topk(params.top_k, dim=-1).indices
+        keep = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, True)
     if params.top_p < 1.0:
         masked = logits if keep is None else logits.masked_fill(~keep, -torch.inf)
         ordered, order = masked.softmax(-1).sort(dim=-1, descending=True)
