@@ -23,7 +23,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.advantages import explained_variance, gae, masked_mean, whiten
 from agents.forward import SequenceBatch
-from agents.kl import ESTIMATORS, AdaptiveKL, FixedKL, KLController, k1
+from agents.kl import ESTIMATORS
 from agents.losses import clipped_policy_loss, clipped_value_loss
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, Rollout
@@ -31,6 +31,7 @@ from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_te
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.progress import StageProgress
 from textenv.runs import Run
+from textenv.wrappers.kl import make_controller
 
 Callback = Callable[["PPO", dict[str, float]], None]
 
@@ -189,11 +190,7 @@ class PPO:
             trained, lr=self.config.learning_rate, eps=self.config.adam_eps, fused=policy.device.type == "cpu" or None
         )
         self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
-        self.kl: KLController = (
-            FixedKL(self.config.kl_coef)
-            if self.config.kl_target is None
-            else AdaptiveKL(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
-        )
+        self.kl = make_controller(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
         self.iteration = 0
         self.episodes = 0
         self.tokens = 0
@@ -248,10 +245,10 @@ class PPO:
             group["lr"] = learning_rate
         losses = self._update(minibatches, batches, targets)
         count = len(rollout.episodes)
-        kl = float(torch.where(targets.mask, k1(targets.log_ratio), 0.0).sum() / count)
-        metrics = self._metrics(rollout, targets, losses, kl)
+        kl = torch.where(targets.mask, targets.log_ratio, 0.0).double().sum(1).cpu().numpy()
+        metrics = self._metrics(rollout, targets, losses, float(kl.mean()))
         metrics["policy/learning_rate"] = learning_rate
-        self.kl.update(kl, count)
+        self.kl.update(kl)
         self.iteration += 1
         self.episodes += count
         self.tokens += rollout.action_tokens
@@ -306,7 +303,7 @@ class PPO:
             last_values[rows] = scores.last_values.float()
             ref_logprobs[rows, :width] = self._reference_logprobs(batch)
         log_ratio = logprobs - ref_logprobs
-        penalty = self.kl.kl_coef * ESTIMATORS[config.kl_estimator](log_ratio)
+        penalty = self.kl.coef * ESTIMATORS[config.kl_estimator](log_ratio)
         rewards = torch.as_tensor(rollout.rewards, device=device) - torch.where(mask, penalty, 0.0)
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
@@ -389,8 +386,8 @@ class PPO:
             "objective/score": float(scores.mean()),
             "objective/score_std": float(scores.std()),
             "objective/kl": kl,
-            "objective/kl_coef": self.kl.kl_coef,
-            "objective/rlhf_reward": float(scores.mean()) - self.kl.kl_coef * kl,
+            "objective/kl_coef": self.kl.coef,
+            "objective/rlhf_reward": float(scores.mean()) - self.kl.coef * kl,
             "objective/entropy": float(masked_mean(targets.entropy, targets.mask)),
             "rollout/response_tokens": float(lengths.mean()),
             "rollout/truncated_fraction": float(cut.mean()),
@@ -474,7 +471,7 @@ class PPO:
             "iteration": self.iteration,
             "episodes": self.episodes,
             "tokens": self.tokens,
-            "kl_coef": self.kl.kl_coef,
+            "kl": self.kl.get_state(),
             "prompts": self.collector.core.get_prompt_state(),
             "checks": self.checks,
         }
@@ -492,7 +489,7 @@ class PPO:
         self.policy.compute.push_weights()
         load_optimizer_tensors(self.optimizer, tensors)
         self.iteration, self.episodes, self.tokens = meta["iteration"], meta["episodes"], meta["tokens"]
-        self.kl.kl_coef = meta["kl_coef"]
+        self.kl.set_state(meta["kl"])
         self.checks = meta["checks"]
         self.collector.core.set_prompt_state(meta["prompts"])
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.kl import ESTIMATORS, AdaptiveKL, FixedKL
-from textenv.errors import ConfigError
+from agents.kl import ESTIMATORS
 
 
 @pytest.mark.parametrize(
@@ -28,26 +27,3 @@ def test_k3_is_never_negative_and_zero_only_at_zero():
     values = ESTIMATORS["k3"](torch.linspace(-3, 3, 61, dtype=torch.float64))
     assert (values >= 0).all()
     assert values[30].abs() < 1e-15
-
-
-def test_adaptive_coefficient_rises_above_target_and_is_clipped():
-    # KL twice the target: error clipped to 0.2; 512 of 10,000 episodes.
-    controller = AdaptiveKL(0.15, target=6.0, horizon=10_000)
-    controller.update(12.0, 512)
-    assert controller.kl_coef == pytest.approx(0.15 * (1 + 0.2 * 512 / 10_000))
-    controller.update(6.0, 512)
-    assert controller.kl_coef == pytest.approx(0.15 * (1 + 0.2 * 512 / 10_000))
-    before = controller.kl_coef
-    controller.update(5.4, 1000)
-    assert controller.kl_coef == pytest.approx(before * (1 - 0.1 * 0.1))
-
-
-def test_fixed_coefficient_stays():
-    controller = FixedKL(0.05)
-    controller.update(100.0, 512)
-    assert controller.kl_coef == 0.05
-
-
-def test_adaptive_without_target_is_refused():
-    with pytest.raises(ConfigError, match="must be positive, got 0"):
-        AdaptiveKL(0.1, target=0.0)

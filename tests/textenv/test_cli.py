@@ -173,6 +173,15 @@ def test_recipes_are_valid(recipe: Path):
     parse(recipe.stem, ["--config", str(recipe)])
 
 
+def test_play_toy_problem_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    answers = iter(["", "", "q"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    assert main(["play", "--seed", "1"]) == 0
+    assert "number: choose" in capsys.readouterr().out
+    assert main(["play", "--candidates", "0"]) == 1
+    assert "`candidates` must be ≥ 1" in capsys.readouterr().err
+
+
 def test_a_flag_overrides_a_recipe(tmp_path: Path):
     recipe = tmp_path / "a.yaml"
     recipe.write_text("seed: 3\nppo:\n  num_envs: 5\n")

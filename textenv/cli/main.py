@@ -20,6 +20,7 @@ COMMANDS = {
     "sft": "fine-tune a language model on demonstrations",
     "reward": "train a reward model on human ratings",
     "ppo": "optimise a policy against a reward model",
+    "play": "be the policy: choose tokens yourself, see log-probs and reward",
     "report": "write the report of a run again",
 }
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _quiet_libraries()
     try:
-        return _report(rest) if command == "report" else _run(command, rest)
+        return {"report": _report, "play": _play}.get(command, lambda rest: _run(command, rest))(rest)
     except (TextEnvError, OSError) as error:
         print(f"textenv {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -83,10 +84,7 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
     Raises:
         ConfigError: If a field is unknown or a value unusable; one line that names it.
     """
-    import jsonargparse
-
     from textenv.cli import configs
-    from textenv.errors import ConfigError
 
     kind = {
         "quickstart": configs.QuickstartCommand,
@@ -95,22 +93,42 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
         "reward": configs.RewardCommand,
         "ppo": configs.PPOCommand,
     }[command]
+    values, resume = _parse_fields(command, kind, arguments, resumable=True)
+    return kind(**values), resume
+
+
+def _parse_fields(
+    command: str, kind: type, arguments: Sequence[str], *, resumable: bool
+) -> tuple[dict[str, Any], bool]:
+    """Fields of a configuration class from ``--config`` and flags, and whether to resume."""
+    import jsonargparse
+
+    from textenv.errors import ConfigError
+
     parser = jsonargparse.ArgumentParser(
         prog=f"textenv {command}", description=COMMANDS[command], exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
-    parser.add_argument("--resume", action="store_true", help="go on with the newest run of this name")
+    if resumable:
+        parser.add_argument("--resume", action="store_true", help="go on with the newest run of this name")
     parser.add_class_arguments(kind, as_group=False)
     try:
         parsed = parser.parse_args(list(arguments))
-        resume = bool(parsed.pop("resume"))
+        resume = bool(parsed.pop("resume")) if resumable else False
         parsed.pop("config", None)
-        config = parser.instantiate(parsed)
-        return kind(**vars(config)), resume
+        return vars(parser.instantiate(parsed)), resume
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, TextEnvError):
             raise
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _play(arguments: list[str]) -> int:
+    from textenv.cli.play import PlayConfig, play
+
+    values, _ = _parse_fields("play", PlayConfig, arguments, resumable=False)
+    play(PlayConfig(**values))
+    return 0
 
 
 def _report(arguments: list[str]) -> int:

@@ -185,7 +185,7 @@ def ppo_stage(
     policy.save_pretrained(run.stage("ppo"))
     if isinstance(reward, SequenceRewardModel):
         reward.autocast = False
-    return {"episodes": agent.episodes, "tokens": agent.tokens, "checks": agent.checks, "kl_coef": agent.kl.kl_coef}
+    return {"episodes": agent.episodes, "tokens": agent.tokens, "checks": agent.checks, "kl_coef": agent.kl.coef}
 
 
 def vader_positive(prompts: list[str], responses: list[str]) -> float:
