@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 
-_CHUNK_ELEMENTS = 16_000_000  # logits held at once: 64 MB in float32
+_CHUNK_ELEMENTS = 32_000_000  # logits held at once: 128 MB in float32
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,13 @@ def score_tokens(
             logits = logits / temperature
         if bits is not None:
             logits = logits.masked_fill(~bits, -torch.inf)
-        log_normaliser = logits.logsumexp(-1)
-        logprobs = logits.gather(1, t[:, None]).squeeze(1) - log_normaliser
+        # One fused pass; gather and logsumexp apart take twice as long on CPU.
+        logprobs = -torch.nn.functional.cross_entropy(logits, t, reduction="none")
         if not entropy:
             return logprobs, torch.zeros_like(logprobs)
-        p = (logits - log_normaliser[:, None]).exp()
-        return logprobs, log_normaliser - torch.where(p > 0, p * logits, 0.0).sum(-1)
+        log_p = logits.log_softmax(-1)
+        # The masked copy keeps 0 · −inf out of the product and out of its gradient.
+        return logprobs, -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
 
     vocabulary = vocab_size or head.weight.shape[0]
     size = max(1, _CHUNK_ELEMENTS // vocabulary)

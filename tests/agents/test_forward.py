@@ -57,7 +57,7 @@ def test_score_tokens_in_chunks_gives_same_values_and_gradients(policy, monkeypa
     head = policy.model.get_output_embeddings()
     hidden, _ = response_hidden(policy.model, batch)
     gradients = []
-    for elements in (16_000_000, 3 * 280):
+    for elements in (32_000_000, 3 * 280):
         monkeypatch.setattr(forward, "_CHUNK_ELEMENTS", elements)
         leaf = hidden.detach().requires_grad_()
         scores = score_tokens(head, leaf, response_tokens(batch), entropy=True)
@@ -77,6 +77,8 @@ def test_score_tokens_allowed_masks_renormalise(policy):
     expected = logits.log_softmax(-1).diagonal()
     torch.testing.assert_close(scores.logprobs, expected, atol=1e-5, rtol=1e-5)
     assert (scores.entropy <= np.log(3) + 1e-5).all()
+    scores.entropy.sum().backward()
+    assert all(p.grad.isfinite().all() for p in policy.model.parameters() if p.grad is not None)
 
 
 def test_action_mask_leaves_out_tokens_of_others():

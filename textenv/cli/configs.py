@@ -171,7 +171,7 @@ class PPOCommand(RunConfig):
 
 
 def _quickstart_pretrain() -> PretrainConfig:
-    return PretrainConfig(training=LMConfig(steps=900, batch_size=64, learning_rate=3e-3, eval_every=100))
+    return PretrainConfig(training=LMConfig(steps=700, batch_size=64, learning_rate=3e-3, eval_every=100))
 
 
 def _quickstart_ppo() -> PPOStageConfig:
