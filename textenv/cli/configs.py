@@ -171,14 +171,14 @@ class PPOCommand(RunConfig):
 
 
 def _quickstart_pretrain() -> PretrainConfig:
-    return PretrainConfig(training=LMConfig(steps=700, batch_size=64, learning_rate=3e-3, eval_every=100))
+    return PretrainConfig(training=LMConfig(steps=600, batch_size=64, learning_rate=3e-3, eval_every=100))
 
 
 def _quickstart_ppo() -> PPOStageConfig:
     return PPOStageConfig(
-        total_episodes=7680,
+        total_episodes=6400,
         training=PPOConfig(
-            learning_rate=1.5e-4,
+            learning_rate=2e-4,
             warmup_iterations=3,
             epochs=2,
             num_minibatches=2,
