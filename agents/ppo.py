@@ -185,6 +185,11 @@ class PPO:
         self.reference = reference if reference is not None or policy.has_adapter else frozen_copy(policy)
         self._own_reference = reference is None
         self._checked = False
+        if self.reference is not None:
+            frozen = list(self.reference.parameters())
+        else:  # the adapter's own trunk
+            frozen = [p for p in policy.causal_lm.parameters() if not p.requires_grad]
+        self._reference_sum = float(sum(p.detach().double().square().sum() for p in frozen))
         trained = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
             trained, lr=self.config.learning_rate, eps=self.config.adam_eps, fused=policy.device.type == "cpu" or None
@@ -472,6 +477,7 @@ class PPO:
             "episodes": self.episodes,
             "tokens": self.tokens,
             "kl": self.kl.get_state(),
+            "reference": self._reference_sum,
             "prompts": self.collector.core.get_prompt_state(),
             "checks": self.checks,
         }
@@ -479,6 +485,10 @@ class PPO:
 
     def _read_state(self, folder: Path) -> None:
         tensors, meta = load_state(folder)
+        if not math.isclose(meta["reference"], self._reference_sum, rel_tol=1e-6):
+            raise CheckpointError(
+                f"`{folder}` was trained against another reference model; resume it with the one that it started from"
+            )
         with torch.no_grad():
             for name, p in self.policy.named_parameters():
                 if p.requires_grad:

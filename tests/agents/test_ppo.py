@@ -200,6 +200,13 @@ def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_p
     assert CausalLMPolicy.from_pretrained(tmp_path / "policy").vocab_size == whole.policy.vocab_size
 
 
+def test_resume_against_another_reference_is_refused(make_policy, tokenizer, tmp_path: Path):
+    PPO(make_policy(), make_envs(tokenizer, variety), config=CONFIG).save(tmp_path)
+    make_policy(5).save_pretrained(tmp_path / "reference")
+    with pytest.raises(CheckpointError, match="was trained against another reference model"):
+        PPO.load(tmp_path, make_envs(tokenizer, variety))
+
+
 def test_load_without_reference_is_explained(envs, tmp_path: Path):
     with pytest.raises(CheckpointError, match="holds no reference"):
         PPO.load(tmp_path, envs)

@@ -38,7 +38,9 @@ def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
         torch.set_num_threads(config.threads)
     parent = Path(config.runs_dir)
     path = Run.newest(parent, config.name) if resume else Run.next_free(parent, config.name)
-    run = Run(path, config=asdict(config), console=console)
+    # Where a run stands and how many threads it has decide no numbers, so they may change on the way.
+    settings = {name: value for name, value in asdict(config).items() if name not in ("name", "runs_dir", "threads")}
+    run = Run(path, config=settings, console=console)
     run.say(f"{'resuming' if resume else 'run'} {path}")
     return run
 

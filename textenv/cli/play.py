@@ -56,31 +56,6 @@ def no_reward(prompts: list[str], responses: list[str]) -> list[float]:
     return [0.0] * len(responses)
 
 
-class ModelLogprobs:
-    """Next-token log-probabilities of a policy's language model, computed row by row.
-
-    Args:
-        policy: An ``agents.CausalLMPolicy``.
-        vocab_size: Size of the environment's action space; further rows of the embedding are left out.
-    """
-
-    def __init__(self, policy: Any, vocab_size: int) -> None:
-        self.policy = policy
-        self.vocab_size = vocab_size
-
-    def __call__(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-probabilities, shape ``(k, vocab_size)``."""
-        import torch
-
-        found = np.zeros((len(tokens), self.vocab_size))
-        for i, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
-            ids = torch.as_tensor(row[None, :length], device=self.policy.device)
-            with torch.no_grad():
-                logits = self.policy.causal_lm(input_ids=ids).logits[0, -1, : self.vocab_size]
-            found[i] = torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
-        return found
-
-
 def build(config: PlayConfig) -> tuple[TextGenerationEnv, NextTokenLogprobs]:
     """The environment to play and the policy that proposes tokens.
 
@@ -95,6 +70,7 @@ def build(config: PlayConfig) -> tuple[TextGenerationEnv, NextTokenLogprobs]:
         env = toy.ToyEnv()
         return env, toy.TablePolicy(env.mdp, env.mdp.ref_probs)
     from agents.policy import CausalLMPolicy
+    from textenv.sampling.next_token import CachedLogprobs
 
     policy = CausalLMPolicy.from_pretrained(config.model)
     reward: Any = no_reward if config.reward is None else config.reward
@@ -109,7 +85,10 @@ def build(config: PlayConfig) -> tuple[TextGenerationEnv, NextTokenLogprobs]:
         reward,
         max_new_tokens=config.max_new_tokens,
     )
-    return env, ModelLogprobs(policy, env.task.vocab_size)
+    proposals = CachedLogprobs(
+        policy.causal_lm, num_slots=1, max_length=env.task.max_length, vocab_size=env.task.vocab_size
+    )
+    return env, proposals
 
 
 def play(
