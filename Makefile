@@ -6,7 +6,7 @@ ARGS ?=
 
 .PHONY: quickstart test test-slow lint format types setup setup-dev compat clean
 
-quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (about nine minutes on two cores)
+quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (about eight minutes on two cores)
 	$(BIN)/textenv quickstart $(ARGS)
 
 test: $(VENV)/.dev ## the default tests

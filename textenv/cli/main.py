@@ -127,7 +127,7 @@ def _play(arguments: list[str]) -> int:
     from textenv.cli.play import PlayConfig, play
 
     values, _ = _parse_fields("play", PlayConfig, arguments, resumable=False)
-    play(PlayConfig(**values))
+    play(PlayConfig(**values), read=input)
     return 0
 
 
