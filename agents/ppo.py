@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from agents import checks
 from agents.advantages import explained_variance, gae, masked_mean, whiten
 from agents.forward import SequenceBatch
 from agents.kl import ESTIMATORS
@@ -28,7 +29,7 @@ from agents.losses import clipped_policy_loss, clipped_value_loss
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, Rollout
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
-from textenv.errors import CheckpointError, ConfigError, RunCheckError
+from textenv.errors import CheckpointError, ConfigError
 from textenv.progress import StageProgress
 from textenv.runs import Run
 from textenv.wrappers.kl import make_controller
@@ -329,8 +330,8 @@ class PPO:
             for i in rng.permutation(len(minibatches)):
                 measured.append(self._step(minibatches[i], batches[first[i] : first[i + 1]], targets))
                 if not self._checked:
-                    self._check_ratio(measured[0])
-                    self._checked = True
+                    checks.check_first_ratio(measured[0]["policy/ratio"], measured[0]["policy/approx_kl"])
+                    self.checks["first ratio is 1 and approx-KL 0"] = self._checked = True
             limit = self.config.target_kl
             if limit is not None and measured[-1]["policy/approx_kl"] > 1.5 * limit:
                 break
@@ -374,7 +375,8 @@ class PPO:
                 measured[name] = measured.get(name, 0.0) + weight * value.item()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
         measured["policy/grad_norm"] = norm.item()
-        self._check_finite(measured)
+        last = self.run.checkpoints(self.stage).latest() if self.run is not None else None
+        checks.check_finite(measured, f"update of iteration {self.iteration}", last_checkpoint=last)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.compute.push_weights()
@@ -404,37 +406,12 @@ class PPO:
             ),
         } | mean
 
-    # --- checks of the run --------------------------------------------------------------------------------------------
-
-    def _check_finite(self, measured: dict[str, float]) -> None:
-        broken = [name for name, value in measured.items() if not math.isfinite(value)]
-        if broken:
-            last = self.run.checkpoints(self.stage).latest() if self.run is not None else None
-            raise RunCheckError(
-                f"update of iteration {self.iteration}: {', '.join(broken)} is not finite; the weights were not "
-                f"changed by this step; last good checkpoint: {last or 'none'}"
-            )
-
-    def _check_ratio(self, first: dict[str, float]) -> None:
-        """Before the first step, old and new policy are one: ratio 1, approx-KL 0."""
-        if abs(first["policy/ratio"] - 1) > 1e-5 or abs(first["policy/approx_kl"]) > 1e-6:
-            raise RunCheckError(
-                f"on the first minibatch the ratio must be 1 and approx-KL 0, got {first['policy/ratio']:.6g} and "
-                f"{first['policy/approx_kl']:.3g}: old and new log-probs do not come from the same computation"
-            )
-        self.checks["first ratio is 1 and approx-KL 0"] = True
-
     def _check_first(
         self, rollout: Rollout, parts: list[np.ndarray], batches: list[SequenceBatch], targets: Targets
     ) -> None:
-        """What must hold in the first iteration of every process, before the first update."""
+        """What must hold in the first iteration of every process, before the first update; see :mod:`agents.checks`."""
         if self._own_reference and self.iteration == 0:
-            worst = float(torch.where(targets.mask, targets.log_ratio, 0.0).abs().max())
-            if worst > 1e-5:
-                raise RunCheckError(
-                    "KL(policy‖reference) must be 0 before the first update, but log-probs differ by up to "
-                    f"{worst:.3g} nats: the two are not computed in the same way"
-                )
+            checks.check_own_reference(targets.log_ratio, targets.mask)
             self.checks["KL(reference‖reference) is 0"] = True
         low_precision = self.policy.compute.dtype is not None or self.policy.causal_lm.dtype != torch.float32
         tolerance = 0.1 if low_precision else 1e-3
@@ -442,31 +419,16 @@ class PPO:
         with torch.no_grad():
             alone = self.policy.evaluate(self._batch(rollout, rows), temperature=self.config.temperature).logprobs
         width = alone.shape[1]
-        apart = (alone - targets.logprobs[rows, :width])[targets.mask[rows, :width]].abs().mean()
-        if float(apart) > tolerance:
-            raise RunCheckError(
-                f"log-probs of a sequence change by {float(apart):.3g} nats per token with the batch around it"
-            )
+        together, mask = targets.logprobs[rows, :width], targets.mask[rows, :width]
+        checks.check_batch_invariance(together, alone, mask, tolerance=tolerance)
         self.checks["log-probs do not depend on the batch"] = True
-        mismatch = np.abs(rollout.behaviour_logprobs - targets.logprobs.cpu().numpy())[rollout.action_mask].mean()
-        if mismatch > tolerance:
-            raise RunCheckError(
-                f"sampler and learner disagree by {mismatch:.3g} nats per token on average; their distributions differ"
-            )
+        learned = targets.logprobs.cpu().numpy()
+        checks.check_sampler(rollout.behaviour_logprobs, learned, rollout.action_mask, tolerance=tolerance)
         self.checks["sampler and learner agree"] = True
-        self._check_score_placement(rollout)
-
-    def _check_score_placement(self, rollout: Rollout) -> None:
-        """Without dense rewards and wrappers, all that is paid is the score, on the last action token."""
         dense = any(episode.rewards is not None for episode in rollout.episodes)
-        if dense or self.envs is not self.collector.core:
-            return
-        last = rollout.action_mask.shape[1] - 1 - rollout.action_mask[:, ::-1].argmax(1)
-        expected = np.zeros_like(rollout.rewards)
-        expected[np.arange(len(last)), last] = rollout.scores
-        if not np.allclose(rollout.rewards, expected, atol=1e-5):
-            raise RunCheckError("the score must be paid on the last action token, and nothing on any other")
-        self.checks["score on the last action token"] = True
+        if not dense and self.envs is self.collector.core:
+            checks.check_score_placement(rollout.rewards, rollout.scores, rollout.action_mask)
+            self.checks["score on the last action token"] = True
 
     # --- state on disk ------------------------------------------------------------------------------------------------
 

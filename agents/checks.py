@@ -1,0 +1,131 @@
+"""What a policy-gradient run must satisfy: each function is one check, silent where it holds, loud where it does not.
+
+The usual ways in which RLHF code is subtly wrong (shifted rewards, log-probs from two different computations, a sampler
+that is not the policy) all show in the first iteration, before anything has been learned from wrong numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textenv.errors import RunCheckError
+
+
+def check_finite(figures: Mapping[str, float], where: str, *, last_checkpoint: Any) -> None:
+    """No figure is NaN or infinite.
+
+    Args:
+        figures: Losses and norms of a step, before it changes the weights.
+        where: Names the step in the message.
+        last_checkpoint: The newest good checkpoint, or None.
+
+    Raises:
+        RunCheckError: Naming the step, the figures and the checkpoint.
+    """
+    broken = [name for name, value in figures.items() if not math.isfinite(value)]
+    if broken:
+        raise RunCheckError(
+            f"{where}: {', '.join(broken)} is not finite; the weights were not changed by this step; last good "
+            f"checkpoint: {last_checkpoint or 'none'}"
+        )
+
+
+def check_first_ratio(ratio: float, approx_kl: float) -> None:
+    """Before the first step, old and new policy are one.
+
+    Args:
+        ratio: Mean probability ratio of the first minibatch.
+        approx_kl: Its approx-KL, nats per token.
+
+    Raises:
+        RunCheckError: If the ratio is not 1 or approx-KL not 0.
+    """
+    if not (abs(ratio - 1) <= 1e-5 and abs(approx_kl) <= 1e-6):
+        raise RunCheckError(
+            f"on the first minibatch the ratio must be 1 and approx-KL 0, got {ratio:.6g} and {approx_kl:.3g}: old and "
+            "new log-probs do not come from the same computation"
+        )
+
+
+def check_own_reference(log_ratio: torch.Tensor, mask: torch.Tensor) -> None:
+    """Where the reference is the policy as it stood, their log-probs are the same numbers before the first update.
+
+    Args:
+        log_ratio: log π − log π_ref, nats, shape ``(N, T)``.
+        mask: True on tokens that the policy chose, shape ``(N, T)``.
+
+    Raises:
+        RunCheckError: If they differ by more than 1e-5 anywhere.
+    """
+    worst = float(torch.where(mask, log_ratio, 0.0).abs().max())
+    if not worst <= 1e-5:
+        raise RunCheckError(
+            "KL(policy‖reference) must be 0 before the first update, but log-probs differ by up to "
+            f"{worst:.3g} nats: the two are not computed in the same way"
+        )
+
+
+def check_batch_invariance(
+    together: torch.Tensor, alone: torch.Tensor, mask: torch.Tensor, *, tolerance: float
+) -> None:
+    """The log-probs of a sequence do not depend on the sequences beside it (padding, positions).
+
+    Args:
+        together: From the whole batch, nats, shape ``(B, T)``.
+        alone: Of the same rows from another batch, shape ``(B, T)``.
+        mask: True on real tokens, shape ``(B, T)``.
+        tolerance: Allowed mean difference, nats per token.
+
+    Raises:
+        RunCheckError: If they differ by more.
+    """
+    apart = float((alone - together)[mask].abs().mean())
+    if not apart <= tolerance:
+        raise RunCheckError(f"log-probs of a sequence change by {apart:.3g} nats per token with the batch around it")
+
+
+def check_sampler(
+    behaviour_logprobs: NDArray[np.float32], logprobs: NDArray[np.float32], mask: NDArray[np.bool_], *, tolerance: float
+) -> None:
+    """What drew the tokens is the policy that learns from them.
+
+    Args:
+        behaviour_logprobs: Of the drawn tokens when they were drawn, nats, shape ``(N, T)``.
+        logprobs: The learner's, nats, shape ``(N, T)``.
+        mask: True on drawn tokens, shape ``(N, T)``.
+        tolerance: Allowed mean difference, nats per token.
+
+    Raises:
+        RunCheckError: If they differ by more.
+    """
+    mismatch = float(np.abs(behaviour_logprobs - logprobs)[mask].mean())
+    if not mismatch <= tolerance:
+        raise RunCheckError(
+            f"sampler and learner disagree by {mismatch:.3g} nats per token on average; their distributions differ"
+        )
+
+
+def check_score_placement(
+    rewards: NDArray[np.float32], scores: NDArray[np.float64], action_mask: NDArray[np.bool_]
+) -> None:
+    """All that is paid is the score, on the last action token.
+
+    Args:
+        rewards: What the environment paid, shape ``(N, T)``.
+        scores: What the reward model said, shape ``(N,)``.
+        action_mask: True on tokens that the policy chose, shape ``(N, T)``.
+
+    Raises:
+        RunCheckError: If anything was paid elsewhere, or something else on the last token.
+    """
+    last = action_mask.shape[1] - 1 - action_mask[:, ::-1].argmax(1)
+    expected = np.zeros_like(rewards)
+    expected[np.arange(len(last)), last] = scores
+    if not np.allclose(rewards, expected, atol=1e-5):
+        raise RunCheckError("the score must be paid on the last action token, and nothing on any other")
