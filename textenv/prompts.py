@@ -101,6 +101,8 @@ class PromptList(Sequence[Prompt]):
     """
 
     def __init__(self, items: Any, task_weights: Mapping[str, float] | None = None) -> None:
+        if isinstance(items, Mapping):
+            raise DataError(f"prompts must be a sequence, got a mapping with {sorted(items)}; choose one of its splits")
         self._items = [as_prompt(items[i], f"prompt {i}") for i in range(len(items))]
         if not self._items:
             raise DataError("there are no prompts; give at least one")

@@ -105,10 +105,12 @@ def _checked(returned: Any, prompts: Sequence[str], responses: Sequence[str]) ->
     """What a reward returned, as finite float64."""
     count = len(responses)
     if isinstance(returned, Scores):
-        return returned._replace(scores=_checked(returned.scores, prompts, responses).scores)
+        return _checked_parts(returned, prompts, responses)
     if hasattr(returned, "detach"):  # a torch tensor, on whatever device and with whatever history
         returned = returned.detach().cpu()
-    if returned is None or isinstance(returned, (str, bytes, dict)) or not hasattr(returned, "__len__"):
+        returned = returned.float() if returned.is_floating_point() else returned  # numpy knows no bfloat16
+    countable = hasattr(returned, "__len__") and getattr(returned, "ndim", 1) > 0
+    if returned is None or isinstance(returned, (str, bytes, dict)) or not countable:
         raise RewardError(
             f"the reward function returned {returned!r} of type {type(returned).__name__} instead of one number for "
             f"each of {count} responses; the first: {_naming(prompts[0], responses[0])}"
@@ -128,6 +130,16 @@ def _checked(returned: Any, prompts: Sequence[str], responses: Sequence[str]) ->
     if any(dense):
         return Scores(np.array([row.sum() for row in rows]), rows)
     return Scores(np.array([float(row) for row in rows]), None)
+
+
+def _checked_parts(returned: Scores, prompts: Sequence[str], responses: Sequence[str]) -> Scores:
+    """What a combinator returned, its per-token rewards and parts checked like its scores."""
+    dense = returned.token_rewards
+    for name, part in (("token_rewards", dense), *(returned.parts or {}).items()):
+        if part is not None and len(part) != len(responses):
+            raise RewardError(f"{name!r} has {len(part)} entries for {len(responses)} responses")
+    tokens = None if dense is None else [_row(row, i, prompts, responses) for i, row in enumerate(dense)]
+    return returned._replace(scores=_checked(returned.scores, prompts, responses).scores, token_rewards=tokens)
 
 
 def _row(value: Any, index: int, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:

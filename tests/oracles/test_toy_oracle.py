@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -168,3 +169,18 @@ def test_tables_of_the_wrong_shape_are_refused():
         toy.evaluate(toy.ToyMDP(), np.ones((1, 4)))
     with pytest.raises(ShapeError, match="row 0 of the policy is no distribution"):
         toy.evaluate(toy.ToyMDP(2, 1, 1), np.array([[0.5, 0.6]]))
+
+
+def test_infinite_kl_in_a_state_that_is_never_reached_does_no_harm():
+    mdp = toy.ToyMDP.random(np.random.default_rng(0), 3, 2)
+    reference = mdp.ref_probs.copy()
+    unreached = int(mdp.next_states[mdp.start_states[0]].max())
+    reference[unreached] = [0.0, 0.5, 0.5]
+    mdp = dataclasses.replace(mdp, ref_probs=reference)
+    policy = mdp.ref_probs.copy()
+    policy[unreached] = [0.5, 0.25, 0.25]
+    for state in range(mdp.num_states):
+        taken = np.where(mdp.next_states[state] == unreached, 0.0, policy[state])
+        policy[state] = taken / taken.sum()
+    found = toy.evaluate(mdp, policy, beta=0.5)
+    assert np.isfinite([found.objective, found.kl, found.expected_reward]).all()

@@ -183,3 +183,21 @@ def test_lazy_reward_loads_at_the_first_score_and_pickles_without_its_model():
     again = pickle.loads(pickle.dumps(lazy))
     assert call_reward(again.get(), ["p"], ["r"]).tolist() == [1.0]
     assert len(loaded) == 2
+
+
+def test_call_reward_takes_bfloat16_and_refuses_a_single_number():
+    torch = pytest.importorskip("torch")
+    found = call_reward(lambda p, r: torch.tensor([0.5, 1.5], dtype=torch.bfloat16), ["a", "b"], ["c", "d"])
+    assert found.tolist() == [0.5, 1.5]
+    with pytest.raises(RewardError, match="instead of one number for each of 1 responses"):
+        call_reward(lambda p, r: np.array(1.0), ["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"), [([np.array([np.nan])], "expected a finite number"), ([], "has 0 entries for 1 responses")]
+)
+def test_per_token_rewards_of_a_combinator_are_checked(tokens, message):
+    from textenv.rewards import Scores
+
+    with pytest.raises(RewardError, match=message):
+        call_reward(lambda p, r: Scores(np.array([1.0]), tokens), ["a"], ["b"])

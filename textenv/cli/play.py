@@ -188,7 +188,7 @@ class _Game:
             self._back()
         elif not line:
             self._take([self._shown[0]])
-        elif command.isdigit():
+        elif command.isdecimal():
             if 1 <= int(command) <= len(self._shown):
                 self._take([self._shown[int(command) - 1]])
             else:

@@ -118,6 +118,13 @@ def write_state(slots: Slots, slot: int, state: EnvState) -> None:
             f"the state has {start} prompt tokens and {end} in all; this environment takes at most "
             f"{slots.task.max_prompt_tokens} and {slots.task.max_length}"
         )
+    foreign = [i for i in (*state.prompt.ids, *state.response_ids) if not 0 <= i < slots.task.num_tokens]
+    if foreign:
+        raise ConfigError(f"the state holds the id {foreign[0]}; this environment has {slots.task.num_tokens} tokens")
+    if state.response_tokens > slots.task.max_new_tokens:
+        raise ConfigError(
+            f"the state has {state.response_tokens} answer tokens; max_new_tokens is {slots.task.max_new_tokens} here"
+        )
     for name, needed in (("action_mask", slots.policy_mask), ("token_rewards", slots.paid)):
         if (getattr(state, name) is None) != (needed is None):
             raise ConfigError(f"the state's {name} does not fit: it comes from an environment of another kind")
@@ -125,6 +132,7 @@ def write_state(slots: Slots, slot: int, state: EnvState) -> None:
     slots.tokens[slot, start:end] = state.response_ids
     slots.lengths[slot] = end
     slots.response_tokens[slot] = state.response_tokens
+    slots.steps[slot] = state.response_tokens
     slots.finish_reasons[slot] = int(state.finish_reason)
     slots.turns[slot] = state.turns
     slots.returns[slot] = state.episode_return

@@ -66,6 +66,7 @@ class Slots:
         self.prompt_lengths = np.zeros(num_slots, dtype=np.int64)
         self.prompt_indices = np.full(num_slots, -1, dtype=np.int64)
         self.response_tokens = np.zeros(num_slots, dtype=np.int64)
+        self.steps = np.zeros(num_slots, dtype=np.int64)
         self.finish_reasons = np.full(num_slots, ABORTED, dtype=np.int64)  # nothing runs before the first reset
         self.turns = np.ones(num_slots, dtype=np.int64)
         self.returns = np.zeros(num_slots)
@@ -99,6 +100,10 @@ class Slots:
         for token in prefix:
             if not 0 <= token < task.num_tokens or task.is_eos[token]:
                 raise ConfigError(f"the prefix holds {token}, which is no token of an answer that goes on")
+        if task.stops is not None and prefix:
+            text = task.tokenizer.decode([int(i) for i in prefix])
+            if task.stops.cut(text) != text and len(prefix) >= task.min_new_tokens:
+                raise ConfigError(f"the prefix {text[:60]!r} holds a stop string, so its answer has ended already")
         start = len(prompt.ids)
         end = start + len(prefix)
         row = self.tokens[slot]
@@ -110,6 +115,7 @@ class Slots:
         self.prompt_lengths[slot] = start
         self.prompt_indices[slot] = prompt.index
         self.response_tokens[slot] = len(prefix)
+        self.steps[slot] = 0
         self.finish_reasons[slot] = RUNNING
         self.turns[slot] = 1
         self.returns[slot] = 0.0
@@ -201,6 +207,7 @@ class Slots:
             self.policy_mask[taking, position] = True
         self.lengths[taking] += 1
         self.response_tokens[taking] += 1
+        self.steps[taking] += 1
         result = StepResult(
             np.zeros(self.num_slots),
             np.zeros(self.num_slots),
@@ -216,7 +223,7 @@ class Slots:
         if task.stops is not None:
             self._match_stops(taking, chosen, used, reasons)
         if task.max_episode_steps is not None:
-            reasons[(reasons == RUNNING) & (used >= task.max_episode_steps)] = ABORTED
+            reasons[(reasons == RUNNING) & (self.steps[taking] >= task.max_episode_steps)] = ABORTED
         if reasons.any():
             over = np.flatnonzero(reasons)
             self._end(taking[over].tolist(), reasons[over].tolist(), result)
@@ -256,7 +263,8 @@ class Slots:
             if task.responder is not None and reason in (EOS, STOP):
                 replied = self._reply(slot, reason)
                 if replied is not None:
-                    reason = RUNNING if replied else ABORTED
+                    out_of_steps = task.max_episode_steps is not None and self.steps[slot] >= task.max_episode_steps
+                    reason = RUNNING if replied and not out_of_steps else ABORTED
             self.finish_reasons[slot] = reason
             if reason == RUNNING:
                 continue
@@ -286,7 +294,11 @@ class Slots:
         reply = task.responder(make_episode(self, slot))
         if isinstance(reply, str):
             reply = task.tokenizer.encode(reply, add_special_tokens=False)
-        if reply is None or len(reply) == 0:
+        if reply is None:
+            return None
+        if not hasattr(reply, "__len__"):
+            raise ConfigError(f"the responder must return a text, token ids or None, got {reply!r} for slot {slot}")
+        if len(reply) == 0:
             return None
         if not all(isinstance(i, (int, np.integer)) and 0 <= i < task.num_tokens for i in reply):
             raise ConfigError(f"the responder must return a text, token ids or None, got {reply!r} for slot {slot}")

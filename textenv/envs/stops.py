@@ -76,8 +76,10 @@ class StopMatcher:
         while start > 0 and characters < needed:
             start -= 1
             characters += len(pieces[int(response_ids[start])] or "")
-        tail = self.tokenizer.decode([int(i) for i in response_ids[max(0, start - _MARGIN_TOKENS) :]])
-        return any(stop in tail for stop in self.stops)
+        ids = [int(i) for i in response_ids[max(0, start - _MARGIN_TOKENS) :]]
+        tail, before = self.tokenizer.decode(ids), len(self.tokenizer.decode(ids[:-1]).rstrip(_REPLACEMENT))
+        # A stop string that was complete before (in the protected beginning) does not count again.
+        return any(tail.find(stop, max(0, before - len(stop) + 1)) >= 0 for stop in self.stops)
 
     def cut(self, text: str, protected: int = 0) -> str:
         """The text before the earliest stop string; the whole text where there is none.

@@ -108,6 +108,8 @@ class TextGenerationEnv(gym.Env[Any, Any]):
         start = read_options(options, 1)[0]
         dealt = self.task.prompt(self._dealer.deal(self.np_random)) if start.deals else None
         begin_slot(self.slots, 0, start, dealt)
+        if start.state is not None:
+            restore_rng(start.state, self.np_random, self._dealer)
         self._show()
         return self._form.single(self.slots, 0), self._info(0.0)
 
@@ -115,7 +117,7 @@ class TextGenerationEnv(gym.Env[Any, Any]):
         """Appends a token; scores the answer if it ends the episode.
 
         Raises:
-            gymnasium.error.InvalidAction: If the action is no token, or a masked one.
+            gymnasium.error.InvalidAction: If the action is no token, or an end-of-sequence token that comes too early.
             gymnasium.error.ResetNeeded: If the episode has ended or never began.
             RewardError: If the reward function fails.
         """

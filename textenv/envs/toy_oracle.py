@@ -99,7 +99,9 @@ def evaluate(mdp: ToyMDP, policy: Table, beta: float = 0.0, *, gamma: float = 1.
     for length in reversed(range(mdp.horizon)):
         states = mdp.level(length)
         q_values[states] = mdp.rewards[states] + gamma * _next_values(mdp, values, states)
-        values[states] = (policy[states] * q_values[states]).sum(axis=1) - penalty[states]
+        with np.errstate(invalid="ignore"):  # 0 · −inf where an action is never taken
+            taken = np.where(policy[states] > 0, policy[states] * q_values[states], 0.0)
+        values[states] = taken.sum(axis=1) - penalty[states]
         paid = mdp.rewards[states] + gamma * _next_values(mdp, rewards_only, states)
         rewards_only[states] = (policy[states] * paid).sum(axis=1)
     occupancy = state_occupancy(mdp, policy)
@@ -109,7 +111,7 @@ def evaluate(mdp: ToyMDP, policy: Table, beta: float = 0.0, *, gamma: float = 1.
         q_values=q_values,
         objective=float(values[mdp.start_states].mean()),
         expected_reward=float(rewards_only[mdp.start_states].mean()),
-        kl=float(np.where(occupancy > 0, occupancy * kl_here, 0.0).sum()),
+        kl=float((occupancy[occupancy > 0] * kl_here[occupancy > 0]).sum()),
         occupancy=occupancy,
     )
 

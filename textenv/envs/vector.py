@@ -93,7 +93,11 @@ class TextGenerationVectorEnv(VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.task = task
         self.render_mode = render_mode
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            known = ", ".join(repr(mode.value) for mode in AutoresetMode)
+            raise ConfigError(f"autoreset_mode must be one of {known}, got {autoreset_mode!r}") from error
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.prompt_dealing: Literal["per_slot", "shared"] = prompt_dealing
         self.slots = Slots(num_envs, task)
@@ -169,7 +173,9 @@ class TextGenerationVectorEnv(VectorEnv[Any, Any, Any]):
             start = starts[slot]
             dealt = self.task.prompt(self._deal(slot)) if start.deals else None
             begin_slot(self.slots, slot, start, dealt)
-        self._ended &= ~mask
+            if start.state is not None:
+                restore_rng(start.state, *self._dealing(slot))
+        self._ended[mask] = self.slots.finish_reasons[mask] != 0
         self._show()
         infos = self._infos(np.zeros(self.num_envs), mask)
         _clear_absent(infos, mask)

@@ -37,6 +37,7 @@ class Transition(NamedTuple):
         actions: Shape ``(n,)``.
         rewards: What the wrapped environment paid, shape ``(n,)``.
         ended: Slots whose episode ended in this step, shape ``(n,)``.
+        terminated: Those of them that ended as part of the task and were scored, shape ``(n,)``.
         episodes: Those episodes, by slot; None elsewhere.
     """
 
@@ -45,6 +46,7 @@ class Transition(NamedTuple):
     actions: NDArray[np.int64]
     rewards: NDArray[np.float64]
     ended: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
     episodes: list[Episode | None]
 
 
@@ -135,8 +137,10 @@ class HookWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.hook.before(self._slots, actions, rows)
         observation, reward, terminated, truncated, info = self.env.step(action)
         ended = np.array([terminated or truncated])
-        episodes = [self._slots.last_episodes[0] if ended[0] else None]
-        paid = self.hook.after(Transition(self._slots, rows, actions, np.array([float(reward)]), ended, episodes))
+        # A TimeLimit between here and the environment ends an episode that the environment has no record of.
+        episodes = [self._slots.last_episodes[0] if self._slots.finish_reasons[0] else None]
+        rewards, scored = np.array([float(reward)]), np.array([bool(terminated)])
+        paid = self.hook.after(Transition(self._slots, rows, actions, rewards, ended, scored, episodes))
         info.update({key: values[0].item() for key, values in self.hook.infos().items()})
         return observation, float(paid[0]), terminated, truncated, info
 
@@ -198,7 +202,7 @@ class VectorHookWrapper(VectorWrapper):
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         ended = terminated | truncated
         episodes = [self._slots.last_episodes[i] if over else None for i, over in enumerate(ended.tolist())]
-        paid = self.hook.after(Transition(self._slots, rows, actions, rewards, ended, episodes))
+        paid = self.hook.after(Transition(self._slots, rows, actions, rewards, ended, terminated, episodes))
         for key, values in self.hook.infos().items():
             self._add_infos(infos, key, values, ended)
         return observations, paid, terminated, truncated, infos

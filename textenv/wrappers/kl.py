@@ -122,6 +122,23 @@ def logprobs_before(fn: NextTokenLogprobs, slots: Slots, rows: NDArray[np.int64]
     return found
 
 
+def check_finite_tokens(
+    values: NDArray[np.float64], rows: NDArray[np.int64], chosen: NDArray[np.int64], what: str
+) -> None:
+    """Refuses to pay what is not finite, before anything has changed.
+
+    Raises:
+        ShapeError: Naming slot, token and value.
+    """
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        i = bad[0]
+        raise ShapeError(
+            f"{what} of token {int(chosen[i])} in slot {int(rows[i])} is {values[i]}: policy or reference excludes it; "
+            "forbid the token with a mask wrapper"
+        )
+
+
 class KLPenaltyHook(Hook):
     """Subtracts ``coef · KL(policy ‖ reference)``; see :class:`textenv.wrappers.KLPenalty`."""
 
@@ -172,10 +189,14 @@ class KLPenaltyHook(Hook):
         if self.estimator == "full":
             if own.ndim != 2:
                 raise ShapeError("the 'full' estimator needs log-probabilities of every token, shape (slots, V)")
-            self._before[rows] = kl_full(own, reference[:, : own.shape[1]])
-            return
-        taken = own if own.ndim == 1 else own[np.arange(len(rows)), chosen]
-        self._before[rows] = _SAMPLED[self.estimator](taken, reference[np.arange(len(rows)), chosen])
+            width = min(own.shape[1], reference.shape[1])
+            self._before[rows] = kl_full(own[:, :width], reference[:, :width])
+        else:
+            taken = own if own.ndim == 1 else own[np.arange(len(rows)), chosen]
+            with np.errstate(invalid="ignore"):
+                measured = _SAMPLED[self.estimator](taken, reference[np.arange(len(rows)), chosen])
+            self._before[rows] = measured
+        check_finite_tokens(self._before[rows], rows, chosen, "the divergence")
 
     def _own(self, slots: Slots, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.policy is not None:
@@ -183,8 +204,12 @@ class KLPenaltyHook(Hook):
         if self._given is None:
             raise ConfigError("KLPenalty without a policy needs give_logprobs(...) before every step")
         given, self._given = self._given, None
-        if given.shape[:1] != (slots.num_slots,):
+        if given.shape[:1] != (slots.num_slots,) or given.ndim > 2:
             raise ShapeError(f"give_logprobs got shape {given.shape}, expected one entry for each of {slots.num_slots}")
+        if given.ndim == 2 and given.shape[1] < slots.task.num_tokens:
+            raise ShapeError(
+                f"give_logprobs got {given.shape[1]} log-probs per slot, there are {slots.task.num_tokens}"
+            )
         return given[rows]
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
@@ -216,6 +241,7 @@ class ReferenceLogProbHook(Hook):
         if len(rows):
             found = logprobs_before(self.reference, slots, rows, "reference")
             self._bonus[rows] = found[np.arange(len(rows)), actions[rows]]
+            check_finite_tokens(self._bonus[rows], rows, actions[rows], "the reference's log-probability")
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
         """Pays the bonus."""

@@ -62,7 +62,7 @@ class WhitenHook(Hook):
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
         """Whitened rewards; rewards inside episodes are only scaled, unscored ends stay as they are."""
-        scored = np.array([e is not None and e.finish_reason != FinishReason.ABORTED for e in transition.episodes])
+        scored = transition.terminated & np.array([episode is not None for episode in transition.episodes])
         if scored.any() and not self.frozen:
             self._observe(transition.rewards[scored])
         shift = np.where(scored & self.shift_mean, self.mean, 0.0)
@@ -84,10 +84,10 @@ class EpisodePenaltyHook(Hook):
         self.penalty = penalty
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
-        """Penalised rewards; unscored ends (``ABORTED``) are no answers and stay as they are."""
+        """Penalised rewards; ends that were not scored are no answers and stay as they are."""
         rewards = transition.rewards.copy()
         for slot, episode in enumerate(transition.episodes):
-            if episode is not None and episode.finish_reason != FinishReason.ABORTED:
+            if episode is not None and transition.terminated[slot]:
                 rewards[slot] -= self.penalty(episode)
         return rewards
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.textenv.envs.helpers import AB, EOS, A, B, C, X, make_env, make_envs, write
+from textenv import ConfigError
 from textenv.envs import EnvState
 
 TOKENS = st.lists(st.integers(2, 8), max_size=4)
@@ -202,3 +203,51 @@ def test_cost_of_a_state_does_not_depend_on_the_prompts():
     for _ in range(100):
         env.set_state(env.get_state())
     assert time.perf_counter() - start < 1.0
+
+
+def test_reset_to_a_state_goes_on_with_its_order_of_prompts():
+    env = make_env()
+    env.reset(seed=3)
+    state = env.get_state(include_rng=True)
+
+    def following():
+        return [env.reset()[1]["prompt_index"] for _ in range(6)]
+
+    expected = following()
+    env.reset(seed=8)
+    env.reset(options={"state": state})
+    assert following() == expected
+
+
+def test_reset_to_an_ended_state_is_followed_by_the_autoreset():
+    envs = make_envs(2, autoreset_mode=AutoresetMode.NEXT_STEP)
+    envs.reset(seed=0)
+    envs.step(np.array([EOS, A]))
+    states = [envs.get_state(0), envs.get_state(1)]
+    envs.reset(seed=1, options={"states": states})
+    _, rewards, *_, infos = envs.step(np.array([A, A]))
+    assert rewards[0] == 0
+    assert infos["response_tokens"].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"prompts": ["a"], "max_new_tokens": 9}, "max_new_tokens is 3 here"),
+        ({"vocab": True}, "the state holds the id"),
+    ],
+    ids=["too many tokens", "foreign id"],
+)
+def test_state_of_another_task_is_refused(source, message):
+    from textenv.envs import ToyTokenizer
+
+    target = make_env(prompts=["a"], max_new_tokens=3, max_prompt_tokens=8)
+    if source.pop("vocab", False):
+        other = make_env(tokenizer=ToyTokenizer(tuple("abcdefghijklmn")), prompts=["n"])
+    else:
+        other = make_env(**source)
+    other.reset(seed=0)
+    for _ in range(4):
+        other.step(A)
+    with pytest.raises(ConfigError, match=message):
+        target.set_state(other.get_state())

@@ -1,9 +1,11 @@
 """Stop strings are matched on text, and text is made only where that is needed."""
 
 import numpy as np
+import pytest
 from gymnasium.vector import AutoresetMode
 
-from tests.textenv.envs.helpers import EOS, make_env, make_envs
+from tests.textenv.envs.helpers import AB, EOS, A, B, C, make_env, make_envs
+from textenv import ConfigError
 from textenv.envs import ToyTokenizer
 from textenv.envs.stops import StopMatcher, token_pieces
 
@@ -81,3 +83,36 @@ def test_incomplete_characters_may_complete_a_stop_string():
     assert [env.step(t)[2] for t in tokens] == [False, False, True]
     assert env.last_episode is not None
     assert env.last_episode.response == "n"
+
+
+def test_stop_string_inside_the_protected_beginning_does_not_count_later():
+    env = make_env(stop="ab", min_new_tokens=3, max_new_tokens=5)
+    env.reset(seed=0)
+    for action in (AB, C, B):
+        _, _, terminated, _, info = env.step(action)
+    assert not terminated
+    assert info["finish_reason"] == 0
+    _, _, terminated, _, _ = env.step(AB)
+    assert terminated
+    assert env.get_wrapper_attr("last_episode").response == "abcb"
+
+
+def test_prefix_that_holds_a_stop_string_is_refused():
+    env = make_env(stop="ab")
+    with pytest.raises(ConfigError, match="the prefix 'abc' holds a stop string"):
+        env.reset(options={"prefix": [AB, C]})
+
+
+def test_turn_that_ends_on_the_step_limit_is_cut_off_there():
+    env = make_env(responder=lambda episode: "x", max_turns=5, max_new_tokens=9, max_episode_steps=2)
+    env.reset(seed=0)
+    env.step(A)
+    _, reward, terminated, truncated, _ = env.step(EOS)
+    assert (reward, terminated, truncated) == (0.0, False, True)
+
+
+def test_prefix_tokens_are_no_steps():
+    env = make_env(max_new_tokens=9, max_episode_steps=2)
+    env.reset(options={"prefix": [A, B, C]})
+    assert not env.step(A)[3]
+    assert env.step(A)[3]
