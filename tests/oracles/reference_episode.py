@@ -9,20 +9,31 @@ from textenv import FinishReason
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of an episode; ``pieces`` are the texts of the tokens."""
+    """The rules of an episode; ``pieces`` are the texts of the tokens.
+
+    Stop strings that end inside the text of the first ``min_new_tokens - 1`` tokens do not count.
+    """
 
     pieces: tuple[str, ...]
     eos: int
     max_new_tokens: int
     stops: tuple[str, ...] = ()
+    min_new_tokens: int = 0
+
+
+def stop_places(rules: Rules, tokens: list[int]) -> list[int]:
+    """Where the stop strings that count begin in the answer's text."""
+    text = "".join(rules.pieces[t] for t in tokens)
+    protected = sum(len(rules.pieces[t]) for t in tokens[: max(0, rules.min_new_tokens - 1)])
+    places = [(i, stop) for stop in rules.stops for i in range(len(text)) if text.startswith(stop, i)]
+    return [i for i, stop in places if i + len(stop) > protected]
 
 
 def outcome(rules: Rules, tokens: list[int]) -> FinishReason:
     """Why an answer is over after these tokens, or RUNNING; the answer was running before the last of them."""
     if tokens[-1] == rules.eos:
         return FinishReason.EOS
-    text = "".join(rules.pieces[t] for t in tokens)
-    if any(stop in text for stop in rules.stops):
+    if len(tokens) >= rules.min_new_tokens and stop_places(rules, tokens):
         return FinishReason.STOP
     return FinishReason.LENGTH if len(tokens) >= rules.max_new_tokens else FinishReason.RUNNING
 
@@ -32,5 +43,4 @@ def text_of(rules: Rules, tokens: list[int]) -> str:
     if tokens and tokens[-1] == rules.eos:
         return "".join(rules.pieces[t] for t in tokens[:-1])
     text = "".join(rules.pieces[t] for t in tokens)
-    cuts = [text.index(stop) for stop in rules.stops if stop in text]
-    return text[: min(cuts)] if cuts else text
+    return text[: min(stop_places(rules, tokens), default=len(text))]

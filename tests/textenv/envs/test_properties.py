@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.error import InvalidAction
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
@@ -19,18 +20,25 @@ MODES = st.sampled_from(list(AutoresetMode))
 quick = settings(max_examples=80, deadline=None)
 
 
-def rules_of(stops, max_new_tokens):
-    return Rules(tokenizer().pieces, EOS, max_new_tokens, stops)
-
-
 @quick
-@given(st.lists(TOKENS, min_size=1, max_size=40), STOPS, st.integers(1, 9), st.integers(0, 99))
-def test_single_environment_follows_the_rules(actions, stops, max_new_tokens, seed):
-    env = make_env(stop=stops, max_new_tokens=max_new_tokens)
-    rules = rules_of(stops, max_new_tokens)
+@given(
+    st.lists(TOKENS, min_size=1, max_size=40),
+    STOPS,
+    st.integers(1, 9),
+    st.integers(0, 4),
+    st.integers(0, 99),
+)
+def test_single_environment_follows_the_rules(actions, stops, max_new_tokens, min_new_tokens, seed):
+    min_new_tokens = min(min_new_tokens, max_new_tokens)
+    env = make_env(stop=stops, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
+    rules = Rules(tokenizer().pieces, EOS, max_new_tokens, stops, min_new_tokens)
     env.reset(seed=seed)
     prompt, written = env.get_state().prompt, []
     for action in actions:
+        if action == EOS and len(written) < min_new_tokens:
+            with pytest.raises(InvalidAction, match="before min_new_tokens"):
+                env.step(action)
+            continue
         written.append(action)
         observation, reward, terminated, truncated, info = env.step(action)
         reason = outcome(rules, written)
