@@ -41,7 +41,10 @@ def check_actions(actions: Any, num_slots: int) -> NDArray[np.int64]:
     Raises:
         gymnasium.error.InvalidAction: If they are not one integer per slot.
     """
-    values = np.asarray(actions)
+    try:
+        values = np.asarray(actions)
+    except ValueError as error:
+        raise InvalidAction(f"actions must be one token id per slot, got {actions!r}") from error
     if values.dtype.kind not in "iu":
         first = "" if values.size == 0 else f"; slot 0 has {values.flat[0]!r}"
         raise InvalidAction(f"actions must be integer token ids, got dtype {values.dtype}{first}")
@@ -99,6 +102,8 @@ def read_options(options: Mapping[str, Any] | None, num_slots: int) -> list[Star
         values = options.get(plural)
         if values is None:
             continue
+        if not hasattr(values, "__len__") or isinstance(values, str):
+            raise ConfigError(f"the reset option {plural!r} must be a list with one entry per slot, got {values!r}")
         if len(values) != num_slots:
             raise ConfigError(f"the reset option {plural!r} has {len(values)} entries for {num_slots} slots")
         for row, value in zip(rows, values, strict=True):
@@ -127,6 +132,8 @@ def begin_slot(slots: Slots, slot: int, start: Start, dealt: EncodedPrompt | Non
     prefix = start.prefix if start.prefix is not None else ()
     if isinstance(prefix, str):
         prefix = slots.task.tokenizer.encode(prefix, add_special_tokens=False)
+    if not hasattr(prefix, "__iter__"):
+        raise ConfigError(f"the reset option 'prefix' must be a text or token ids, got {prefix!r}")
     slots.begin(slot, prompt, [int(i) for i in prefix])
 
 

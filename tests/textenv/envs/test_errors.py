@@ -237,3 +237,33 @@ def test_fork_of_nothing_is_refused():
         env.fork(0)
     with pytest.raises(ResetNeeded, match="never reset; call reset"):
         make_env(tokenizer=tokenizer()).get_state()
+
+
+def test_ragged_actions_are_refused():
+    envs = make_envs(2)
+    envs.reset(seed=0)
+    with pytest.raises(InvalidAction, match=r"must be one token id per slot, got \[\[2\], 3\]"):
+        envs.step([[A], 3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefix": 5}, "'prefix' must be a text or token ids, got 5"),
+        ({"states": 5}, "'states' must be a list with one entry per slot, got 5"),
+        ({"prompts": "ab"}, "'prompts' must be a list with one entry per slot, got 'ab'"),
+    ],
+)
+def test_reset_options_of_the_wrong_kind_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_env().reset(options=options)
+
+
+def test_unknown_autoreset_mode_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="autoreset_mode must be one of .*got 'SAME'"):
+        make_envs(2, autoreset_mode="SAME")
+
+
+def test_prompts_as_a_mapping_of_splits_are_refused():
+    with pytest.raises(DataError, match=r"got a mapping with \['test', 'train'\]; choose one of its splits"):
+        make_env(prompts={"train": ["a"], "test": ["b"]})
