@@ -260,7 +260,7 @@ def test_reset_options_of_the_wrong_kind_are_refused(options, message):
 
 
 def test_unknown_autoreset_mode_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="autoreset_mode must be one of .*got 'SAME'"):
+    with pytest.raises(ConfigError, match=r"autoreset_mode must be one of .*got 'SAME'"):
         make_envs(2, autoreset_mode="SAME")
 
 
