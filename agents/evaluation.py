@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
+from textenv.errors import ConfigError
 from textenv.rewards import call_reward
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory, distinct_n, mean_interval
@@ -77,15 +78,21 @@ def evaluate_policy(
 
     Raises:
         RewardError: If the reward function fails.
+        ConfigError: If a reference is given and the sampling leaves out tokens.
     """
     sampling = sampling or SamplingParams()
+    if reference is not None and not sampling.full_support:
+        raise ConfigError(
+            "a KL cannot be measured on answers drawn greedily, by top-k or by top-p: they do not come from the "
+            "distribution that is compared; sample plainly, or leave out `reference`"
+        )
     trajectories = policy.generate(prompts, sampling, n=n, seed=seed)
     asked, answers = [t.prompt for t in trajectories], [t.response for t in trajectories]
     scores = call_reward(reward, asked, answers)
     kl = np.zeros(len(trajectories))
     if reference is not None:
-        ours = sequence_logprobs(policy, trajectories, temperature=sampling.temperature or 1.0)
-        theirs = sequence_logprobs(reference, trajectories, temperature=sampling.temperature or 1.0)
+        ours = sequence_logprobs(policy, trajectories, temperature=sampling.temperature)
+        theirs = sequence_logprobs(reference, trajectories, temperature=sampling.temperature)
         for i, trajectory in enumerate(trajectories):
             trajectory.logprobs, trajectory.ref_logprobs = ours[i], theirs[i]
             kl[i] = float((ours[i] - theirs[i]).astype(np.float64).sum())

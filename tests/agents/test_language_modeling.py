@@ -99,7 +99,7 @@ def test_training_lowers_the_loss_and_moves_every_weight(tokenizer):
     assert all((p != before[name]).any() for name, p in model.named_parameters())
 
 
-def test_interrupted_training_resumes_to_the_same_numbers(tokenizer, tmp_path: Path):
+def test_interrupted_training_resumes_to_the_same_numbers(tokenizer, tmp_path: Path, monkeypatch):
     examples = {"a": text_examples(TEXTS, tokenizer, TINY.context)}
 
     def run_training(folder: Path, stop_at: int | None) -> tuple[dict[str, float], list[str]]:
@@ -112,7 +112,7 @@ def test_interrupted_training_resumes_to_the_same_numbers(tokenizer, tmp_path: P
                 original(stage, step, metrics)
                 raise KeyboardInterrupt
 
-            run.log = log  # type: ignore[method-assign] - stands in for a person's Ctrl-C
+            monkeypatch.setattr(run, "log", log)  # stands in for a person's Ctrl-C
             with pytest.raises(KeyboardInterrupt):
                 train_lm(model, examples, examples, CONFIG, run=run)
             model, run = build_model(TINY, tokenizer, 0), Run(folder, tensorboard=False)

@@ -137,6 +137,8 @@ def test_evaluate_policy_reports_reward_kl_and_judges(make_policy):
     def reward(prompts, responses):
         return [float(len(r)) for r in responses]
 
+    with pytest.raises(ConfigError, match="a KL cannot be measured"):
+        evaluate_policy(policy, PROMPTS, reward, reference=policy, sampling=SamplingParams(top_k=5))
     same = evaluate_policy(policy, PROMPTS, reward, reference=policy, sampling=PARAMS, n=4)
     assert same.summary["kl"] == 0
     found = evaluate_policy(

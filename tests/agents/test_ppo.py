@@ -129,7 +129,7 @@ def test_kl_penalty_is_on_every_token_and_the_score_on_the_last(policy, make_pol
         torch.testing.assert_close(targets.returns[row, :length], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs):
+def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeypatch):
     """Ratio 1 and no clipping: the surrogate's gradient is that of mean advantage-weighted log-probability."""
     config = replace(CONFIG, vf_coef=0.0, num_minibatches=1, epochs=1, max_grad_norm=1e9)
     agent = PPO(policy, envs, config=config)
@@ -144,9 +144,11 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs):
     names = [name for name, p in policy.model.named_parameters()]
     expected = torch.autograd.grad(-objective, [p for _, p in policy.model.named_parameters()])
     captured = {}
-    agent.optimizer.step = lambda: captured.update(  # type: ignore[method-assign]
-        {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
-    )
+
+    def capture() -> None:
+        captured.update({n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None})
+
+    monkeypatch.setattr(agent.optimizer, "step", capture)
     agent._step(parts, batches, targets)
     for name, gradient in zip(names, expected, strict=True):
         torch.testing.assert_close(captured[name], gradient, atol=1e-5, rtol=1e-4)
@@ -236,25 +238,25 @@ def test_nan_weights_stop_before_the_step(policy, envs):
         agent.iterate(1e-3)
 
 
-def shift_logprobs(agent: PPO, *, logprobs: float = 0.0, log_ratio: float = 0.0) -> None:
+def shift_logprobs(agent: PPO, monkeypatch: pytest.MonkeyPatch, *, by: float) -> None:
     """Make an agent's rollout log-probs wrong by a constant."""
     original = agent._targets
 
     def shifted(*args):
         targets = original(*args)
-        return targets._replace(logprobs=targets.logprobs + logprobs, log_ratio=targets.log_ratio + log_ratio)
+        return targets._replace(logprobs=targets.logprobs + by)
 
-    agent._targets = shifted  # type: ignore[method-assign]
+    monkeypatch.setattr(agent, "_targets", shifted)
 
 
-def test_ratio_check_fires_where_old_and_new_differ(policy, envs):
+def test_ratio_check_fires_where_old_and_new_differ(policy, envs, monkeypatch):
     agent = PPO(policy, envs, config=CONFIG)
-    shift_logprobs(agent, logprobs=-0.0005)  # below what sampler and learner may differ by
+    shift_logprobs(agent, monkeypatch, by=-0.0005)  # below what sampler and learner may differ by
     with pytest.raises(RunCheckError, match=r"the ratio must be 1 and approx-KL 0, got 1\.0005"):
         agent.iterate(1e-3)
 
 
-def test_sampler_check_fires_where_log_probs_are_those_of_another_distribution(policy, envs):
+def test_sampler_check_fires_where_log_probs_are_those_of_another_distribution(policy, envs, monkeypatch):
     agent = PPO(policy, envs, config=CONFIG)
     collect = agent.collector.collect
 
@@ -263,7 +265,7 @@ def test_sampler_check_fires_where_log_probs_are_those_of_another_distribution(p
         rollout.behaviour_logprobs = rollout.behaviour_logprobs - 0.5
         return rollout
 
-    agent.collector.collect = other  # type: ignore[method-assign]
+    monkeypatch.setattr(agent.collector, "collect", other)
     with pytest.raises(RunCheckError, match=r"sampler and learner disagree by 0\.5"):
         agent.iterate(1e-3)
 
@@ -290,7 +292,7 @@ def test_token_check_fires_where_the_environment_changes_a_token(policy, envs):
 
 
 @pytest.mark.parametrize("where", ["one too early", "on every token"])
-def test_score_off_the_last_token_is_noticed(policy, tokenizer, where: str):
+def test_score_off_the_last_token_is_noticed(policy, tokenizer, monkeypatch, where: str):
     agent = PPO(policy, make_envs(tokenizer, lambda p, r: [1.0] * len(r)), config=CONFIG)
     collect = agent.collector.collect
 
@@ -302,7 +304,7 @@ def test_score_off_the_last_token_is_noticed(policy, tokenizer, where: str):
             rollout.rewards = np.roll(rollout.rewards, -1, axis=1)
         return rollout
 
-    agent.collector.collect = misplaced  # type: ignore[method-assign]
+    monkeypatch.setattr(agent.collector, "collect", misplaced)
     with pytest.raises(RunCheckError, match="the score must be paid on the last action token, and nothing on any"):
         agent.iterate(1e-3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,14 @@ from textenv.cli.configs import (
     RunConfig,
     SFTCommand,
 )
-from textenv.cli.data import load_data
+from textenv.cli.data import RatedData
 from textenv.report import summary_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 
 
 def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
-    """A new run folder, or the newest of this name.
-
-    Raises:
-        DataError: If the data cannot be had; nothing has been written then.
-    """
-    load_data(config.data, config.builtin_texts)
+    """A new run folder, or the newest of this name."""
     if config.threads:
         import torch
 
@@ -45,23 +39,21 @@ def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
     return run
 
 
-def pretrain(config: PretrainCommand, run: Run) -> None:
+def pretrain(config: PretrainCommand, run: Run, data: RatedData) -> None:
     """``textenv pretrain``."""
-    data = load_data(config.data, config.builtin_texts)
     summary = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
-    finish(run, config, {"pretrain": summary})
+    finish(run, config, data, {"pretrain": summary})
 
 
-def sft(config: SFTCommand, run: Run) -> None:
+def sft(config: SFTCommand, run: Run, data: RatedData) -> None:
     """``textenv sft``."""
-    data, model = load_data(config.data, config.builtin_texts), stages.check_folder("model", config.model)
+    model = stages.check_folder("model", config.model)
     summary = stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, model, config.seed))
-    finish(run, config, {"sft": summary})
+    finish(run, config, data, {"sft": summary})
 
 
-def reward(config: RewardCommand, run: Run) -> None:
+def reward(config: RewardCommand, run: Run, data: RatedData) -> None:
     """``textenv reward``."""
-    data = load_data(config.data, config.builtin_texts)
     summary = stages.once(
         run,
         "reward",
@@ -76,12 +68,12 @@ def reward(config: RewardCommand, run: Run) -> None:
             seed=config.seed,
         ),
     )
-    finish(run, config, {"reward": summary})
+    finish(run, config, data, {"reward": summary})
 
 
-def ppo(config: PPOCommand, run: Run) -> None:
+def ppo(config: PPOCommand, run: Run, data: RatedData) -> None:
     """``textenv ppo``."""
-    data, start = load_data(config.data, config.builtin_texts), stages.check_folder("policy", config.policy)
+    start = stages.check_folder("policy", config.policy)
     scorer = stages.load_reward(config.reward_model)
     summary = stages.once(
         run,
@@ -103,14 +95,11 @@ def ppo(config: PPOCommand, run: Run) -> None:
             seed=config.seed + 1,
         ),
     )
-    finish(run, config, {"ppo": summary, "evaluate": evaluated})
+    finish(run, config, data, {"ppo": summary, "evaluate": evaluated})
 
 
-def quickstart(config: QuickstartCommand, run: Run) -> None:
+def quickstart(config: QuickstartCommand, run: Run, data: RatedData) -> None:
     """``textenv quickstart``: the four stages, the evaluation and the report."""
-    began = time.monotonic()
-    data = load_data(config.data, config.builtin_texts)
-    data_seconds = time.monotonic() - began
     sampling = SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
     base, tuned = run.stage("pretrain"), run.stage("sft")
     first = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
@@ -160,12 +149,12 @@ def quickstart(config: QuickstartCommand, run: Run) -> None:
             seed=config.seed + 1,
         ),
     )
-    finish(run, config, done, data_seconds=data_seconds)
+    finish(run, config, data, done)
 
 
-def finish(run: Run, config: RunConfig, done: dict[str, dict[str, Any]], *, data_seconds: float = 0.0) -> None:
+def finish(run: Run, config: RunConfig, data: RatedData, done: dict[str, dict[str, Any]]) -> None:
     """Write ``summary.json`` and ``report.html``, show the summary table."""
-    seconds = {"data": round(data_seconds, 1)} | {name: stage["seconds"] for name, stage in done.items()}
+    seconds = {"data": round(data.seconds, 1)} | {name: stage["seconds"] for name, stage in done.items()}
     seconds["total"] = round(sum(seconds.values()), 1)
     summary: dict[str, Any] = {
         "name": run.path.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from agents.finetuning import SFTConfig
@@ -220,8 +220,3 @@ class QuickstartCommand(RunConfig):
 def _check_count(name: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"`{name}` must be ≥ 1, got {value}")
-
-
-def seeded_lm(config: LMConfig, seed: int) -> LMConfig:
-    """Training settings with the run's seed."""
-    return replace(config, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,10 +18,12 @@ class RatedData:
     Attributes:
         kind: ``human`` or ``builtin``.
         texts: Every rated text, all domains and splits.
+        seconds: What fetching or generating them took.
     """
 
     kind: Literal["human", "builtin"]
     texts: Sequence[RatedText]
+    seconds: float = 0.0
 
     def by_domain(self, split: str) -> dict[str, list[str]]:
         """Texts of a split, per domain."""
@@ -63,4 +66,6 @@ def load_data(kind: Literal["human", "builtin"], builtin_texts: int) -> RatedDat
     Raises:
         DataError: If the human ratings can be neither found nor fetched; says what to do.
     """
-    return RatedData(kind, human_ratings() if kind == "human" else builtin_ratings(n=builtin_texts))
+    began = time.monotonic()
+    texts = human_ratings() if kind == "human" else builtin_ratings(n=builtin_texts)
+    return RatedData(kind, texts, time.monotonic() - began)

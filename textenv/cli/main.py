@@ -66,13 +66,16 @@ def _run(command: str, arguments: list[str]) -> int:
     from transformers.utils import logging as transformers_logging
 
     from textenv.cli import commands
+    from textenv.cli.data import load_data
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config, resume = parse(command, arguments)
+    # Before the run's folder exists: without data there is no run.
+    data = load_data(config.data, config.builtin_texts)
     run = commands.open_run(config, Console(), resume=resume)
     try:
-        getattr(commands, command)(config, run)
+        getattr(commands, command)(config, run, data)
     finally:
         run.close()
     return 0

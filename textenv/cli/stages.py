@@ -30,7 +30,7 @@ from reward_models import (
 )
 from reward_models.lexicon import positive_share
 from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
-from textenv.cli.configs import PPOStageConfig, RewardStageConfig, seeded_lm
+from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path
 from textenv.envs import TextGenerationVectorEnv
@@ -60,7 +60,7 @@ def once(run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, 
 
 def pretrain_stage(run: Run, data: RatedData, config: PretrainConfig, seed: int) -> dict[str, Any]:
     """Stage one: writes ``pretrain/``, a language model with its tokenizer."""
-    config = replace(config, training=seeded_lm(config.training, seed))
+    config = replace(config, training=replace(config.training, seed=seed))
     model, tokenizer, summary = pretrain(data.by_domain("train"), data.by_domain("validation"), config, run=run)
     save_lm(model, tokenizer, run.stage("pretrain"))
     return summary
@@ -68,7 +68,7 @@ def pretrain_stage(run: Run, data: RatedData, config: PretrainConfig, seed: int)
 
 def sft_stage(run: Run, data: RatedData, config: SFTConfig, model_folder: Path, seed: int) -> dict[str, Any]:
     """Stage two: writes ``sft/``, the same model, taught to answer."""
-    config = replace(config, training=seeded_lm(config.training, seed))
+    config = replace(config, training=replace(config.training, seed=seed))
     policy = CausalLMPolicy.from_pretrained(model_folder)
     model, tokenizer = policy.causal_lm, policy.tokenizer
     summary = sft(model, tokenizer, data.demonstrations("train"), data.demonstrations("validation"), config, run=run)
