@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 
@@ -24,10 +22,10 @@ from agents.forward import (
     response_tokens,
     score_tokens,
 )
-from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from textenv.errors import CheckpointError, ConfigError, MissingDependencyError
 from textenv.mixed_precision import ComputeCopy, fast_bf16
+from textenv.sampling.generation import generate
 from textenv.sampling.params import SamplingParams
-from textenv.sampling.sampler import draw, trajectory_uniforms
 from textenv.sampling.slots import SlotEngine
 from textenv.trajectories import Trajectory
 
@@ -170,6 +168,11 @@ class CausalLMPolicy(nn.Module):
         """Ids that the policy can choose: those of its tokenizer."""
         return len(self.tokenizer)
 
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence in tokens that the model was made for; None where it has no limit."""
+        return getattr(self.causal_lm.config, "max_position_embeddings", None)
+
     def train(self, mode: bool = True) -> CausalLMPolicy:
         """Keep dropout off: RLHF optimises the network that acts (``mode`` has no effect)."""
         return super().train(False)
@@ -247,66 +250,4 @@ class CausalLMPolicy(nn.Module):
         Raises:
             DataError: If a prompt is empty or leaves no room in the model's context; the message names it.
         """
-        params = params or SamplingParams()
-        ids = [self.encode_prompt(p) if isinstance(p, str) else list(p) for p in prompts]
-        context = getattr(self.causal_lm.config, "max_position_embeddings", None)
-        for number, tokens in enumerate(ids):
-            if not tokens:
-                raise DataError(f"prompt {number} has no tokens; give it at least one")
-            if context is not None and len(tokens) + params.max_new_tokens > context:
-                raise DataError(
-                    f"prompt {number} has {len(tokens)} tokens; with {params.max_new_tokens} new ones it exceeds the "
-                    f"model's context of {context}; shorten it or lower `max_new_tokens`"
-                )
-        texts = [p if isinstance(p, str) else self.tokenizer.decode(list(p)) for p in prompts]
-        jobs = [(i, i * n + j) for i in range(len(ids)) for j in range(n)]
-        out: list[Trajectory] = []
-        for start in range(0, len(jobs), max_batch):
-            wave = jobs[start : start + max_batch]
-            answers = self._decode([ids[i] for i, _ in wave], params, seed, np.array([number for _, number in wave]))
-            for (i, _), (tokens, behaviour, logprobs) in zip(wave, answers, strict=True):
-                ended = bool(len(tokens)) and tokens[-1] == self.tokenizer.eos_token_id
-                out.append(
-                    Trajectory(
-                        prompt=texts[i],
-                        prompt_ids=np.array(ids[i]),
-                        token_ids=tokens,
-                        response=self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True),
-                        behaviour_logprobs=behaviour,
-                        logprobs=logprobs,
-                        finish_reason="eos" if ended else "length",
-                        sampling=vars(params).copy(),
-                        seed=seed,
-                    )
-                )
-        return out
-
-    def _decode(
-        self, prompts: list[list[int]], params: SamplingParams, seed: int, numbers: NDArray[np.int64]
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]:
-        """Answers to prompts decoded side by side: token ids, behaviour log-probs and policy log-probs of each."""
-        count, steps = len(prompts), params.max_new_tokens
-        start = np.array([len(p) for p in prompts])
-        tokens = np.zeros((count, int(start.max()) + steps), np.int64)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-        lengths = start.copy()
-        uniforms = trajectory_uniforms(seed, numbers, steps)
-        behaviour, logprobs = np.zeros((2, count, steps), np.float32)
-        engine = self.slot_engine(count, tokens.shape[1])
-        running = np.arange(count)
-        for step in range(steps):
-            logits = engine.logits(tokens[running], lengths[running], running)[:, : self.vocab_size]
-            drawn = draw(logits, params, uniforms[running, step])
-            tokens[running, lengths[running]] = chosen = drawn.tokens.cpu().numpy()
-            behaviour[running, step] = drawn.behaviour_logprobs.cpu().numpy()
-            logprobs[running, step] = drawn.logprobs.cpu().numpy()
-            lengths[running] += 1
-            running = running[chosen != self.tokenizer.eos_token_id]
-            if not len(running):
-                break
-        sizes = lengths - start
-        return [
-            (tokens[row, start[row] : lengths[row]], behaviour[row, : sizes[row]], logprobs[row, : sizes[row]])
-            for row in range(count)
-        ]
+        return generate(self, prompts, params, n=n, seed=seed, max_batch=max_batch)

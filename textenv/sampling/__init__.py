@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from textenv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
+    from textenv.sampling.generation import generate
     from textenv.sampling.next_token import CachedLogprobs
     from textenv.sampling.sampler import Draw, draw, trajectory_uniforms
     from textenv.sampling.slots import SlotEngine
 
-__all__ = ["CachedLogprobs", "Draw", "SamplingParams", "SlotEngine", "draw", "trajectory_uniforms"]
+__all__ = ["CachedLogprobs", "Draw", "SamplingParams", "SlotEngine", "draw", "generate", "trajectory_uniforms"]
 
 _HOMES = {
     "CachedLogprobs": "textenv.sampling.next_token",
     "Draw": "textenv.sampling.sampler",
     "draw": "textenv.sampling.sampler",
+    "generate": "textenv.sampling.generation",
     "trajectory_uniforms": "textenv.sampling.sampler",
     "SlotEngine": "textenv.sampling.slots",
 }

@@ -57,6 +57,11 @@ class SlotCache(Cache):
             seen_keys, seen_values = seen_keys[self.rows], seen_values[self.rows]
         return seen_keys.transpose(1, 2), seen_values.transpose(1, 2)
 
+    def copy(self, sources: NDArray[np.int64], targets: NDArray[np.int64], length: int) -> None:
+        """Copy the first ``length`` positions of slots ``sources`` to slots ``targets``."""
+        for tensor in (*self._keys, *self._values):
+            tensor[targets, :length] = tensor[sources, :length]
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Not meaningful for independent slots; models only use it where no positions are given."""
         return 0
@@ -91,6 +96,20 @@ class SlotEngine:
     def drop(self) -> None:
         """Forget everything cached: call it when the model's weights have changed."""
         self._cached[:] = 0
+
+    def fork(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+        """Let slots hold what other slots hold: their caches are copied.
+
+        Args:
+            sources: Slots to copy from, shape ``(k,)``.
+            targets: Slots to copy to, without repetition; all copies show what stood before the call, shape ``(k,)``.
+        """
+        if len(targets) == 0:
+            return
+        longest = int(self._cached[sources].max())
+        self._cache.copy(sources, targets, longest)
+        self._tokens[targets] = self._tokens[sources]
+        self._cached[targets] = self._cached[sources]
 
     @torch.no_grad()
     def logits(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
