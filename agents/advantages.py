@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from textenv.errors import ShapeError
+
+
+def _alone(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def check_same_shape(reference_name: str, reference: torch.Tensor, **others: torch.Tensor) -> None:
@@ -63,26 +69,36 @@ def gae(
     return advantages, advantages + values
 
 
-def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_mean(
+    x: torch.Tensor, mask: torch.Tensor, *, total: Callable[[torch.Tensor], torch.Tensor] = _alone
+) -> torch.Tensor:
     """Mean over the entries where the mask is True; NaN elsewhere does no harm.
 
     Args:
         x: Any shape.
         mask: Boolean, same shape, at least one True.
+        total: Adds up over processes; leave it out for one process.
 
     Returns:
         A scalar.
     """
-    return torch.where(mask, x, 0.0).sum() / mask.sum()
+    return total(torch.where(mask, x, 0.0).sum()) / total(mask.sum())
 
 
-def whiten(x: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> torch.Tensor:
+def whiten(
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    shift_mean: bool = True,
+    total: Callable[[torch.Tensor], torch.Tensor] = _alone,
+) -> torch.Tensor:
     """Scale the masked entries to variance 1, and shift their mean to 0 unless told not to.
 
     Args:
         x: Shape ``(B, T)``.
         mask: True on the entries that count, shape ``(B, T)``.
         shift_mean: False keeps the mean (rewards), True removes it (advantages).
+        total: Adds up over processes; leave it out for one process.
 
     Returns:
         Shape ``(B, T)``, 0 where the mask is False.
@@ -92,22 +108,32 @@ def whiten(x: torch.Tensor, mask: torch.Tensor, *, shift_mean: bool = True) -> t
     Source: Ziegler et al. 2019, arXiv:1909.08593 (code: biased variance, epsilon 1e-8 inside the root).
     """
     check_same_shape("x", x, mask=mask)
-    mean = masked_mean(x, mask)
-    variance = masked_mean((x - mean) ** 2, mask)
+    mean = masked_mean(x, mask, total=total)
+    variance = masked_mean((x - mean) ** 2, mask, total=total)
     white = (x - mean) * torch.rsqrt(variance + 1e-8)
     if not shift_mean:
         white = white + mean
     return torch.where(mask, white, 0.0)
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+def explained_variance(
+    values: torch.Tensor,
+    returns: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    total: Callable[[torch.Tensor], torch.Tensor] = _alone,
+) -> float:
     """Share of the returns' variance that the critic explains: 1 is perfect, 0 is a constant, negative is worse.
 
     Args:
         values: Critic estimates, shape ``(B, T)``.
         returns: Targets, shape ``(B, T)``.
         mask: True on real tokens, shape ``(B, T)``.
+        total: Adds up over processes; leave it out for one process.
     """
-    target, error = returns[mask], (returns - values)[mask]
-    variance = target.var(correction=0)
-    return float(1 - error.var(correction=0) / variance) if float(variance) > 0 else 0.0
+
+    def variance(x: torch.Tensor) -> float:
+        return float(masked_mean((x - masked_mean(x, mask, total=total)) ** 2, mask, total=total))
+
+    spread = variance(returns)
+    return 1 - variance(returns - values) / spread if spread > 0 else 0.0

@@ -193,6 +193,7 @@ class CausalLMPolicy(nn.Module):
         *,
         temperature: float = 1.0,
         entropy: bool = False,
+        values: bool = True,
     ) -> SequenceScores:
         """Log-probs, values and entropy of whole sequences from one forward pass.
 
@@ -200,6 +201,7 @@ class CausalLMPolicy(nn.Module):
             batch: Prompts with answers; with the token masks that held while sampling, where there were any.
             temperature: Divides the logits; must be the one that sampled.
             entropy: Also compute the entropy; zeros otherwise.
+            values: Also ask the critic; zeros otherwise.
         """
         lm = self.compute.model
         hidden, last_hidden = response_hidden(lm, batch)
@@ -212,15 +214,17 @@ class CausalLMPolicy(nn.Module):
             allowed=batch.allowed,
             entropy=entropy,
         )
-        head_dtype = self.value_head.weight.dtype
-        values = self.value_head(hidden.to(head_dtype)).squeeze(-1)
-        last_values = self.value_head(last_hidden.to(head_dtype)).squeeze(-1)
+        estimates, last_values = torch.zeros_like(scores.logprobs), torch.zeros(len(last_hidden), device=hidden.device)
+        if values:
+            head_dtype = self.value_head.weight.dtype
+            estimates = self.value_head(hidden.to(head_dtype)).squeeze(-1)
+            last_values = self.value_head(last_hidden.to(head_dtype)).squeeze(-1)
 
         def spread(flat: torch.Tensor) -> torch.Tensor:
             padded = torch.zeros(batch.response_mask.shape, dtype=flat.dtype, device=flat.device)
             return padded.masked_scatter(batch.response_mask, flat)
 
-        return SequenceScores(spread(scores.logprobs), spread(values), last_values, spread(scores.entropy))
+        return SequenceScores(spread(scores.logprobs), spread(estimates), last_values, spread(scores.entropy))
 
     def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine:
         """A KV-cached engine on this policy's weights; :meth:`SlotEngine.drop` it when they change."""

@@ -15,10 +15,12 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
+from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
 from textenv.envs import IDLE, TextGenerationVectorEnv
-from textenv.episode import Episode
+from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, RunCheckError
+from textenv.prompts import make_dealer
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw, trajectory_uniforms
 
@@ -61,6 +63,54 @@ class Rollout:
     def action_tokens(self) -> int:
         """Tokens that the policy chose, in all."""
         return int(self.action_mask.sum())
+
+    @property
+    def cut(self) -> NDArray[np.bool_]:
+        """True where the length limit ended the answer, shape ``(N,)``."""
+        return np.array([episode.finish_reason is FinishReason.LENGTH for episode in self.episodes])
+
+    def batch(self, rows: NDArray[np.int64], device: Any = "cpu") -> SequenceBatch:
+        """Some of the rows as the policy reads them."""
+        return SequenceBatch.from_arrays(
+            self.tokens[rows],
+            self.prompt_lengths[rows],
+            self.lengths[rows],
+            self.action_mask[rows],
+            None if self.allowed is None else self.allowed[rows],
+            device=device,
+        )
+
+
+class PromptOrder:
+    """Which prompts come next: without replacement inside an epoch, the same on every process of a run.
+
+    The learner deals the prompts itself, so that several answers can share one and several processes one order.
+
+    Args:
+        source: The environment's prompts.
+        seed: Decides the order.
+    """
+
+    def __init__(self, source: Any, seed: int) -> None:
+        self._dealer = make_dealer(source)
+        self._rng = np.random.default_rng(seed)
+
+    def deal(self, count: int, group_size: int = 1) -> NDArray[np.int64]:
+        """Indices of the next prompts, each ``group_size`` times in a row, ``count`` in all."""
+        return np.repeat([self._dealer.deal(self._rng) for _ in range(count // group_size)], group_size)
+
+    def get_state(self) -> dict[str, Any]:
+        """Place in the order, JSON-able."""
+        return {"rng": self._rng.bit_generator.state, "dealer": self._dealer.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from where :meth:`get_state` was called.
+
+        Raises:
+            ConfigError: If the state belongs to other prompts.
+        """
+        self._dealer.set_state(state["dealer"])
+        self._rng.bit_generator.state = state["rng"]
 
 
 def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:
@@ -119,11 +169,12 @@ class Collector:
         self._token_masks = masking[0].action_masks if restricted else None
         self.engine = policy.slot_engine(envs.num_envs, self.core.slots.tokens.shape[1])
 
-    def collect(self, first_episode: int) -> Rollout:
+    def collect(self, first_episode: int, prompts: NDArray[np.int64] | None = None) -> Rollout:
         """Reset every slot, play all episodes to their end.
 
         Args:
             first_episode: Number of the first of these episodes in the run; decides the draws.
+            prompts: Index of each slot's prompt, shape ``(num_envs,)``; None lets the environment deal them.
 
         Returns:
             ``num_envs`` finished episodes.
@@ -134,7 +185,7 @@ class Collector:
         began = time.monotonic()
         self.engine.drop()
         count = self.envs.num_envs
-        self.envs.reset()
+        self.envs.reset(options=None if prompts is None else {"prompt_indices": prompts.tolist()})
         slots = self.core.slots
         width = slots.tokens.shape[1] - int(slots.prompt_lengths.min())
         numbers = first_episode + np.arange(count)
@@ -184,6 +235,7 @@ class Collector:
             raise RunCheckError("the environment holds other tokens than the policy sent; sampled ids were re-encoded")
         longest = int((lengths - prompt_lengths).max())
         episodes = [episode for episode in self.core.last_episodes if episode is not None]
+        self._spread_dense(rewards, chosen, episodes)
         return Rollout(
             tokens=tokens,
             prompt_lengths=prompt_lengths,
@@ -196,3 +248,20 @@ class Collector:
             episodes=episodes,
             seconds=seconds,
         )
+
+    def _spread_dense(self, rewards: NDArray[np.float32], chosen: NDArray[np.bool_], episodes: list[Episode]) -> None:
+        """Move what a dense reward function gave to earlier tokens from the last step, where it was paid, to them.
+
+        An episode's sum stays what the wrappers made of it. A reward on a token of the responder goes to the policy's
+        token before it.
+        """
+        for row, episode in enumerate(episodes):
+            if episode.rewards is None or episode.finish_reason is FinishReason.ABORTED:
+                continue
+            start, end = self.core.slots.prompt_lengths[row], self.core.slots.lengths[row]
+            paid = np.zeros(end - start) if self.core.slots.paid is None else self.core.slots.paid[row, start:end]
+            early = (np.array(episode.rewards) - paid)[:-1]
+            taken = np.flatnonzero(chosen[row])
+            holder = taken[np.maximum(np.searchsorted(taken, np.arange(len(early)), side="right") - 1, 0)]
+            np.add.at(rewards[row], holder, early.astype(np.float32))
+            rewards[row, taken[-1]] -= np.float32(early.sum())

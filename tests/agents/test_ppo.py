@@ -58,10 +58,9 @@ def test_collect_tokens_are_the_sampled_ones_and_logprobs_match_the_learner(poli
     for row, episode in enumerate(rollout.episodes):
         answer = rollout.tokens[row, rollout.prompt_lengths[row] : rollout.lengths[row]]
         assert tuple(answer) == episode.response_ids
-    order = np.arange(8)
-    targets = agent._targets(rollout, [order], [agent._batch(rollout, order)])
+    experience = agent.assess(rollout, agent.deal(rollout))
     mask = rollout.action_mask
-    np.testing.assert_allclose(rollout.behaviour_logprobs[mask], targets.logprobs.numpy()[mask], atol=1e-4)
+    np.testing.assert_allclose(rollout.behaviour_logprobs[mask], experience.logprobs.numpy()[mask], atol=1e-4)
 
 
 def test_collect_is_decided_by_seed_and_episode_number(make_policy, tokenizer):
@@ -97,15 +96,15 @@ def test_wrapped_rewards_reach_the_learner(policy, tokenizer):
 
 def test_first_update_passes_its_checks_moves_all_weights_and_leaves_the_reference(policy, envs):
     agent = PPO(policy, envs, config=CONFIG)
-    assert agent.reference is not None
+    assert agent.reference.model is not None
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    frozen = {name: p.detach().clone() for name, p in agent.reference.named_parameters()}
+    frozen = {name: p.detach().clone() for name, p in agent.reference.model.named_parameters()}
     metrics = agent.iterate(1e-3)
     assert metrics["policy/ratio_first"] == pytest.approx(1, abs=1e-6)
     assert metrics["objective/kl"] == pytest.approx(0, abs=1e-4)
     unmoved = [name for name, p in policy.named_parameters() if (p == before[name]).all()]
     assert unmoved == []
-    assert all((p == frozen[name]).all() for name, p in agent.reference.named_parameters())
+    assert all((p == frozen[name]).all() for name, p in agent.reference.model.named_parameters())
     assert agent.checks == {
         "KL(reference‖reference) is 0": True,
         "log-probs do not depend on the batch": True,
@@ -119,14 +118,15 @@ def test_kl_penalty_is_on_every_token_and_the_score_on_the_last(policy, make_pol
     config = replace(CONFIG, whiten_advantages=False, gae_lambda=1.0, kl_coef=0.5)
     agent = PPO(policy, envs, reference=make_policy(7), config=config)
     rollout = agent.collector.collect(0)
-    order = np.arange(8)
-    targets = agent._targets(rollout, [order], [agent._batch(rollout, order)])
+    experience = agent.assess(rollout, agent.deal(rollout))
+    returns = agent.estimate(experience).returns
+    assert returns is not None
     # With λ = γ = 1 the return of a token is what is still paid: score minus 0.5 × the remaining log-ratios.
     for row in range(8):
         length = int(rollout.action_mask[row].sum())
-        remaining = targets.log_ratio[row, :length].flip(0).cumsum(0).flip(0)
+        remaining = experience.log_ratio[row, :length].flip(0).cumsum(0).flip(0)
         expected = float(rollout.scores[row]) - 0.5 * remaining
-        torch.testing.assert_close(targets.returns[row, :length], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(returns[row, :length], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeypatch):
@@ -134,13 +134,13 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeyp
     config = replace(CONFIG, vf_coef=0.0, num_minibatches=1, epochs=1, max_grad_norm=1e9)
     agent = PPO(policy, envs, config=config)
     rollout = agent.collector.collect(0)
-    order = np.argsort(rollout.lengths, kind="stable")
-    parts = np.array_split(order, 4)
-    batches = [agent._batch(rollout, rows) for rows in parts]
-    targets = agent._targets(rollout, parts, batches)
-    whole = agent._batch(rollout, np.arange(8))
+    minibatches = agent.deal(rollout)
+    assert len(minibatches[0].parts) == 4
+    experience = agent.assess(rollout, minibatches)
+    estimated = agent.estimate(experience)
+    whole = rollout.batch(np.arange(8))
     scores = policy.evaluate(whole)
-    objective = (scores.logprobs * targets.advantages)[targets.mask].mean()
+    objective = (scores.logprobs * estimated.advantages)[experience.mask].mean()
     names = [name for name, p in policy.model.named_parameters()]
     expected = torch.autograd.grad(-objective, [p for _, p in policy.model.named_parameters()])
     captured = {}
@@ -149,7 +149,7 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeyp
         captured.update({n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None})
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
-    agent._step(parts, batches, targets)
+    agent.step(experience, estimated, minibatches[0])
     for name, gradient in zip(names, expected, strict=True):
         torch.testing.assert_close(captured[name], gradient, atol=1e-5, rtol=1e-4)
 
@@ -240,13 +240,13 @@ def test_nan_weights_stop_before_the_step(policy, envs):
 
 def shift_logprobs(agent: PPO, monkeypatch: pytest.MonkeyPatch, *, by: float) -> None:
     """Make an agent's rollout log-probs wrong by a constant."""
-    original = agent._targets
+    original = agent.assess
 
     def shifted(*args):
-        targets = original(*args)
-        return targets._replace(logprobs=targets.logprobs + by)
+        experience = original(*args)
+        return replace(experience, logprobs=experience.logprobs + by, ref_logprobs=experience.ref_logprobs + by)
 
-    monkeypatch.setattr(agent, "_targets", shifted)
+    monkeypatch.setattr(agent, "assess", shifted)
 
 
 def test_ratio_check_fires_where_old_and_new_differ(policy, envs, monkeypatch):
@@ -260,8 +260,8 @@ def test_sampler_check_fires_where_log_probs_are_those_of_another_distribution(p
     agent = PPO(policy, envs, config=CONFIG)
     collect = agent.collector.collect
 
-    def other(first):
-        rollout = collect(first)
+    def other(first, prompts):
+        rollout = collect(first, prompts)
         rollout.behaviour_logprobs = rollout.behaviour_logprobs - 0.5
         return rollout
 
@@ -272,7 +272,7 @@ def test_sampler_check_fires_where_log_probs_are_those_of_another_distribution(p
 
 def test_reference_check_fires_where_the_reference_is_another_policy(policy, make_policy, envs):
     agent = PPO(policy, envs, config=CONFIG)
-    agent.reference = make_policy(99)
+    agent.reference.model = make_policy(99)
     with pytest.raises(RunCheckError, match=r"KL\(policy‖reference\) must be 0 before the first update"):
         agent.iterate(1e-3)
 
@@ -296,8 +296,8 @@ def test_score_off_the_last_token_is_noticed(policy, tokenizer, monkeypatch, whe
     agent = PPO(policy, make_envs(tokenizer, lambda p, r: [1.0] * len(r)), config=CONFIG)
     collect = agent.collector.collect
 
-    def misplaced(first):
-        rollout = collect(first)
+    def misplaced(first, prompts):
+        rollout = collect(first, prompts)
         if where == "on every token":
             rollout.rewards = rollout.action_mask.astype(np.float32)
         else:
@@ -325,9 +325,9 @@ def test_token_masks_hold_while_sampling_and_in_the_update(policy, tokenizer):
 
 def test_minibatches_hold_every_episode_once_and_as_many_steps_as_asked(policy, tokenizer):
     agent = PPO(policy, make_envs(tokenizer, variety), config=replace(CONFIG, num_minibatches=4, micro_batch_size=32))
-    minibatches = agent._minibatches(np.arange(8))
+    minibatches = agent.deal(agent.collector.collect(0))
     assert len(minibatches) == 4
-    assert sorted(np.concatenate([rows for parts in minibatches for rows in parts]).tolist()) == list(range(8))
+    assert sorted(np.concatenate([p.rows for m in minibatches for p in m.parts]).tolist()) == list(range(8))
     with pytest.raises(ConfigError, match="9 minibatches need as many episodes per iteration, there are 8"):
         PPO(policy, make_envs(tokenizer), config=replace(CONFIG, num_minibatches=9))
 
@@ -349,7 +349,11 @@ def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
         ({"kl_target": -1.0}, "`kl_target` must be positive and finite, or None"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be positive and finite"),
         ({"warmup_iterations": -1}, "`warmup_iterations` must be ≥ 0"),
-        ({"kl_estimator": "k2"}, "`kl_estimator` must be 'k1' or 'k3'"),
+        ({"kl_estimator": "k2"}, "`kl_estimator` must be 'k1' or 'k3' with `kl_placement='reward'`, got 'k2'"),
+        ({"kl_placement": "loss"}, "`kl_estimator` must be 'k2' or 'k3' with .*the gradient of k1 is 0 on average"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'linear', 'cosine', 'constant', got 'step'"),
+        ({"reward_clip": 0.0}, "`reward_clip` must be positive and finite, or None"),
+        ({"reference_decay": 1.5}, "`reference_decay` must lie in"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

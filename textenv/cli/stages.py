@@ -178,7 +178,7 @@ def ppo_stage(
 
     def evaluate(agent: PPO, metrics: dict[str, float]) -> None:
         if agent.iteration % config.eval_every == 0 or agent.episodes >= config.total_episodes:
-            found = evaluate_policy(policy, held_out, reward, reference=agent.reference, sampling=sampling, seed=seed)
+            found = evaluate_policy(policy, held_out, reward, reference=agent.reference.model, sampling=sampling, seed=seed)
             metrics |= {"eval/score": found.summary["reward_mean"], "eval/kl": found.summary["kl"]}
 
     agent.learn(config.total_episodes, callback=evaluate)

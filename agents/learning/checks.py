@@ -7,14 +7,19 @@ that is not the policy) all show in the first iteration, before anything has bee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from textenv.errors import RunCheckError
+
+if TYPE_CHECKING:
+    from agents.learning.experience import Experience
+    from agents.learning.learner import Learner
+    from agents.learning.minibatches import MiniBatch
 
 
 def check_finite(figures: Mapping[str, float], where: str, *, last_checkpoint: Any) -> None:
@@ -129,3 +134,35 @@ def check_score_placement(
     expected[np.arange(len(last)), last] = scores
     if not np.allclose(rewards, expected, atol=1e-5):
         raise RunCheckError("the score must be paid on the last action token, and nothing on any other")
+
+
+def check_experience(agent: Learner[Any], experience: Experience, minibatches: Sequence[MiniBatch]) -> None:
+    """All that must hold of the first experience of every process, before its first update.
+
+    Raises:
+        RunCheckError: If a check fails.
+    """
+    policy, rollout, config = agent.policy, experience.rollout, agent.config
+    if agent.reference.is_own and agent.iteration == 0:
+        check_own_reference(experience.log_ratio, experience.mask)
+        agent.checks["KL(reference‖reference) is 0"] = True
+    low_precision = policy.compute.dtype is not None or policy.causal_lm.dtype not in (torch.float32, torch.float64)
+    tolerance = 0.1 if low_precision else 1e-3
+    parts = [part for minibatch in minibatches for part in minibatch.parts]
+    rows = np.array([parts[0].rows[0], parts[-1].rows[-1]])
+    with torch.no_grad():
+        alone = policy.evaluate(
+            rollout.batch(rows, policy.device), temperature=config.temperature, values=False
+        ).logprobs
+    width = alone.shape[1]
+    together, mask = experience.logprobs[rows, :width], experience.mask[rows, :width]
+    check_batch_invariance(together, alone, mask, tolerance=tolerance)
+    agent.checks["log-probs do not depend on the batch"] = True
+    if config.importance_cap is None:
+        learned = experience.logprobs.cpu().numpy()
+        check_sampler(rollout.behaviour_logprobs, learned, rollout.action_mask, tolerance=tolerance)
+        agent.checks["sampler and learner agree"] = True
+    dense = any(episode.rewards is not None for episode in rollout.episodes)
+    if not dense and agent.envs is agent.collector.core:
+        check_score_placement(rollout.rewards, rollout.scores, rollout.action_mask)
+        agent.checks["score on the last action token"] = True

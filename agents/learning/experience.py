@@ -1,0 +1,118 @@
+"""Scored rollouts: what advantage estimators and losses get to see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from agents.learning.world import World
+from agents.rollouts import Rollout
+
+
+class Advantages(NamedTuple):
+    """What an advantage estimator returns.
+
+    Attributes:
+        advantages: Shape ``(N, T)``, 0 where no action was taken.
+        returns: Targets of the critic, shape ``(N, T)``; None where there is none to train.
+    """
+
+    advantages: torch.Tensor
+    returns: torch.Tensor | None = None
+
+
+class TokenLoss(NamedTuple):
+    """What a loss function returns; entries off the mask count for nothing, NaN included.
+
+    Attributes:
+        total: What each token adds to the loss, shape ``(B, T)``; the learner averages it.
+        figures: Further figures per token, each ``(B, T)``; the learner logs their means. ``policy/ratio`` and
+            ``policy/approx_kl`` must be among them: the learner checks itself by them.
+    """
+
+    total: torch.Tensor
+    figures: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Episodes of one iteration with everything known about their tokens before the update.
+
+    Rows are episodes; the ``group_size`` answers to one prompt stand next to each other. Token tensors are ``(N, T)``
+    and 0 where no action was taken.
+
+    Attributes:
+        rollout: What the environment gave, the learner's own rewards aside.
+        mask: True on tokens that the policy chose.
+        logprobs: Under the policy at rollout time, nats.
+        ref_logprobs: Under the reference, nats.
+        values: Critic's estimates before each token; zeros without a critic.
+        last_values: Critic's estimate after the last token of rows that were cut off from outside, 0 for all others,
+            shape ``(N,)``.
+        entropy: Of the policy before each token, nats.
+        rewards: What the learner maximises: the environment's rewards as configured, minus the KL's price where that
+            belongs to the reward.
+        importance: min(π/behaviour, cap) where sampler and learner may differ; None means 1.
+        kl_coef: Price of a nat in this iteration.
+        group_size: Answers per prompt.
+        world: The processes that share the iteration; its sums make statistics global.
+    """
+
+    rollout: Rollout
+    mask: torch.Tensor
+    logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    last_values: torch.Tensor
+    entropy: torch.Tensor
+    rewards: torch.Tensor
+    importance: torch.Tensor | None
+    kl_coef: float
+    group_size: int
+    world: World
+
+    @property
+    def log_ratio(self) -> torch.Tensor:
+        """Log π − log π_ref of the chosen tokens, nats, shape ``(N, T)``."""
+        return torch.where(self.mask, self.logprobs - self.ref_logprobs, 0.0)
+
+    @property
+    def kl_per_sequence(self) -> torch.Tensor:
+        """Sum of the log-ratios of each answer, nats, float64, shape ``(N,)``."""
+        return self.log_ratio.double().sum(1)
+
+    @property
+    def sequence_rewards(self) -> torch.Tensor:
+        """Undiscounted reward of each episode, shape ``(N,)``."""
+        return self.rewards.sum(1)
+
+    def by_group(self, x: torch.Tensor) -> torch.Tensor:
+        """A tensor ``(N,)`` as ``(N / group_size, group_size)``, one row per prompt."""
+        return x.reshape(-1, self.group_size)
+
+
+class OldTokens(NamedTuple):
+    """A micro-batch of experience, beside the policy's present scores of the same tokens; token tensors ``(B, T)``.
+
+    Attributes:
+        mask: True on tokens that the policy chose.
+        logprobs: At rollout time, nats.
+        ref_logprobs: Of the reference, nats.
+        values: Critic's estimates at rollout time.
+        advantages: From the advantage estimator.
+        returns: Critic's targets; zeros where the estimator gave none.
+        importance: Weight of each token's policy term; 1 where nothing has to be corrected.
+        kl_coef: Price of a nat in this iteration.
+    """
+
+    mask: torch.Tensor
+    logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    importance: torch.Tensor
+    kl_coef: float

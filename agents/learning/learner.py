@@ -1,0 +1,360 @@
+"""The loop that all on-policy algorithms share: rollout → scored experience → update → metrics → checkpoint.
+
+Left out on purpose: what makes an algorithm. Its advantage estimator and its loss are functions that the learner is
+given; rewards belong to the environment, and text appears nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from agents.advantages import check_same_shape
+from agents.kl import ESTIMATORS
+from agents.learning import checks, metrics, state
+from agents.learning.clock import Clock
+from agents.learning.config import LearnerConfig
+from agents.learning.experience import Advantages, Experience, OldTokens
+from agents.learning.minibatches import MicroBatch, MiniBatch, deal
+from agents.learning.protocols import AdvantageEstimator, Callback, Loss
+from agents.learning.reference import Reference
+from agents.learning.rewards import shape_rewards
+from agents.learning.world import World
+from agents.losses import token_weights
+from agents.policy import CausalLMPolicy
+from agents.rollouts import Collector, PromptOrder, Rollout
+from textenv.errors import ConfigError
+from textenv.progress import StageProgress
+from textenv.runs import Run
+from textenv.wrappers.kl import make_controller
+
+C = TypeVar("C", bound=LearnerConfig)
+
+
+class Learner(Generic[C]):
+    """Optimises a language model on text-generation environments.
+
+    An algorithm is a subclass that only names its configuration, its advantage estimator and its loss, as class
+    attributes; it overrides no method. (Subclassing keeps one constructor, one ``load`` and one type per algorithm;
+    everything that varies is a function and can also be given as an argument.)
+
+    Args:
+        policy: Trained in place.
+        envs: textenv's vector environment, wrapped or not; put into ``AutoresetMode.DISABLED``.
+        reference: The policy that the KL is measured against; None means the policy as it stands now: its adapter
+            switched off, or one frozen copy.
+        config: Settings.
+        advantage_estimator: Replaces the algorithm's own.
+        loss: Replaces the algorithm's own.
+        callbacks: Called with the agent and the metrics after every iteration.
+        run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
+        stage: Name in the logs and of the folder in the run; None takes the algorithm's name.
+
+    Raises:
+        ConfigError: If environment, policy and settings do not fit together.
+    """
+
+    config_type: ClassVar[type[Any]] = LearnerConfig
+    default_estimator: ClassVar[AdvantageEstimator]
+    default_loss: ClassVar[Loss]
+    uses_critic: ClassVar[bool] = False
+    default_stage: ClassVar[str]
+
+    def __init__(
+        self,
+        policy: CausalLMPolicy,
+        envs: VectorEnv,
+        *,
+        reference: CausalLMPolicy | None = None,
+        config: C | None = None,
+        advantage_estimator: AdvantageEstimator | None = None,
+        loss: Loss | None = None,
+        callbacks: Sequence[Callback] = (),
+        run: Run | None = None,
+        stage: str | None = None,
+    ) -> None:
+        self.policy = policy
+        self.envs = envs
+        self.config: C = config if config is not None else self.config_type()
+        self.advantage_estimator = advantage_estimator or type(self).default_estimator
+        self.loss = loss or type(self).default_loss
+        self.callbacks = list(callbacks)
+        self.run = run
+        self.stage = stage or self.default_stage
+        self.world = World()
+        self._check_sizes()
+        self.reference = Reference(policy, reference)
+        self.optimizer = torch.optim.Adam(
+            [p for p in policy.parameters() if p.requires_grad],
+            lr=self.config.learning_rate,
+            eps=self.config.adam_eps,
+            fused=policy.device.type == "cpu" or None,
+        )
+        self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
+        self.prompts = PromptOrder(self.collector.core.task.prompts, self.config.seed)
+        self.kl = make_controller(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
+        self.iteration = 0
+        self.episodes = 0
+        self.tokens = 0
+        self.checks: dict[str, bool] = {}
+        self.checked = False
+        self.envs.reset(seed=self.config.seed)
+
+    def _check_sizes(self) -> None:
+        config, slots = self.config, self.envs.num_envs
+        if self.episodes_per_iteration < config.num_minibatches:
+            raise ConfigError(
+                f"{config.num_minibatches} minibatches need as many episodes per iteration, there are "
+                f"{self.episodes_per_iteration}; raise `num_envs` or lower `num_minibatches`"
+            )
+        if slots % config.group_size:
+            raise ConfigError(f"`num_envs` ({slots}) must be a multiple of `group_size` ({config.group_size})")
+
+    @property
+    def episodes_per_iteration(self) -> int:
+        """Episodes of one iteration, in all processes."""
+        return self.envs.num_envs * self.world.size
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def learn(self, total_episodes: int, callback: Callback | None = None) -> Self:
+        """Train until this many episodes have been played in all, those before a resume included.
+
+        Args:
+            total_episodes: Also the horizon of the learning-rate schedule.
+            callback: Called with the agent and the metrics after every iteration, after the constructor's callbacks.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            RunCheckError: If a check of the run fails or a figure stops being finite.
+        """
+        if self.run is not None:
+            state.resume(self, self.run)
+        total = math.ceil(total_episodes / self.episodes_per_iteration)
+        began_tokens = self.tokens
+        with StageProgress(self.stage, total, self.run.console if self.run else None, start=self.iteration) as progress:
+            while self.iteration < total:
+                measured = self.iterate(self.config.learning_rate_at(self.iteration, total))
+                for called in (*self.callbacks, *([callback] if callback else [])):
+                    called(self, measured)
+                shown = {"score": measured["objective/score"], "kl": measured["objective/kl"]}
+                progress.update(self.iteration, shown, tokens=self.tokens - began_tokens)
+                if self.run is not None:
+                    self.run.log(self.stage, self.iteration, measured)
+                    if self.iteration % self.config.checkpoint_every == 0 and self.iteration < total:
+                        state.checkpoints(self, self.run).save(self.iteration, self._write_state)
+        return self
+
+    def iterate(self, learning_rate: float) -> dict[str, float]:
+        """One iteration: rollout, advantages, update. Returns its metrics."""
+        clock = Clock()
+        dealt = self.prompts.deal(self.episodes_per_iteration, self.config.group_size)
+        first = self.world.rank * self.envs.num_envs
+        with clock.phase("rollout"):
+            rollout = self.collector.collect(self.episodes + first, dealt[first : first + self.envs.num_envs])
+        minibatches = self.deal(rollout)
+        with clock.phase("scoring"):
+            experience = self.assess(rollout, minibatches)
+        if not self.checked:
+            checks.check_experience(self, experience, minibatches)
+        estimated = self.estimate(experience)
+        with clock.phase("update"):
+            steps = self._update(experience, estimated, minibatches, learning_rate)
+        measured = metrics.summarize(self, experience, estimated, steps)
+        measured["policy/learning_rate"] = learning_rate
+        self.kl.update(self.world.gather(experience.kl_per_sequence).cpu().numpy())
+        self.iteration += 1
+        self.episodes += self.episodes_per_iteration
+        self.tokens += int(measured["rollout/new_tokens"])
+        self._move_reference()
+        measured["rollout/episodes"] = float(self.episodes)
+        measured["rollout/tokens"] = float(self.tokens)
+        return measured | clock.metrics(int(measured.pop("rollout/new_tokens")))
+
+    def deal(self, rollout: Rollout) -> list[MiniBatch]:
+        """The rollout's rows in this iteration's minibatches."""
+        return deal(
+            rollout,
+            num_minibatches=self.config.num_minibatches,
+            micro_batch_size=self.config.micro_batch_size,
+            rng=np.random.default_rng([self.config.seed, self.iteration, 11]),
+            world=self.world,
+            device=self.policy.device,
+        )
+
+    @torch.no_grad()
+    def assess(self, rollout: Rollout, minibatches: list[MiniBatch]) -> Experience:
+        """Log-probs, values and the learner's rewards of a rollout, before the update."""
+        config, device = self.config, self.policy.device
+        mask = torch.as_tensor(rollout.action_mask, device=device)
+        logprobs, ref_logprobs, values, entropy = (torch.zeros(mask.shape, device=device) for _ in range(4))
+        last_values = torch.zeros(len(mask), device=device)
+        for part in (part for minibatch in minibatches for part in minibatch.parts):
+            scores = self.policy.evaluate(
+                part.batch, temperature=config.temperature, entropy=True, values=self.uses_critic
+            )
+            reference = self.reference.logprobs(part.batch, temperature=config.temperature)
+            if part.is_filler:
+                continue
+            rows, width = part.rows, part.batch.response_mask.shape[1]
+            logprobs[rows, :width], ref_logprobs[rows, :width] = scores.logprobs, reference
+            values[rows, :width], entropy[rows, :width] = scores.values.float(), scores.entropy
+            last_values[rows] = scores.last_values.float()
+        paid = shape_rewards(
+            rollout.rewards,
+            rollout.action_mask,
+            rollout.cut,
+            scale=config.reward_scale,
+            clip=config.reward_clip,
+            penalty=config.missing_eos_penalty,
+            missing_eos=config.missing_eos,
+        )
+        rewards = torch.as_tensor(paid, device=device)
+        if config.kl_placement == "reward":
+            penalty = self.kl.coef * ESTIMATORS[config.kl_estimator](logprobs - ref_logprobs)
+            rewards = rewards - torch.where(mask, penalty, 0.0)
+        importance = None
+        if config.importance_cap is not None:
+            behaviour = torch.as_tensor(rollout.behaviour_logprobs, device=device)
+            importance = torch.where(mask, (logprobs - behaviour).exp().clamp(max=config.importance_cap), 0.0)
+        return Experience(
+            rollout=rollout,
+            mask=mask,
+            logprobs=logprobs,
+            ref_logprobs=ref_logprobs,
+            values=values,
+            last_values=torch.where(torch.as_tensor(rollout.truncated, device=device), last_values, 0.0),
+            entropy=entropy,
+            rewards=rewards,
+            importance=importance,
+            kl_coef=self.kl.coef,
+            group_size=config.group_size,
+            world=self.world,
+        )
+
+    @torch.no_grad()
+    def estimate(self, experience: Experience) -> Advantages:
+        """The advantage estimator's answer, zeros off the mask.
+
+        Raises:
+            ShapeError: If it does not return one number per token.
+        """
+        found = self.advantage_estimator(experience, self.config)
+        check_same_shape("mask", experience.mask, advantages=found.advantages)
+        if found.returns is not None:
+            check_same_shape("mask", experience.mask, returns=found.returns)
+        return Advantages(torch.where(experience.mask, found.advantages, 0.0), found.returns)
+
+    def _update(
+        self, experience: Experience, estimated: Advantages, minibatches: list[MiniBatch], learning_rate: float
+    ) -> list[dict[str, float]]:
+        """Epochs of minibatch steps; returns what each step measured."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        rng = np.random.default_rng([self.config.seed, self.iteration, 7])
+        steps: list[dict[str, float]] = []
+        for _ in range(self.config.epochs):
+            for i in rng.permutation(len(minibatches)):
+                steps.append(self.step(experience, estimated, minibatches[i]))
+                if not self.checked:
+                    checks.check_first_ratio(steps[0]["policy/ratio"], steps[0]["policy/approx_kl"])
+                    self.checks["first ratio is 1 and approx-KL 0"] = self.checked = True
+            limit = self.config.target_kl
+            if limit is not None and steps[-1]["policy/approx_kl"] > 1.5 * limit:
+                break
+        return steps
+
+    def step(self, experience: Experience, estimated: Advantages, minibatch: MiniBatch) -> dict[str, float]:
+        """One optimiser step on a minibatch, its gradient summed over micro-batches and processes.
+
+        Returns:
+            The means of the loss's figures over the minibatch's tokens, and the gradient norm.
+        """
+        names: list[str] = []
+        total = torch.zeros(0)
+        for part in minibatch.parts:
+            figures = self._backward(experience, estimated, minibatch, part)
+            names, sums = list(figures), torch.stack(list(figures.values()))
+            total = sums if not len(total) else total + sums
+        measured = dict(zip(names, self.world.sum(total).tolist(), strict=True))
+        self.world.reduce_gradients(self.policy)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        measured["policy/grad_norm"] = float(norm)
+        last = self.run.checkpoints(self.stage).latest() if self.run is not None else None
+        checks.check_finite(measured, f"update of iteration {self.iteration}", last_checkpoint=last)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.compute.push_weights()
+        return measured
+
+    def _backward(
+        self, experience: Experience, estimated: Advantages, minibatch: MiniBatch, part: MicroBatch
+    ) -> dict[str, torch.Tensor]:
+        """Forward and backward pass of a micro-batch; returns its share of the minibatch's figures."""
+        config, mask = self.config, part.batch.response_mask
+        rows, width = part.rows, mask.shape[1]
+
+        def of(x: torch.Tensor) -> torch.Tensor:
+            return x[rows, :width]
+
+        new = self.policy.evaluate(
+            part.batch, temperature=config.temperature, entropy=config.ent_coef != 0, values=self.uses_critic
+        )
+        old = OldTokens(
+            mask=mask,
+            logprobs=of(experience.logprobs),
+            ref_logprobs=of(experience.ref_logprobs),
+            values=of(experience.values),
+            advantages=of(estimated.advantages),
+            returns=torch.zeros_like(new.values) if estimated.returns is None else of(estimated.returns),
+            importance=torch.ones_like(new.logprobs) if experience.importance is None else of(experience.importance),
+            kl_coef=experience.kl_coef,
+        )
+        counted = mask & (not part.is_filler)
+        weights = token_weights(
+            counted,
+            config.loss_aggregation,
+            tokens=minibatch.tokens,
+            rows=minibatch.rows,
+            max_tokens=self.collector.core.task.max_new_tokens,
+        )
+        found = self.loss(new, old, config)
+        (torch.where(counted, found.total, 0.0) * weights).sum().backward()
+        self.policy.compute.pull_gradients()
+        return {
+            name: torch.where(counted, figure.detach(), 0.0).sum() / minibatch.tokens
+            for name, figure in found.figures.items()
+        }
+
+    def _move_reference(self) -> None:
+        config = self.config
+        if config.reference_update == "ema":
+            self.reference.move(decay=config.reference_decay)
+        elif config.reference_update == "copy" and self.iteration % config.reference_every == 0:
+            self.reference.move(decay=0.0)
+
+    # --- state on disk ------------------------------------------------------------------------------------------------
+
+    def _write_state(self, folder: Path) -> None:
+        state.write(self, folder)
+
+    def save(self, folder: str | Path) -> None:
+        """Write policy, critic, optimiser, controller, prompt order and reference; :meth:`load` goes on from there."""
+        state.save_agent(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, envs: VectorEnv) -> Self:
+        """Go on from what :meth:`save` wrote; on the same environment and machine with the same numbers.
+
+        Raises:
+            CheckpointError: If the folder is not complete.
+        """
+        return state.load_agent(cls, Path(folder), envs)

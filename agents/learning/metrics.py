@@ -1,0 +1,54 @@
+"""What an iteration looked like, under the project's names for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from agents.advantages import explained_variance, masked_mean
+from agents.learning.experience import Advantages, Experience
+
+if TYPE_CHECKING:
+    from agents.learning.learner import Learner
+
+
+def summarize(
+    agent: Learner[Any], experience: Experience, estimated: Advantages, steps: list[dict[str, float]]
+) -> dict[str, float]:
+    """Figures of an iteration, over all processes.
+
+    Args:
+        agent: Whose iteration it was.
+        experience: What it learned from.
+        estimated: Its advantages and returns.
+        steps: What each optimiser step measured.
+    """
+    world, rollout, mask = experience.world, experience.rollout, experience.mask
+    scores = world.gather(torch.as_tensor(rollout.scores)).cpu().numpy()
+    kl = float(world.gather(experience.kl_per_sequence).mean())
+    lengths = world.gather(mask.sum(1)).double()
+    tokens = float(lengths.sum())
+    mismatch = np.abs(rollout.behaviour_logprobs - experience.logprobs.cpu().numpy())[rollout.action_mask].sum()
+    figures = {
+        "objective/score": float(scores.mean()),
+        "objective/score_std": float(scores.std()),
+        "objective/reward": float(world.gather(experience.sequence_rewards).mean()),
+        "objective/kl": kl,
+        "objective/kl_coef": experience.kl_coef,
+        "objective/rlhf_reward": float(scores.mean()) - experience.kl_coef * kl,
+        "objective/entropy": float(world.sum(experience.entropy.double().sum())) / tokens,
+        "rollout/response_tokens": float(lengths.mean()),
+        "rollout/truncated_fraction": float(world.gather(torch.as_tensor(rollout.cut)).double().mean()),
+        "rollout/new_tokens": tokens,
+        "policy/ratio_first": steps[0]["policy/ratio"],
+        "policy/sampler_mismatch": float(world.sum(torch.tensor(float(mismatch)))) / tokens,
+        "policy/steps": float(len(steps)),
+    }
+    if agent.uses_critic and estimated.returns is not None:
+        figures["val/explained_variance"] = explained_variance(
+            experience.values, estimated.returns, mask, total=world.sum
+        )
+        figures["val/mean"] = float(masked_mean(experience.values, mask, total=world.sum))
+    return figures | {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}

@@ -1,0 +1,86 @@
+"""An iteration's episodes as minibatches of micro-batches, dealt alike by all processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.forward import SequenceBatch
+from agents.learning.world import World
+from agents.rollouts import Rollout
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Sequences that go through one forward and backward pass.
+
+    Attributes:
+        rows: Their rows in this process's rollout.
+        batch: Their tokens.
+        is_filler: True where this process has fewer sequences in the minibatch than another and only keeps step with
+            it; counts for nothing.
+    """
+
+    rows: NDArray[np.int64]
+    batch: SequenceBatch
+    is_filler: bool = False
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """Sequences of one optimiser step.
+
+    Attributes:
+        parts: This process's share.
+        rows: Sequences in all processes.
+        tokens: Tokens that the policy chose, in all processes.
+    """
+
+    parts: list[MicroBatch]
+    rows: int
+    tokens: float
+
+
+def deal(
+    rollout: Rollout,
+    *,
+    num_minibatches: int,
+    micro_batch_size: int,
+    rng: np.random.Generator,
+    world: World,
+    device: torch.device,
+) -> list[MiniBatch]:
+    """Deal the rows of all processes into minibatches at random, each cut into micro-batches of similar length.
+
+    The same micro-batches serve the old log-probs and every epoch, so that the first ratio is exactly 1. Which rows
+    meet in a minibatch depends on the generator and the number of rows in all, not on how many processes share them.
+
+    Args:
+        rollout: This process's rows; every process has as many.
+        num_minibatches: How many.
+        micro_batch_size: Most sequences of a micro-batch.
+        rng: In the same state on every process.
+        world: The processes.
+        device: Where the tokens go.
+    """
+    own = len(rollout.lengths)
+    minibatches = []
+    for rows in np.array_split(rng.permutation(own * world.size), num_minibatches):
+        counts = np.bincount(rows // own, minlength=world.size)
+        pieces = math.ceil(counts.max() / micro_batch_size)
+        mine = rows[rows // own == world.rank] - world.rank * own
+        ordered = mine[np.argsort(rollout.lengths[mine], kind="stable")]
+        parts = [_micro_batch(rollout, part, device) for part in np.array_split(ordered, pieces)]
+        tokens = world.sum(torch.tensor(float(rollout.action_mask[mine].sum())))
+        minibatches.append(MiniBatch(parts, len(rows), float(tokens)))
+    return minibatches
+
+
+def _micro_batch(rollout: Rollout, rows: NDArray[np.int64], device: torch.device) -> MicroBatch:
+    if not len(rows):
+        return MicroBatch(np.zeros(1, np.int64), rollout.batch(np.zeros(1, np.int64), device), is_filler=True)
+    return MicroBatch(rows, rollout.batch(rows, device))

@@ -1,0 +1,103 @@
+"""A learner on disk: checkpoints of a run, and folders that :meth:`Learner.load` goes on from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from agents.policy import CausalLMPolicy
+from textenv.checkpoints import Checkpoints, load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from textenv.errors import CheckpointError
+from textenv.runs import Run
+
+if TYPE_CHECKING:
+    from agents.learning.learner import Learner
+
+L = TypeVar("L", bound="Learner[Any]")
+
+
+def checkpoints(agent: Learner[Any], run: Run) -> Checkpoints:
+    """The numbered checkpoints of an agent's run."""
+    return run.checkpoints(agent.stage, keep=agent.config.keep_checkpoints)
+
+
+def write(agent: Learner[Any], folder: Path) -> None:
+    """Write all that decides how training goes on."""
+    tensors = {f"policy/{name}": p for name, p in agent.policy.named_parameters() if p.requires_grad}
+    meta = {
+        "iteration": agent.iteration,
+        "episodes": agent.episodes,
+        "tokens": agent.tokens,
+        "kl": agent.kl.get_state(),
+        "reference": agent.reference.fingerprint(),
+        "prompts": agent.prompts.get_state(),
+        "checks": agent.checks,
+    }
+    save_state(folder, tensors | optimizer_tensors(agent.optimizer), meta)
+
+
+def read(agent: Learner[Any], folder: Path) -> None:
+    """Put back what :func:`write` wrote.
+
+    Raises:
+        CheckpointError: If the folder is damaged or does not fit the agent.
+    """
+    tensors, meta = load_state(folder)
+    if not math.isclose(meta["reference"], agent.reference.fingerprint(), rel_tol=1e-6):
+        raise CheckpointError(
+            f"`{folder}` was trained against another reference model; resume it with the one that it started from"
+        )
+    with torch.no_grad():
+        for name, p in agent.policy.named_parameters():
+            if p.requires_grad:
+                saved = tensors.get(f"policy/{name}")
+                if saved is None or saved.shape != p.shape:
+                    raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
+                p.copy_(saved)
+    agent.policy.compute.push_weights()
+    load_optimizer_tensors(agent.optimizer, tensors)
+    agent.iteration, agent.episodes, agent.tokens = meta["iteration"], meta["episodes"], meta["tokens"]
+    agent.kl.set_state(meta["kl"])
+    agent.checks = meta["checks"]
+    agent.prompts.set_state(meta["prompts"])
+
+
+def resume(agent: Learner[Any], run: Run) -> None:
+    """Go on from a run's newest checkpoint, where there is one and the agent is new."""
+    if agent.iteration:
+        return
+    latest = checkpoints(agent, run).latest()
+    if latest is not None:
+        read(agent, latest)
+    run.rewind(agent.stage, agent.iteration)
+
+
+def save_agent(agent: Learner[Any], folder: Path) -> None:
+    """Write policy, reference, learner and configuration."""
+    agent.policy.save_pretrained(folder / "policy")
+    if agent.reference.model is not None:
+        agent.reference.model.save_pretrained(folder / "reference")
+    dtype = "float32" if agent.policy.compute.dtype is None else "bfloat16"
+    write(agent, folder / "learner")
+    save_state(folder, {}, {"config": asdict(agent.config), "stage": agent.stage, "dtype": dtype})
+
+
+def load_agent(kind: type[L], folder: Path, envs: VectorEnv) -> L:
+    """An agent as :func:`save_agent` left it.
+
+    Raises:
+        CheckpointError: If the folder is not complete.
+    """
+    if not (folder / "reference").is_dir():
+        raise CheckpointError(f"`{folder}` holds no reference; a LoRA learner is resumed through its run folder")
+    _, meta = load_state(folder)
+    policy = CausalLMPolicy.from_pretrained(folder / "policy", dtype=meta["dtype"])
+    reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=meta["dtype"])
+    agent = kind(policy, envs, reference=reference, config=kind.config_type(**meta["config"]), stage=meta["stage"])
+    read(agent, folder / "learner")
+    return agent
