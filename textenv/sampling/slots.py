@@ -3,6 +3,10 @@
 The engine compares each row with what its slot has cached and feeds only what is new: one token where a sequence went
 on, a whole prompt where it was replaced, the changed tail where it was rewound. So whoever steps an environment (the
 native agents, Stable-Baselines3, a user's loop) gets cached decoding without telling the engine anything else.
+
+A prompt that several slots begin with is computed once and copied. Slots that are asked for stand side by side in the
+cache, so a step costs what its running sequences cost. Models of the Llama kind decode through their packed form
+(:mod:`textenv.sampling.packed`), all others through transformers' own forward pass.
 """
 
 from __future__ import annotations
@@ -12,59 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import Cache
 
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
+from textenv.sampling.cache import Block, SlotCache
+from textenv.sampling.packed import packed_decoder
 
-
-class SlotCache(Cache):
-    """Keys and values of many independent sequences in preallocated tensors.
-
-    Every row is written at its own positions. The caller sets :attr:`rows`, :attr:`positions` and :attr:`key_length`
-    before each forward pass.
-
-    Args:
-        num_slots: Number of independent sequences.
-        max_length: Longest sequence in tokens.
-    """
-
-    def __init__(self, num_slots: int, max_length: int) -> None:
-        super().__init__(layers=[])
-        self.num_slots = num_slots
-        self.max_length = max_length
-        self.rows: torch.Tensor | None = None
-        self.positions = torch.zeros(0, 0, dtype=torch.long)
-        self.key_length = 0
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values ``(B, heads, S, dim)``; return those of all positions up to ``key_length``."""
-        while len(self._keys) <= layer_idx:
-            _, heads, _, key_dim = key_states.shape
-            value_dim = value_states.shape[-1]
-            self._keys.append(key_states.new_zeros(self.num_slots, self.max_length, heads, key_dim))
-            self._values.append(value_states.new_zeros(self.num_slots, self.max_length, heads, value_dim))
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
-        rows = torch.arange(self.num_slots, device=keys.device) if self.rows is None else self.rows
-        keys[rows[:, None], self.positions] = key_states.transpose(1, 2)
-        values[rows[:, None], self.positions] = value_states.transpose(1, 2)
-        seen_keys, seen_values = keys[:, : self.key_length], values[:, : self.key_length]
-        if self.rows is not None:
-            seen_keys, seen_values = seen_keys[self.rows], seen_values[self.rows]
-        return seen_keys.transpose(1, 2), seen_values.transpose(1, 2)
-
-    def copy(self, sources: NDArray[np.int64], targets: NDArray[np.int64], length: int) -> None:
-        """Copy the first ``length`` positions of slots ``sources`` to slots ``targets``."""
-        for tensor in (*self._keys, *self._values):
-            tensor[targets, :length] = tensor[sources, :length]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Not meaningful for independent slots; models only use it where no positions are given."""
-        return 0
+_PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
 
 
 class SlotEngine:
@@ -92,10 +50,16 @@ class SlotEngine:
         self._cache = SlotCache(num_slots, max_length)
         self._tokens = np.zeros((num_slots, max_length), np.int64)
         self._cached = np.zeros(num_slots, np.int64)
+        # Where in the cache a slot stands, and which slot stands there.
+        self._places = np.arange(num_slots)
+        self._owners = np.arange(num_slots)
+        self._packed = packed_decoder(model)
+        self._stale = False
 
     def drop(self) -> None:
         """Forget everything cached: call it when the model's weights have changed."""
         self._cached[:] = 0
+        self._stale = True
 
     def fork(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
         """Let slots hold what other slots hold: their caches are copied.
@@ -104,12 +68,34 @@ class SlotEngine:
             sources: Slots to copy from, shape ``(k,)``.
             targets: Slots to copy to, without repetition; all copies show what stood before the call, shape ``(k,)``.
         """
+        moved = sources != targets
+        sources, targets = sources[moved], targets[moved]
         if len(targets) == 0:
             return
         longest = int(self._cached[sources].max())
-        self._cache.copy(sources, targets, longest)
+        self._cache.copy(self._places[sources], self._places[targets], longest)
         self._tokens[targets] = self._tokens[sources]
         self._cached[targets] = self._cached[sources]
+
+    def step(self, tokens: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> torch.Tensor:
+        """Append one token to each row and return the logits of the next.
+
+        Args:
+            tokens: Ids, int64, shape ``(B,)``.
+            rows: Slots, without repetition, shape ``(B,)``; None means all of them.
+
+        Returns:
+            Shape ``(B, V)``, the model's dtype.
+
+        Raises:
+            ShapeError: If a slot is full.
+        """
+        rows = np.arange(self.num_slots) if rows is None else rows
+        if (self._cached[rows] >= self.max_length).any():
+            raise ShapeError(f"a sequence already has `max_length` = {self.max_length} tokens")
+        grown = self._tokens[rows]
+        grown[np.arange(len(rows)), self._cached[rows]] = tokens
+        return self.logits(grown, self._cached[rows] + 1, rows)
 
     @torch.no_grad()
     def logits(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
@@ -131,49 +117,214 @@ class SlotEngine:
         longest = int(lengths.max())
         if longest > self.max_length or int(lengths.min()) < 1:
             raise ShapeError(f"sequence lengths must lie in 1…{self.max_length}, got {lengths.min()}…{longest}")
-        first = self._first_new(tokens, lengths, rows)
-        width = int((lengths - first).max())
-        steps = np.arange(1 if width == 1 else round_up(width, 8))
-        positions = np.minimum(first[:, None] + steps, lengths[:, None] - 1)
-        fed = np.take_along_axis(tokens, positions, axis=1)
-        # A row that is fed twice writes the same values twice; the repetition only rounds up the batch.
-        again = np.minimum(np.arange(min(round_up(len(rows), 16), max(self.num_slots, len(rows)))), len(rows) - 1)
-        out = self._forward(fed[again], positions[again], rows[again], min(round_up(longest, 16), self.max_length))
-        self._tokens[rows, : tokens.shape[1]] = tokens[:, : self.max_length]
+        if self._stale:
+            self._packed = packed_decoder(self.model)
+            self._stale = False
+        tokens = tokens[:, :longest]
+        first = self._share_prefixes(tokens, lengths, rows, self._first_new(tokens, lengths, rows))
+        width = tokens.shape[1]
+        self._tokens[rows, :width] = tokens
         self._cached[rows] = lengths
-        last = torch.as_tensor((lengths - 1 - first)[again], device=out.device)
-        hidden = out[torch.arange(len(again), device=out.device), last]
-        return self.model.get_output_embeddings()(hidden)[: len(rows)]
+        hidden = self._feed(rows, first)
+        return self._head(hidden)
+
+    # --- which tokens are new -----------------------------------------------------------------------------------------
 
     def _first_new(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Position of the first token of each row that has to be fed; at least the last token always is."""
-        width = min(tokens.shape[1], self.max_length)
-        known = self._tokens[rows, :width] == tokens[:, :width]
+        width = tokens.shape[1]
+        known = self._tokens[rows, :width] == tokens
         known &= np.arange(width) < np.minimum(self._cached[rows], lengths - 1)[:, None]
         return np.logical_and.accumulate(known, axis=1).sum(axis=1)
 
-    def _forward(
-        self, fed: NDArray[np.int64], positions: NDArray[np.int64], rows: NDArray[np.int64], key_length: int
-    ) -> torch.Tensor:
-        """Hidden states ``(B, S, D)`` of the fed tokens, which attend to the first ``key_length`` positions."""
+    def _share_prefixes(
+        self,
+        tokens: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        first: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Fill rows from other slots that hold more of them; compute a prompt that several rows have only once.
+
+        Returns:
+            The first token of each row that is still to be fed.
+        """
+        new = np.flatnonzero(lengths - first > 1)
+        if not len(new):
+            return first
+        first = first.copy()
+        self._borrow(new, tokens, lengths, rows, first)
+        groups: dict[bytes, list[int]] = {}
+        for row in new[lengths[new] - first[new] > 1]:
+            groups.setdefault(tokens[row, : lengths[row] - 1].tobytes(), []).append(int(row))
+        shared = [members for members in groups.values() if len(members) > 1]
+        if shared:
+            # All but the last token of a common prompt, once; the copies then feed the last one each.
+            heads = np.array([members[0] for members in shared])
+            width = int(lengths[heads].max()) - 1
+            self._tokens[rows[heads], :width] = tokens[heads, :width]
+            self._cached[rows[heads]] = lengths[heads] - 1
+            self._feed(rows[heads], first[heads])
+            first[heads] = lengths[heads] - 1
+            self._borrow(np.array([row for members in shared for row in members[1:]]), tokens, lengths, rows, first)
+        return first
+
+    def _borrow(
+        self,
+        wanting: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        first: NDArray[np.int64],
+    ) -> None:
+        """Copy caches to the rows ``wanting`` from slots that hold a longer beginning of them; updates ``first``."""
+        width = tokens.shape[1]
+        sources, targets, counts, members = [], [], [], []
+        for row in wanting:
+            same = self._tokens[:, :width] == tokens[row]
+            same &= np.arange(width) < np.minimum(self._cached, lengths[row] - 1)[:, None]
+            held = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+            best = int(held.argmax())
+            if held[best] > first[row]:
+                sources.append(best)
+                targets.append(int(rows[row]))
+                counts.append(int(held[best]))
+                members.append(row)
+                first[row] = held[best]
+        if targets:
+            self._cache.copy(self._places[sources], self._places[targets], max(counts))
+            self._tokens[targets, :width] = tokens[members]
+            self._cached[targets] = counts
+
+    # --- feeding ------------------------------------------------------------------------------------------------------
+
+    def _feed(self, rows: NDArray[np.int64], first: NDArray[np.int64]) -> torch.Tensor:
+        """Feed each row's tokens from ``first`` on; hidden states ``(B, D)`` after the last one."""
+        new = self._cached[rows] - first
+        going_on = np.flatnonzero(new == 1)
+        longer = np.flatnonzero(new > 1)
+        blocks: list[tuple[Block, NDArray[np.int64], NDArray[np.int64]]] = []
+        if len(going_on):
+            self._gather(rows[going_on])
+            blocks.append(self._step_block(rows[going_on], going_on))
+        for part in self._prompt_parts(longer, new):
+            blocks.append(self._prompt_block(rows[part], first[part], part))
+        found = self._forward([block for block, _, _ in blocks])
+        hidden = found[0].new_empty(len(rows), found[0].shape[-1])
+        for states, (_, places, answers) in zip(found, blocks, strict=True):
+            at = torch.as_tensor(places, device=states.device)
+            last = torch.as_tensor(self._cached[rows[answers]] - 1 - first[answers], device=states.device)
+            hidden[torch.as_tensor(answers, device=states.device)] = states[at, last]
+        return hidden
+
+    def _gather(self, rows: NDArray[np.int64]) -> None:
+        """Bring slots that are asked for to the front of the cache where too many others stand between them."""
+        if int(self._places[rows].max()) + 1 <= max(16, len(rows) + len(rows) // 4):
+            return
+        behind = rows[self._places[rows] >= len(rows)]
+        front = np.ones(len(rows), np.bool_)
+        inside = self._places[rows]
+        front[inside[inside < len(rows)]] = False
+        there = np.flatnonzero(front)
+        old, others = self._places[behind], self._owners[there]
+        longest = int(self._cached[np.concatenate([behind, others])].max())
+        self._cache.copy(np.concatenate([old, there]), np.concatenate([there, old]), longest)
+        self._places[behind], self._places[others] = there, old
+        self._owners[there], self._owners[old] = behind, others
+
+    def _step_block(
+        self, rows: NDArray[np.int64], answers: NDArray[np.int64]
+    ) -> tuple[Block, NDArray[np.int64], NDArray[np.int64]]:
+        """The last token of each row; with it where in the block each row stands, and which answer it is."""
+        places, last = self._places[rows], self._cached[rows] - 1
+        size = min(round_up(int(places.max()) + 1, 16), self.num_slots)
+        tokens, positions = np.zeros((2, size, 1), np.int64)
+        # Rows that were not asked for write where nobody looks.
+        targets = np.full((size, 1), self.max_length)
+        tokens[places, 0], positions[places, 0], targets[places, 0] = self._tokens[rows, last], last, last
+        length = min(round_up(int(last.max()) + 1, 16), self.max_length)
+        return self._block(tokens, positions, None, targets, length, fresh=False), places, answers
+
+    def _prompt_parts(self, longer: NDArray[np.int64], new: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Rows with more than one new token, in groups of similar length that pass through the model together."""
+        parts: list[list[int]] = []
+        for row in longer[np.argsort(new[longer], kind="stable")]:
+            width = round_up(int(new[row]), 8)
+            if not parts or (len(parts[-1]) + 1) * width > _PREFILL_TOKENS or width > 2 * new[parts[-1][0]] + 8:
+                parts.append([])
+            parts[-1].append(int(row))
+        return [np.array(part) for part in parts]
+
+    def _prompt_block(
+        self, rows: NDArray[np.int64], first: NDArray[np.int64], answers: NDArray[np.int64]
+    ) -> tuple[Block, NDArray[np.int64], NDArray[np.int64]]:
+        """All new tokens of some rows; what fills up a short row is written where nobody looks."""
+        lengths = self._cached[rows]
+        width = round_up(int((lengths - first).max()), 8)
+        positions = first[:, None] + np.arange(width)
+        targets = np.where(positions < lengths[:, None], positions, self.max_length)
+        positions = np.minimum(positions, lengths[:, None] - 1)
+        tokens = np.take_along_axis(self._tokens[rows], positions, axis=1)
+        fresh = not first.any()
+        length = width if fresh else min(round_up(int(lengths.max()), 16), self.max_length)
+        block = self._block(tokens, positions, self._places[rows], targets, length, fresh=fresh)
+        return block, np.arange(len(rows)), answers
+
+    def _block(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        places: NDArray[np.int64] | None,
+        targets: NDArray[np.int64],
+        length: int,
+        *,
+        fresh: bool,
+    ) -> Block:
         device = self.model.get_input_embeddings().weight.device
-        position_ids = torch.as_tensor(positions, device=device)
-        cache = self._cache
-        everything = len(rows) == self.num_slots and bool((rows == np.arange(self.num_slots)).all())
-        cache.rows = None if everything else torch.as_tensor(rows, device=device)
-        cache.positions = position_ids
-        cache.key_length = key_length
-        mask = torch.arange(key_length, device=device) <= position_ids[:, None, :, None]
+        # Among themselves tokens see those before them, whatever fills up the row comes after.
+        seen_from = np.arange(length)[None] if fresh else positions
+        visible = (np.arange(length) <= seen_from[..., None])[:, None]
+        return Block(
+            tokens=torch.as_tensor(tokens, device=device),
+            positions=torch.as_tensor(positions, device=device),
+            places=None if places is None else torch.as_tensor(places, device=device),
+            targets=torch.as_tensor(targets, device=device),
+            visible=torch.as_tensor(visible, device=device).expand(len(tokens), -1, -1, -1),
+            fresh=fresh,
+        )
+
+    def _forward(self, blocks: list[Block]) -> list[torch.Tensor]:
+        """Hidden states ``(b, s, D)`` of each block."""
+        if self._packed is not None:
+            found: list[torch.Tensor] = []
+            while blocks:
+                sizes = np.cumsum([block.tokens.numel() for block in blocks])
+                count = max(1, int((sizes <= _PREFILL_TOKENS + self.num_slots).sum()))
+                found += self._packed.hidden(blocks[:count], self._cache)
+                blocks = blocks[count:]
+            return found
+        return [self._transformers_forward(block) for block in blocks]
+
+    def _transformers_forward(self, block: Block) -> torch.Tensor:
+        mask = block.visible
         if self.model.config._attn_implementation == "eager":  # adds its mask to the attention scores
             dtype = self.model.get_input_embeddings().weight.dtype
-            mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        self._cache.block = block
         output = self.model.base_model(
-            input_ids=torch.as_tensor(fed, device=device),
+            input_ids=block.tokens,
             attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=cache,
+            position_ids=block.positions,
+            past_key_values=self._cache,
             use_cache=True,
         )
         return output.last_hidden_state
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits ``(B, V)``; the product's shape is rounded up."""
+        rows = len(hidden)
+        padded = torch.nn.functional.pad(hidden, (0, 0, 0, round_up(rows, 16) - rows))
+        head = self.model.get_output_embeddings() if self._packed is None else self._packed.head
+        return head(padded)[:rows]
