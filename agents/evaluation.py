@@ -26,7 +26,8 @@ class Evaluation(NamedTuple):
         trajectories: One or more answers per prompt, with scores and reference log-probs filled in.
         summary: ``reward_mean``, ``reward_std``, ``reward_mean_interval``, ``response_tokens``, ``eos_fraction``,
             ``distinct_2``, one figure per judge, and ``kl`` (nats per answer) where a reference was given.
-        kl: log π(answer) − log π_ref(answer) of each answer, nats; zeros without a reference, shape ``(n,)``.
+        kl: log π(answer) − log π_ref(answer) of each answer at the sampling temperature, nats; zeros without a
+            reference, shape ``(n,)``.
     """
 
     trajectories: list[Trajectory]
@@ -78,13 +79,14 @@ def evaluate_policy(
 
     Raises:
         RewardError: If the reward function fails.
-        ConfigError: If a reference is given and the sampling leaves out tokens.
+        ConfigError: If a reference is given and the sampling does more than divide the logits by a temperature.
     """
     sampling = sampling or SamplingParams()
-    if reference is not None and not sampling.full_support:
+    if reference is not None and not sampling.tempered_only:
         raise ConfigError(
-            "a KL cannot be measured on answers drawn greedily, by top-k or by top-p: they do not come from the "
-            "distribution that is compared; sample plainly, or leave out `reference`"
+            "a KL cannot be measured on answers drawn greedily, truncated (`top_k`, `top_p`, `min_p`, `typical_p`), "
+            "with masks or with a repetition penalty: they do not come from the distribution that is compared; "
+            "sample plainly, or leave out `reference`"
         )
     trajectories = policy.generate(prompts, sampling, n=n, seed=seed)
     asked, answers = [t.prompt for t in trajectories], [t.response for t in trajectories]
@@ -93,9 +95,12 @@ def evaluate_policy(
     if reference is not None:
         ours = sequence_logprobs(policy, trajectories, temperature=sampling.temperature)
         theirs = sequence_logprobs(reference, trajectories, temperature=sampling.temperature)
-        for i, trajectory in enumerate(trajectories):
-            trajectory.logprobs, trajectory.ref_logprobs = ours[i], theirs[i]
-            kl[i] = float((ours[i] - theirs[i]).astype(np.float64).sum())
+        kl = np.array([float((a - b).astype(np.float64).sum()) for a, b in zip(ours, theirs, strict=True)])
+        if sampling.temperature != 1.0:  # the divergence is that of the tempered policies, the record that of their own
+            ours = sequence_logprobs(policy, trajectories, temperature=1.0)
+            theirs = sequence_logprobs(reference, trajectories, temperature=1.0)
+        for trajectory, own, other in zip(trajectories, ours, theirs, strict=True):
+            trajectory.logprobs, trajectory.ref_logprobs = own, other
     for trajectory, score in zip(trajectories, scores, strict=True):
         trajectory.score = float(score)
     summary: dict[str, Any] = {

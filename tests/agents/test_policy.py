@@ -151,6 +151,28 @@ def test_evaluate_policy_reports_reward_kl_and_judges(make_policy):
     assert low < found.summary["reward_mean"] < high
 
 
+def test_evaluate_policy_measures_the_tempered_kl_and_records_the_policys_own_logprobs(make_policy):
+    policy, other = make_policy(0), make_policy(1)
+
+    def reward(prompts, responses):
+        return [0.0] * len(responses)
+
+    cold = SamplingParams(temperature=0.5, max_new_tokens=6)
+    found = evaluate_policy(policy, PROMPTS, reward, reference=other, sampling=cold)
+    for temperature, ours, theirs in (
+        (0.5, None, None),
+        (1.0, [t.logprobs for t in found.trajectories], [t.ref_logprobs for t in found.trajectories]),
+    ):
+        own = sequence_logprobs(policy, found.trajectories, temperature=temperature)
+        reference = sequence_logprobs(other, found.trajectories, temperature=temperature)
+        if ours is None or theirs is None:
+            sums = [float((a - b).sum()) for a, b in zip(own, reference, strict=True)]
+            np.testing.assert_allclose(found.kl, sums, atol=1e-4)
+        else:
+            np.testing.assert_allclose(np.concatenate(ours), np.concatenate(own), atol=1e-5)
+            np.testing.assert_allclose(np.concatenate(theirs), np.concatenate(reference), atol=1e-5)
+
+
 def test_lora_policy_is_its_own_reference_and_saves_merged(policy, tmp_path: Path):
     peft = pytest.importorskip("peft")
     policy.save_pretrained(tmp_path / "base")

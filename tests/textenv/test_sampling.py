@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -16,7 +15,7 @@ from transformers import (
 )
 
 from textenv.errors import ConfigError, ShapeError
-from textenv.sampling import CachedLogprobs, SamplingParams, SlotEngine, draw, trajectory_uniforms
+from textenv.sampling import CachedLogprobs, SlotEngine
 
 VOCAB = 60
 
@@ -125,90 +124,6 @@ def test_engine_bad_lengths_are_refused(lengths, rows, message):
 def test_engine_longer_than_the_context_is_refused():
     with pytest.raises(ConfigError, match="need 41 tokens, the model's context holds 40"):
         SlotEngine(MODELS["llama"](), 1, 41)
-
-
-LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
-
-
-@pytest.mark.parametrize(
-    ("params", "kept"),
-    [
-        (SamplingParams(), [0, 1, 2, 3, 4]),
-        (SamplingParams(temperature=0.5), [0, 1, 2, 3, 4]),
-        (SamplingParams(top_k=2), [0, 1]),
-        (SamplingParams(top_p=0.8), [0, 1, 4]),
-        (SamplingParams(temperature=2.0, top_k=4, top_p=0.9), [0, 1, 2, 4]),
-    ],
-    ids=["plain", "cold", "top-k", "top-p", "all"],
-)
-def test_draws_follow_the_exact_distribution(params: SamplingParams, kept: list[int]):
-    n = 40_000
-    drawn = draw(LOGITS.expand(n, 5), params, np.random.default_rng(0).random(n))
-    full = (LOGITS.double() / params.temperature).softmax(0).numpy()
-    exact = np.zeros(5)
-    exact[kept] = full[kept] / full[kept].sum()
-    counts = np.bincount(drawn.tokens.numpy(), minlength=5)
-    assert counts[[i for i in range(5) if i not in kept]].sum() == 0
-    assert chisquare(counts[kept], exact[kept] * n).pvalue > 1e-3
-    tokens = drawn.tokens.numpy()
-    np.testing.assert_allclose(drawn.behaviour_logprobs.numpy(), np.log(exact[tokens]), atol=1e-6)
-    np.testing.assert_allclose(drawn.logprobs.numpy(), np.log(full[tokens]), atol=1e-6)
-
-
-def test_draw_top_k_keeps_k_tokens_where_logits_tie():
-    n = 2000
-    drawn = draw(torch.zeros(n, 10), SamplingParams(top_k=2), np.random.default_rng(0).random(n))
-    assert len(set(drawn.tokens.tolist())) == 2
-    np.testing.assert_allclose(drawn.behaviour_logprobs.numpy(), np.log(0.5), atol=1e-6)
-
-
-def test_draw_greedy_takes_the_largest_with_certainty():
-    drawn = draw(LOGITS[None], SamplingParams(temperature=0), np.array([0.99]))
-    assert drawn.tokens.tolist() == [0]
-    assert drawn.behaviour_logprobs.tolist() == [0]
-    assert drawn.logprobs.item() == pytest.approx(LOGITS.log_softmax(0)[0].item())
-
-
-def test_draw_never_gives_a_forbidden_token_even_at_the_edges():
-    allowed = torch.tensor([False, True, False, True, False])
-    for u in (0.0, 0.5, 1 - 1e-17):
-        drawn = draw(LOGITS[None], SamplingParams(), np.array([u]), allowed=allowed)
-        assert drawn.tokens.item() in (1, 3)
-
-
-def test_draw_bfloat16_large_vocabulary_stays_in_range():
-    logits = torch.zeros(64, 50_000, dtype=torch.bfloat16)
-    drawn = draw(logits, SamplingParams(), np.full(64, np.nextafter(1, 0)))
-    assert drawn.tokens.max() < 50_000
-    assert drawn.logprobs[0].item() == pytest.approx(-np.log(50_000), abs=1e-3)
-
-
-def test_trajectory_uniforms_depend_on_seed_and_number_alone():
-    alone = trajectory_uniforms(3, np.array([7]), 5)
-    beside = trajectory_uniforms(3, np.array([2, 7, 9]), 9)
-    np.testing.assert_array_equal(alone[0], beside[1, :5])
-    assert (trajectory_uniforms(4, np.array([7]), 5) != alone).all()
-    assert trajectory_uniforms(3, np.array([], np.int64), 5).shape == (0, 5)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("temperature", -1.0, "`temperature` must be ≥ 0"),
-        ("top_k", -1, "`top_k` must be ≥ 0"),
-        ("top_p", 0.0, r"`top_p` must lie in \(0, 1\]"),
-        ("max_new_tokens", 0, "`max_new_tokens` must be ≥ 1"),
-    ],
-)
-def test_sampling_params_refuse_nonsense(field, value, message):
-    with pytest.raises(ConfigError, match=message):
-        SamplingParams(**{field: value})
-
-
-def test_full_support_only_without_truncation():
-    assert SamplingParams(temperature=0.7).full_support
-    assert not SamplingParams(top_k=5).full_support
-    assert not SamplingParams(temperature=0).full_support
 
 
 @torch.no_grad()

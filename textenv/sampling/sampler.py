@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from textenv.errors import ConfigError
+from textenv.sampling.categorical import compute_dtype, exp_, first_largest, look_up, row_chunks, row_sums
 from textenv.sampling.params import SamplingParams
+from textenv.sampling.processors import History, process
+from textenv.sampling.truncation import truncate_
 
 
 class Draw(NamedTuple):
@@ -21,9 +25,9 @@ class Draw(NamedTuple):
 
     Attributes:
         tokens: Drawn ids, int64, shape ``(B,)``.
-        behaviour_logprobs: Under the distribution that was drawn from (after temperature, top-k, top-p), ``(B,)``.
-            Zero for greedy choices.
-        logprobs: Under the policy at the sampling temperature but over the whole vocabulary, ``(B,)``.
+        behaviour_logprobs: Under the distribution that was drawn from (after penalty, masks, temperature and
+            truncation), float64, ``(B,)``. Zero for greedy choices.
+        logprobs: Under the policy itself: temperature 1, the whole vocabulary, nothing masked; float64, ``(B,)``.
     """
 
     tokens: torch.Tensor
@@ -42,58 +46,93 @@ def trajectory_uniforms(seed: int, trajectories: NDArray[np.int64], steps: int) 
     return np.stack(rows) if rows else np.zeros((0, steps))
 
 
-def _keep_mask(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor | None:
-    """Boolean mask ``(B, V)`` of tokens that top-k and top-p leave, or None where both are off."""
-    keep = None
-    if 0 < params.top_k < logits.shape[-1]:
-        best = logits.topk(params.top_k, dim=-1).indices
-        keep = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, True)
-    if params.top_p < 1.0:
-        masked = logits if keep is None else logits.masked_fill(~keep, -torch.inf)
-        ordered, order = masked.softmax(-1).sort(dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        nucleus = torch.zeros_like(masked, dtype=torch.bool).scatter(1, order, before < params.top_p)
-        keep = nucleus if keep is None else keep & nucleus
-    return keep
-
-
 def draw(
     logits: torch.Tensor,
     params: SamplingParams,
-    uniforms: NDArray[np.float64],
+    uniforms: NDArray[np.float64] | torch.Tensor,
     *,
     allowed: torch.Tensor | None = None,
+    history: History | None = None,
 ) -> Draw:
     """Draw one token per row by inverse transform sampling.
 
     Args:
-        logits: Unnormalised log-probabilities, shape ``(B, V)``; computed on in float32.
-        params: Temperature, top-k and top-p.
+        logits: Unnormalised log-probabilities of the policy, shape ``(B, V)``; float64 is computed on as it is, all
+            else in float32 with sums in float64.
+        params: What is done to them, see :class:`SamplingParams`.
         uniforms: One number in [0, 1) per row, shape ``(B,)``.
         allowed: True on tokens that may be drawn, ``(B, V)`` or ``(V,)``; None allows all.
+        history: Tokens of prompt and answer, right-padded, ``(B, L)``, and their lengths ``(B,)``; needed for a
+            repetition penalty.
 
     Returns:
-        Tokens and their log-probabilities; both log-probabilities take ``allowed`` into account.
+        Tokens and their log-probabilities; a token of probability zero is never drawn.
+
+    Raises:
+        ConfigError: If no token of a row may be drawn, logits are NaN, or a penalty has no history.
+        ShapeError: If the history does not fit.
     """
-    logits = logits.float()
-    if allowed is not None:
-        logits = logits.masked_fill(~allowed, -torch.inf)
-    if params.temperature == 0:
-        tokens = logits.argmax(-1)
-        logprobs = logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
-        return Draw(tokens, torch.zeros_like(logprobs), logprobs)
-    if params.temperature != 1.0:
-        logits = logits / params.temperature
-    log_normaliser = logits.logsumexp(-1)
-    keep = _keep_mask(logits, params)
-    kept = logits if keep is None else logits.masked_fill(~keep, -torch.inf)
-    weights = (kept - kept.amax(-1, keepdim=True)).exp()
-    cumulative = weights.cumsum(-1)
-    total = cumulative[:, -1:]
-    # float32 would round a uniform just below 1 up to 1, beyond the last token.
-    u = torch.as_tensor(np.minimum(uniforms, 1 - 2.0**-24), dtype=torch.float32, device=logits.device)[:, None]
-    tokens = torch.searchsorted(cumulative, u * total, right=True).clamp_(max=logits.shape[-1] - 1)
-    chosen = logits.gather(1, tokens).squeeze(1)
-    logprobs = chosen - log_normaliser
-    behaviour = logprobs if keep is None else chosen - kept.logsumexp(-1)
-    return Draw(tokens.squeeze(1), behaviour, logprobs)
+    scores = process(logits, params, allowed, history)
+    if params.stochastic:
+        chosen = _draw_rows(logits, scores, params, uniforms)
+    else:
+        tokens = first_largest(scores)
+        normaliser = torch.cat([_log_normaliser(logits[rows]) for rows in row_chunks(logits)])
+        chosen = Draw(tokens, torch.zeros_like(normaliser), _at(logits, tokens) - normaliser)
+        if scores is not logits:  # a row without a token shows itself in its masked logit
+            chosen = chosen._replace(behaviour_logprobs=_at(scores, tokens) * 0.0)
+    good = chosen.behaviour_logprobs.isfinite() & chosen.logprobs.isfinite()
+    if not bool(good.all()):
+        row = int((~good).nonzero()[0])
+        raise ConfigError(
+            f"row {row} has no token that can be drawn: its logits are NaN (look at the model's weights) or every "
+            "token is masked (look at `allowed`, `allow_tokens` and `deny_tokens`)"
+        )
+    return chosen
+
+
+def _draw_rows(
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    params: SamplingParams,
+    uniforms: NDArray[np.float64] | torch.Tensor,
+) -> Draw:
+    """Draw from processed logits (``scores``); log-probs of the policy come from its own ``logits``."""
+    count, vocabulary = logits.shape
+    points = torch.as_tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
+    tokens = torch.empty(count, dtype=torch.long, device=logits.device)
+    tops, totals, normalisers = torch.empty(3, count, dtype=torch.float64, device=logits.device)
+    chunks = row_chunks(logits)
+    largest_chunk = chunks[0].stop if chunks else 0
+    buffer = torch.empty(largest_chunk, vocabulary, dtype=compute_dtype(logits), device=logits.device)
+    own = scores is logits
+    plain = own and params.temperature == 1.0 and not params.truncates
+    for rows in chunks:
+        work = buffer[: rows.stop - rows.start].copy_(scores[rows])
+        top = work.amax(-1, keepdim=True)
+        work.sub_(top)
+        tops[rows] = top.squeeze(1)
+        if not own:
+            normalisers[rows] = _log_normaliser(logits[rows])
+        elif not plain:
+            normalisers[rows] = tops[rows] + row_sums(exp_(work.clone())).log()
+        if params.temperature != 1.0:
+            work.mul_(1.0 / params.temperature)
+        if params.truncates:
+            truncate_(work, params)
+        tokens[rows], totals[rows] = look_up(exp_(work), points[rows])
+    log_totals = totals.log()
+    behaviour = (_at(scores, tokens) - tops) / params.temperature - log_totals
+    return Draw(tokens, behaviour, behaviour if plain else _at(logits, tokens) - normalisers)
+
+
+def _at(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of tokens, float64, shape ``(B,)``."""
+    return logits.gather(1, tokens[:, None]).squeeze(1).double()
+
+
+def _log_normaliser(logits: torch.Tensor) -> torch.Tensor:
+    """``logsumexp`` of each row with a float64 sum, shape ``(B,)``."""
+    work = logits.to(compute_dtype(logits))
+    top = work.amax(-1, keepdim=True)
+    return top.squeeze(1).double() + row_sums(exp_(work - top)).log()
