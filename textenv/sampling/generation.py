@@ -89,7 +89,7 @@ def _decode(
     running = np.arange(count)
     for step in range(steps):
         logits = engine.logits(tokens[running], lengths[running], running)[:, : policy.vocab_size]
-        drawn = draw(logits, params, uniforms[running, step])
+        drawn = draw(logits, params, uniforms[running, step], history=(tokens[running], lengths[running]))
         tokens[running, lengths[running]] = chosen = drawn.tokens.cpu().numpy()
         behaviour[running, step] = drawn.behaviour_logprobs.cpu().numpy()
         logprobs[running, step] = drawn.logprobs.cpu().numpy()
