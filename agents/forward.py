@@ -101,8 +101,8 @@ class TokenScores(NamedTuple):
     """Log-probabilities of given tokens, and the entropy of the distributions they come from.
 
     Attributes:
-        logprobs: Nats, float32, shape ``(N,)``.
-        entropy: Nats, float32, shape ``(N,)``; zeros where not asked for.
+        logprobs: Nats, at least float32, shape ``(N,)``.
+        entropy: Nats, at least float32, shape ``(N,)``; zeros where not asked for.
     """
 
     logprobs: torch.Tensor
@@ -158,7 +158,8 @@ def score_tokens(
 
     def chunk(h: torch.Tensor, t: torch.Tensor, bits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         padded = torch.nn.functional.pad(h, (0, 0, 0, round_up(len(h), 128) - len(h)))
-        logits = head(padded)[: len(h), :vocabulary].float()
+        logits = head(padded)[: len(h), :vocabulary]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if temperature != 1.0:
             logits = logits / temperature
         if bits is not None:

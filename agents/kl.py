@@ -3,7 +3,21 @@
 All values are in nats. ``log_ratio`` means log π(a|s) − log π_ref(a|s) on tokens that π sampled, so its mean estimates
 KL(π‖π_ref). The controllers of the coefficient are those of the environment's wrapper, :mod:`textenv.wrappers.kl`.
 
-Source: Schulman, "Approximating KL Divergence", 2020.
+An estimator can be right as a number and wrong as an objective. As a loss, differentiated through log π on tokens that
+π drew and averaged over them,
+
+* k1 gives E[∇ log π] = 0: it does nothing but add noise, so it is refused;
+* k2 gives E[log(π/π_ref) ∇ log π] = ∇KL(π‖π_ref), the KL that RLHF regularises with;
+* k3 gives E[(1 − π_ref/π) ∇ log π] = ∇KL(π_ref‖π), the other direction; near the reference the two agree.
+
+A loss sees each state's KL by itself; how a choice changes the KL of later states is left out. In the reward it counts:
+
+* k1 gives the whole gradient of the regularised objective, which is why it is the default;
+* k3 counts later tokens rightly, but a token's own share is ∇KL(π‖π_ref) − ∇KL(π_ref‖π), nearly nothing near the
+  reference. It is offered because it is used elsewhere.
+
+Source: Schulman, "Approximating KL Divergence", 2020; the gradients: Tang & Munos 2025, arXiv:2506.09477. Each of them
+is checked by enumeration in ``tests/agents/test_toy_exact.py``.
 """
 
 from __future__ import annotations

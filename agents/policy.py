@@ -177,6 +177,17 @@ class CausalLMPolicy(nn.Module):
         """Keep dropout off: RLHF optimises the network that acts (``mode`` has no effect)."""
         return super().train(False)
 
+    def drop_actor_gradients(self) -> None:
+        """Forget the gradients of everything but the critic: the next optimiser step leaves the policy as it is."""
+        critic = {id(p) for p in self.critic_parameters()}
+        for p in self.parameters():
+            if id(p) not in critic:
+                p.grad = None
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Weights that only the critic has."""
+        return list(self.value_head.parameters())
+
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside this context a LoRA policy is its own reference."""

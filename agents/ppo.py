@@ -29,7 +29,6 @@ class PPOConfig(LearnerConfig):
         clip_range: Of the probability ratio.
         clip_range_vf: Of the value estimate, score units; None does not clip.
         vf_coef: Weight of the value loss.
-        critic_warmup_iterations: Iterations at the start in which only the critic learns.
         whiten_rewards: Scale rewards to variance 1, keeping their mean.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over the iteration's tokens.
 
@@ -42,14 +41,13 @@ class PPOConfig(LearnerConfig):
     clip_range: float = 0.2
     clip_range_vf: float | None = 0.2
     vf_coef: float = 0.1
-    critic_warmup_iterations: int = 0
     whiten_rewards: bool = False
     whiten_advantages: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._positive_or_none("clip_range_vf")
-        self._not_negative("vf_coef", "critic_warmup_iterations")
+        self._not_negative("vf_coef")
         self._shares("gae_lambda")
         if not 0 < self.clip_range < 1:
             raise ConfigError(f"`clip_range` must lie between 0 and 1, got {self.clip_range}")

@@ -47,7 +47,7 @@ class Rollout:
     prompt_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
     action_mask: NDArray[np.bool_]
-    rewards: NDArray[np.float32]
+    rewards: NDArray[np.floating[Any]]
     behaviour_logprobs: NDArray[np.float32]
     allowed: NDArray[np.uint8] | None
     truncated: NDArray[np.bool_]

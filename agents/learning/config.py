@@ -43,6 +43,7 @@ class LearnerConfig:
         reference_every: Iterations between copies.
         reference_decay: Share of the old reference that an EMA keeps.
         ptx_coef: Weight of the language-modelling loss on the learner's ``ptx`` batches (InstructGPT).
+        critic_warmup_iterations: Iterations at the start in which only the critic learns, where there is one.
         max_grad_norm: Gradient clip.
         adam_eps: Adam's epsilon.
         temperature: Of the policy: in rollouts, in the reference and in the update.
@@ -80,6 +81,7 @@ class LearnerConfig:
     reference_every: int = 100
     reference_decay: float = 0.99
     ptx_coef: float = 0.0
+    critic_warmup_iterations: int = 0
     max_grad_norm: float = 1.0
     adam_eps: float = 1e-5
     temperature: float = 1.0
@@ -95,6 +97,7 @@ class LearnerConfig:
         self._positive("group_size", "reference_every")
         self._positive_or_none("kl_target", "target_kl", "reward_clip", "importance_cap")
         self._not_negative("warmup_iterations", "kl_coef", "ent_coef", "ptx_coef", "missing_eos_penalty")
+        self._not_negative("critic_warmup_iterations")
         self._shares("gamma", "reference_decay")
         allowed = {
             "lr_schedule": ("linear", "cosine", "constant"),

@@ -16,15 +16,15 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from agents.advantages import check_same_shape
-from agents.kl import ESTIMATORS
 from agents.learning import checks, metrics, state
+from agents.learning.assessment import assess
 from agents.learning.clock import Clock
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens
 from agents.learning.minibatches import MicroBatch, MiniBatch, deal
 from agents.learning.protocols import AdvantageEstimator, Callback, Loss
+from agents.learning.ptx import PtxBatches, ptx_backward
 from agents.learning.reference import Reference
-from agents.learning.rewards import shape_rewards
 from agents.learning.world import World
 from agents.losses import token_weights
 from agents.policy import CausalLMPolicy
@@ -52,6 +52,8 @@ class Learner(Generic[C]):
         config: Settings.
         advantage_estimator: Replaces the algorithm's own.
         loss: Replaces the algorithm's own.
+        ptx: Batches of text whose language-modelling gradient is mixed in with ``ptx_coef``; see
+            :class:`agents.learning.ptx.PtxBatches`.
         callbacks: Called with the agent and the metrics after every iteration.
         run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
         stage: Name in the logs and of the folder in the run; None takes the algorithm's name.
@@ -75,6 +77,7 @@ class Learner(Generic[C]):
         config: C | None = None,
         advantage_estimator: AdvantageEstimator | None = None,
         loss: Loss | None = None,
+        ptx: Any = None,
         callbacks: Sequence[Callback] = (),
         run: Run | None = None,
         stage: str | None = None,
@@ -84,12 +87,13 @@ class Learner(Generic[C]):
         self.config: C = config if config is not None else self.config_type()
         self.advantage_estimator = advantage_estimator or type(self).default_estimator
         self.loss = loss or type(self).default_loss
+        self.ptx = None if ptx is None else PtxBatches(ptx)
         self.callbacks = list(callbacks)
         self.run = run
         self.stage = stage or self.default_stage
         self.world = World()
-        self._check_sizes()
-        self.reference = Reference(policy, reference)
+        self.reference = Reference(policy, reference, moves=self.config.reference_update != "none")
+        self._check_settings()
         self.optimizer = torch.optim.Adam(
             [p for p in policy.parameters() if p.requires_grad],
             lr=self.config.learning_rate,
@@ -102,12 +106,17 @@ class Learner(Generic[C]):
         self.iteration = 0
         self.episodes = 0
         self.tokens = 0
+        self.updates = 0
         self.checks: dict[str, bool] = {}
         self.checked = False
         self.envs.reset(seed=self.config.seed)
 
-    def _check_sizes(self) -> None:
+    def _check_settings(self) -> None:
         config, slots = self.config, self.envs.num_envs
+        if (config.ptx_coef > 0) != (self.ptx is not None):
+            raise ConfigError(f"`ptx` batches and `ptx_coef` > 0 belong together; `ptx_coef` is {config.ptx_coef}")
+        if config.critic_warmup_iterations and not self.uses_critic:
+            raise ConfigError(f"`critic_warmup_iterations` is set, but {type(self).__name__} has no critic")
         if self.episodes_per_iteration < config.num_minibatches:
             raise ConfigError(
                 f"{config.num_minibatches} minibatches need as many episodes per iteration, there are "
@@ -190,53 +199,16 @@ class Learner(Generic[C]):
             device=self.policy.device,
         )
 
-    @torch.no_grad()
     def assess(self, rollout: Rollout, minibatches: list[MiniBatch]) -> Experience:
         """Log-probs, values and the learner's rewards of a rollout, before the update."""
-        config, device = self.config, self.policy.device
-        mask = torch.as_tensor(rollout.action_mask, device=device)
-        logprobs, ref_logprobs, values, entropy = (torch.zeros(mask.shape, device=device) for _ in range(4))
-        last_values = torch.zeros(len(mask), device=device)
-        for part in (part for minibatch in minibatches for part in minibatch.parts):
-            scores = self.policy.evaluate(
-                part.batch, temperature=config.temperature, entropy=True, values=self.uses_critic
-            )
-            reference = self.reference.logprobs(part.batch, temperature=config.temperature)
-            if part.is_filler:
-                continue
-            rows, width = part.rows, part.batch.response_mask.shape[1]
-            logprobs[rows, :width], ref_logprobs[rows, :width] = scores.logprobs, reference
-            values[rows, :width], entropy[rows, :width] = scores.values.float(), scores.entropy
-            last_values[rows] = scores.last_values.float()
-        paid = shape_rewards(
-            rollout.rewards,
-            rollout.action_mask,
-            rollout.cut,
-            scale=config.reward_scale,
-            clip=config.reward_clip,
-            penalty=config.missing_eos_penalty,
-            missing_eos=config.missing_eos,
-        )
-        rewards = torch.as_tensor(paid, device=device)
-        if config.kl_placement == "reward":
-            penalty = self.kl.coef * ESTIMATORS[config.kl_estimator](logprobs - ref_logprobs)
-            rewards = rewards - torch.where(mask, penalty, 0.0)
-        importance = None
-        if config.importance_cap is not None:
-            behaviour = torch.as_tensor(rollout.behaviour_logprobs, device=device)
-            importance = torch.where(mask, (logprobs - behaviour).exp().clamp(max=config.importance_cap), 0.0)
-        return Experience(
-            rollout=rollout,
-            mask=mask,
-            logprobs=logprobs,
-            ref_logprobs=ref_logprobs,
-            values=values,
-            last_values=torch.where(torch.as_tensor(rollout.truncated, device=device), last_values, 0.0),
-            entropy=entropy,
-            rewards=rewards,
-            importance=importance,
+        return assess(
+            self.policy,
+            self.reference,
+            rollout,
+            minibatches,
+            self.config,
             kl_coef=self.kl.coef,
-            group_size=config.group_size,
+            uses_critic=self.uses_critic,
             world=self.world,
         )
 
@@ -273,7 +245,7 @@ class Learner(Generic[C]):
         return steps
 
     def step(self, experience: Experience, estimated: Advantages, minibatch: MiniBatch) -> dict[str, float]:
-        """One optimiser step on a minibatch, its gradient summed over micro-batches and processes.
+        """One optimiser step on a minibatch, its gradient summed over micro-batches, PTX batch and processes.
 
         Returns:
             The means of the loss's figures over the minibatch's tokens, and the gradient norm.
@@ -284,7 +256,16 @@ class Learner(Generic[C]):
             figures = self._backward(experience, estimated, minibatch, part)
             names, sums = list(figures), torch.stack(list(figures.values()))
             total = sums if not len(total) else total + sums
+        if self.ptx is not None:
+            examples = self.ptx.batch(self.updates)
+            size = self.config.micro_batch_size
+            share = ptx_backward(
+                self.policy, examples, coef=self.config.ptx_coef, micro_batch_size=size, world=self.world
+            )
+            names, total = [*names, "loss/ptx"], torch.cat([total, share[None]])
         measured = dict(zip(names, self.world.sum(total).tolist(), strict=True))
+        if self.iteration < self.config.critic_warmup_iterations:
+            self.policy.drop_actor_gradients()
         self.world.reduce_gradients(self.policy)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         measured["policy/grad_norm"] = float(norm)
@@ -293,6 +274,7 @@ class Learner(Generic[C]):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.compute.push_weights()
+        self.updates += 1
         return measured
 
     def _backward(
@@ -327,6 +309,8 @@ class Learner(Generic[C]):
             max_tokens=self.collector.core.task.max_new_tokens,
         )
         found = self.loss(new, old, config)
+        if not {"policy/ratio", "policy/approx_kl"} <= found.figures.keys():
+            raise ConfigError("the loss must report `policy/ratio` and `policy/approx_kl` per token in its `figures`")
         (torch.where(counted, found.total, 0.0) * weights).sum().backward()
         self.policy.compute.pull_gradients()
         return {

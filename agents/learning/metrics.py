@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from agents.advantages import explained_variance, masked_mean
+from agents.kl import ESTIMATORS
 from agents.learning.experience import Advantages, Experience
 
 if TYPE_CHECKING:
@@ -25,19 +26,19 @@ def summarize(
         estimated: Its advantages and returns.
         steps: What each optimiser step measured.
     """
-    world, rollout, mask = experience.world, experience.rollout, experience.mask
+    world, rollout, mask, config = experience.world, experience.rollout, experience.mask, agent.config
     scores = world.gather(torch.as_tensor(rollout.scores)).cpu().numpy()
     kl = float(world.gather(experience.kl_per_sequence).mean())
+    rewards = float(world.gather(experience.sequence_rewards).double().mean())
     lengths = world.gather(mask.sum(1)).double()
     tokens = float(lengths.sum())
     mismatch = np.abs(rollout.behaviour_logprobs - experience.logprobs.cpu().numpy())[rollout.action_mask].sum()
     figures = {
         "objective/score": float(scores.mean()),
         "objective/score_std": float(scores.std()),
-        "objective/reward": float(world.gather(experience.sequence_rewards).mean()),
         "objective/kl": kl,
         "objective/kl_coef": experience.kl_coef,
-        "objective/rlhf_reward": float(scores.mean()) - experience.kl_coef * kl,
+        "objective/rlhf_reward": rewards - (0.0 if config.kl_placement == "reward" else experience.kl_coef * kl),
         "objective/entropy": float(world.sum(experience.entropy.double().sum())) / tokens,
         "rollout/response_tokens": float(lengths.mean()),
         "rollout/truncated_fraction": float(world.gather(torch.as_tensor(rollout.cut)).double().mean()),
@@ -46,6 +47,11 @@ def summarize(
         "policy/sampler_mismatch": float(world.sum(torch.tensor(float(mismatch)))) / tokens,
         "policy/steps": float(len(steps)),
     }
+    if config.kl_estimator != "k1":
+        estimate = torch.where(mask, ESTIMATORS[config.kl_estimator](experience.log_ratio), 0.0).double().sum(1)
+        figures[f"objective/kl_{config.kl_estimator}"] = float(world.gather(estimate).mean())
+    if experience.importance is not None:
+        figures["policy/importance"] = float(masked_mean(experience.importance, mask, total=world.sum))
     if agent.uses_critic and estimated.returns is not None:
         figures["val/explained_variance"] = explained_variance(
             experience.values, estimated.returns, mask, total=world.sum

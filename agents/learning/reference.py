@@ -18,12 +18,31 @@ class Reference:
         policy: The policy that is trained.
         given: A policy of its own to measure against; None means the policy as it stands now: its adapter switched off
             (no second copy of the weights exists), or one frozen copy.
+        moves: Whether it will be updated.
+
+    Attributes:
+        model: The reference's own weights; None where it is the policy without its adapter.
+        is_own: Whether it is the policy as it stood.
+        moves: Whether it is updated.
+        origin: Sum of its squared weights at the start: tells one reference from another.
+
+    Raises:
+        ConfigError: If it is to be updated and has no weights of its own.
     """
 
-    def __init__(self, policy: CausalLMPolicy, given: CausalLMPolicy | None = None) -> None:
+    def __init__(self, policy: CausalLMPolicy, given: CausalLMPolicy | None = None, *, moves: bool = False) -> None:
         self._policy = policy
         self.is_own = given is None
-        self.model = given if given is not None or policy.has_adapter else frozen_copy(policy)
+        self.moves = moves
+        self.model = given
+        if given is None and not policy.has_adapter:
+            self.model = frozen_copy(policy, full_precision=moves)
+        if moves and self.model is None:
+            raise ConfigError(
+                "a reference that is the policy without its adapter cannot be updated; give `reference=` a policy of "
+                "its own, or leave `reference_update` at 'none'"
+            )
+        self.origin = self._fingerprint()
 
     @torch.no_grad()
     def logprobs(self, batch: SequenceBatch, *, temperature: float) -> torch.Tensor:
@@ -35,33 +54,30 @@ class Reference:
 
     @torch.no_grad()
     def move(self, *, decay: float) -> None:
-        """Move the reference's weights towards the policy's: ``decay · reference + (1 − decay) · policy``.
-
-        Raises:
-            ConfigError: If the reference has no weights of its own.
-        """
-        if self.model is None:
-            raise ConfigError(
-                "a reference that is the policy without its adapter cannot be updated; give `reference=` a policy of "
-                "its own, or leave `reference_update` at 'none'"
-            )
-        theirs = dict(self._policy.named_parameters())
-        for name, p in self.model.named_parameters():
-            if name in theirs and not name.startswith(("value_head", "critic")):
-                p.lerp_(theirs[name].to(p.dtype), 1 - decay)
+        """Move the reference's weights towards the policy's: ``decay · reference + (1 − decay) · policy``."""
+        assert self.model is not None
+        for mine, theirs in zip(self.model.causal_lm.parameters(), self._policy.causal_lm.parameters(), strict=True):
+            mine.lerp_(theirs.to(mine.dtype), 1 - decay)
         self.model.compute.push_weights()
 
-    def fingerprint(self) -> float:
-        """Sum of the squared weights: tells one reference from another."""
+    def _fingerprint(self) -> float:
         if self.model is not None:
-            weights = list(self.model.parameters())
+            weights = list(self.model.causal_lm.parameters())
         else:
             weights = [p for p in self._policy.causal_lm.parameters() if not p.requires_grad]
         return float(sum(p.detach().double().square().sum() for p in weights))
 
 
-def frozen_copy(policy: CausalLMPolicy) -> CausalLMPolicy:
-    """A copy of a policy whose weights take no gradient."""
-    twin = copy.deepcopy(policy)
+def frozen_copy(policy: CausalLMPolicy, *, full_precision: bool = True) -> CausalLMPolicy:
+    """A copy of a policy's language model whose weights take no gradient.
+
+    Args:
+        policy: What to copy.
+        full_precision: Also copy the float32 weights of a policy that computes in bfloat16.
+    """
+    if full_precision:
+        twin = CausalLMPolicy(copy.deepcopy(policy.model), policy.tokenizer, compute_dtype=policy.compute.dtype)
+    else:
+        twin = CausalLMPolicy(copy.deepcopy(policy.compute.model), policy.tokenizer)
     twin.requires_grad_(False)
     return twin

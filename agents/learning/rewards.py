@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def shape_rewards(
-    rewards: NDArray[np.float32],
+    rewards: NDArray[np.floating[Any]],
     action_mask: NDArray[np.bool_],
     cut: NDArray[np.bool_],
     *,
@@ -17,7 +17,7 @@ def shape_rewards(
     clip: float | None = None,
     penalty: float = 0.0,
     missing_eos: Literal["subtract", "replace"] = "subtract",
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating[Any]]:
     """Scale, clip, then punish answers without an end; the KL comes after all of this.
 
     Args:
@@ -33,12 +33,12 @@ def shape_rewards(
         Shape ``(N, T)``, 0 off the mask.
     Source: replacing, Ziegler et al. 2019, arXiv:1909.08593 (code); subtracting, TRL's ``missing_eos_penalty``.
     """
-    shaped = np.where(action_mask, rewards * np.float32(scale), 0).astype(np.float32)
+    shaped = np.where(action_mask, rewards * rewards.dtype.type(scale), rewards.dtype.type(0))
     if clip is not None:
         shaped = shaped.clip(-clip, clip)
     if penalty:
         last = action_mask.shape[1] - 1 - action_mask[:, ::-1].argmax(1)
         rows = np.flatnonzero(cut)
         kept = shaped[rows, last[rows]] if missing_eos == "subtract" else 0
-        shaped[rows, last[rows]] = kept - np.float32(penalty)
+        shaped[rows, last[rows]] = kept - penalty
     return shaped

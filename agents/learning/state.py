@@ -33,11 +33,14 @@ def write(agent: Learner[Any], folder: Path) -> None:
         "iteration": agent.iteration,
         "episodes": agent.episodes,
         "tokens": agent.tokens,
+        "updates": agent.updates,
         "kl": agent.kl.get_state(),
-        "reference": agent.reference.fingerprint(),
+        "reference": agent.reference.origin,
         "prompts": agent.prompts.get_state(),
         "checks": agent.checks,
     }
+    if agent.reference.moves and agent.reference.model is not None:
+        tensors |= {f"reference/{name}": p for name, p in agent.reference.model.named_parameters()}
     save_state(folder, tensors | optimizer_tensors(agent.optimizer), meta)
 
 
@@ -48,23 +51,33 @@ def read(agent: Learner[Any], folder: Path) -> None:
         CheckpointError: If the folder is damaged or does not fit the agent.
     """
     tensors, meta = load_state(folder)
-    if not math.isclose(meta["reference"], agent.reference.fingerprint(), rel_tol=1e-6):
+    if not math.isclose(meta["reference"], agent.reference.origin, rel_tol=1e-6):
         raise CheckpointError(
             f"`{folder}` was trained against another reference model; resume it with the one that it started from"
         )
-    with torch.no_grad():
-        for name, p in agent.policy.named_parameters():
-            if p.requires_grad:
-                saved = tensors.get(f"policy/{name}")
-                if saved is None or saved.shape != p.shape:
-                    raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
-                p.copy_(saved)
-    agent.policy.compute.push_weights()
+    _restore(agent.policy, "policy", tensors, folder)
+    if agent.reference.moves and agent.reference.model is not None:
+        _restore(agent.reference.model, "reference", tensors, folder, frozen=True)
     load_optimizer_tensors(agent.optimizer, tensors)
     agent.iteration, agent.episodes, agent.tokens = meta["iteration"], meta["episodes"], meta["tokens"]
+    agent.updates = meta["updates"]
     agent.kl.set_state(meta["kl"])
     agent.checks = meta["checks"]
     agent.prompts.set_state(meta["prompts"])
+
+
+@torch.no_grad()
+def _restore(
+    policy: CausalLMPolicy, prefix: str, tensors: dict[str, torch.Tensor], folder: Path, *, frozen: bool = False
+) -> None:
+    """Copy saved weights into those of a policy that train, or into all of them."""
+    for name, p in policy.named_parameters():
+        if p.requires_grad or frozen:
+            saved = tensors.get(f"{prefix}/{name}")
+            if saved is None or saved.shape != p.shape:
+                raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
+            p.copy_(saved)
+    policy.compute.push_weights()
 
 
 def resume(agent: Learner[Any], run: Run) -> None:

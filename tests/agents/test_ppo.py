@@ -11,31 +11,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import TransformReward
 
-import textenv
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPO, PPOConfig
 from agents.rollouts import Collector
+from tests.agents.tasks import CONFIG, PROMPTS, count_good, make_envs, variety
 from textenv.envs import IDLE
 from textenv.errors import CheckpointError, ConfigError, RewardError, RunCheckError
 from textenv.runs import Run
-
-PROMPTS = ["the old film", "the new film is very", "a", "the long"]
-CONFIG = PPOConfig(learning_rate=1e-3, epochs=2, num_minibatches=2, micro_batch_size=2, kl_coef=0.1)
-
-
-def count_good(prompts, responses):
-    """A reward with a known optimum: as many letters a as possible."""
-    return [float(r.count("a")) for r in responses]
-
-
-def variety(prompts, responses):
-    """A reward that an untrained policy gets, too, and that differs from answer to answer."""
-    return [len(set(r)) + 0.1 * len(r) for r in responses]
-
-
-def make_envs(tokenizer, reward=count_good, num_envs=8, **options):
-    options = {"max_new_tokens": 6, "prompt_dealing": "shared"} | options
-    return textenv.TextGenerationVectorEnv(num_envs, tokenizer, PROMPTS, reward, **options)
 
 
 @pytest.fixture

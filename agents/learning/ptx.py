@@ -1,0 +1,107 @@
+"""Pre-training batches for mixing language-modelling gradients into the update (InstructGPT's PPO-ptx)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.language_modeling import Example, collate, token_losses
+from agents.learning.world import World
+from agents.policy import CausalLMPolicy
+from textenv.errors import DataError
+
+Batch = Sequence[Example] | NDArray[np.int64]
+"""Examples with prompt lengths; or token ids, ``(B, L)``, whose first column carries no loss."""
+
+
+class BatchSource(Protocol):
+    """Batches as a function of the step, such as :class:`agents.language_modeling.MixtureBatches`."""
+
+    def batch(self, step: int, /) -> Sequence[Example]:
+        """The examples of a step (0-based)."""
+        ...
+
+
+class PtxBatches:
+    """Numbered batches from whatever gives them.
+
+    Args:
+        source: A source with ``batch(step)``; a sequence of batches, gone through again and again; or an iterable,
+            which is begun anew when it is exhausted. A resumed run goes on with the batch that comes next; an iterable
+            is wound forward for that.
+    """
+
+    def __init__(self, source: BatchSource | Sequence[Batch] | Iterable[Batch]) -> None:
+        self._source: Any = source
+        self._iterator: Iterator[Batch] = iter(())
+        self._next = 0
+
+    def batch(self, number: int) -> list[Example]:
+        """The examples of a batch (0-based).
+
+        Raises:
+            DataError: If there is none.
+        """
+        if hasattr(self._source, "batch"):
+            found = self._source.batch(number)
+        elif hasattr(self._source, "__getitem__") and len(self._source):
+            found = self._source[number % len(self._source)]
+        else:
+            found = self._wind_to(number)
+        examples = [e if isinstance(e, Example) else Example(np.asarray(e, np.int64), 1) for e in found]
+        if not examples or min(len(example.tokens) - example.prompt_length for example in examples) < 1:
+            raise DataError(f"`ptx` batch {number} is empty or holds a sequence without a token to predict")
+        return examples
+
+    def _wind_to(self, number: int) -> Batch:
+        if number < self._next or not self._next:
+            self._iterator, self._next = iter(self._source), 0
+        found: Batch | None = None
+        while self._next <= number:
+            found = next(self._iterator, None)
+            found = self._again() if found is None else found
+            self._next += 1
+        assert found is not None
+        return found
+
+    def _again(self) -> Batch:
+        self._iterator = iter(self._source)
+        first = next(self._iterator, None)
+        if first is None:
+            raise DataError("`ptx` gives no batches; a generator can be gone through only once: give a list")
+        return first
+
+
+def ptx_backward(
+    policy: CausalLMPolicy, examples: Sequence[Example], *, coef: float, micro_batch_size: int, world: World
+) -> torch.Tensor:
+    """Add the gradient of ``coef`` times the mean loss per token; every process takes its share of the examples.
+
+    Args:
+        policy: Whose gradients are added to.
+        examples: Of all processes.
+        coef: Weight.
+        micro_batch_size: Sequences per forward and backward pass.
+        world: The processes.
+
+    Returns:
+        This process's share of the mean loss, nats per token, a scalar.
+    Source: Ouyang et al. 2022 (InstructGPT), arXiv:2203.02155, eq. 2.
+    """
+    tokens = sum(len(example.tokens) - example.prompt_length for example in examples)
+    ordered = sorted(examples, key=lambda example: len(example.tokens))
+    share = torch.zeros((), device=policy.device)
+    step = micro_batch_size * world.size
+    for start in range(0, len(ordered), step):
+        # Every process makes as many passes; one without an example repeats the first and counts it for nothing.
+        mine = ordered[start : start + step][world.rank :: world.size]
+        losses = token_losses(policy.compute.model, collate(mine or ordered[:1], policy.device))
+        loss = losses.sum() * (bool(mine) / tokens)
+        (coef * loss).backward()
+        policy.compute.pull_gradients()
+        share += loss.detach()
+    return share
