@@ -14,7 +14,9 @@ from textenv.report.records import RunRecord, Series, against, read_run
 
 _CLOCKS = (("rollout/tokens", "generated tokens"), ("rollout/episodes", "episodes"), (None, "PPO iterations"))
 _PANELS = (("objective/score", "Reward", 2), ("objective/kl", "KL to the SFT model, nats per answer", 1))
-_COLOR, _INK, _SOFT = "#cf6a0c", "#1c1f24", "#6b7280"
+_COLOR = "#cf6a0c"
+INK, SOFT = "#1c1f24", "#6b7280"
+"""Colours of text in figures: strong and faint."""
 
 
 def write_figure(run_dirs: Path | Sequence[Path], path_png: Path, *, title: str = "") -> Path:
@@ -49,7 +51,7 @@ def write_figure(run_dirs: Path | Sequence[Path], path_png: Path, *, title: str 
         curves = [_curve(run, name, clock) for run in runs]
         _panel(figure.add_subplot(1, 2, position), curves, x_label, y_label, digits)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK, fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
     figure.savefig(path_png, metadata={"Software": None})
     return Path(path_png)
 
@@ -81,14 +83,19 @@ def _panel(axes: Axes, curves: Sequence[Series], x_label: str, y_label: str, dig
         y = np.mean([np.interp(x, c.steps, c.values) for c in curves], axis=0)
         axes.plot(x, y, color=_COLOR, linewidth=2.2)
     axes.set_title(
-        y_label + (f" ({len(curves)} seeds and their mean)" if several else ""), loc="left", fontsize=10, color=_INK
+        y_label + (f" ({len(curves)} seeds and their mean)" if several else ""), loc="left", fontsize=10, color=INK
     )
     last = axes.annotate(fixed(float(y[-1]), digits), (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center")
     last.set(color=_COLOR, fontsize=10, fontweight="bold")
-    axes.set_xlabel(x_label, fontsize=9, color=_SOFT)
+    axes.set_xlabel(x_label, fontsize=9, color=SOFT)
     axes.set_xlim(left=0, right=max(float(curve.steps[-1]) for curve in curves))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}")
-    axes.tick_params(colors=_SOFT, labelsize=8.5, length=0)
+    style_axes(axes)
+
+
+def style_axes(axes: Axes) -> None:
+    """The look of all figures: a quiet grid, no frame but the ground line."""
+    axes.tick_params(colors=SOFT, labelsize=8.5, length=0)
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
