@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from textenv.sampling.cache import Block, SlotCache
+from textenv.sampling.kernels import MAX_HEAD_DIM, MAX_HEADS, Kernels, kernels
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class PackedLinear:
                 raise TypeError(f"{type(layer).__name__} is not a linear layer")
         self._onednn = _uses_onednn(self._layers[0].weight)
         self._seen: tuple[Any, ...] = ()
-        self._weight: torch.Tensor | None = None
+        self._weight = torch.zeros(0)
         self._bias: torch.Tensor | None = None
         self._adapter: _Adapter | None = None
         self.refresh()
@@ -146,8 +147,8 @@ def _fused_adapter(modules: Sequence[Any], layers: Sequence[nn.Linear]) -> _Adap
 class _Norm:
     """A root-mean-square norm of the Llama or the Gemma kind (whose weight is centred on zero)."""
 
-    def __init__(self, module: Any, eps: float, zero_centred: bool) -> None:
-        self._module, self._eps, self._zero_centred = module, eps, zero_centred
+    def __init__(self, module: Any, eps: float, zero_centred: bool, compiled: Kernels | None) -> None:
+        self._module, self._eps, self._zero_centred, self._compiled = module, eps, zero_centred, compiled
         self.refresh()
 
     def refresh(self) -> None:
@@ -155,17 +156,19 @@ class _Norm:
         self._weight = weight + 1 if self._zero_centred else weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._compiled is not None and x.dim() == 2 and x.is_contiguous():
+            return self._compiled.rms_norm(x, self._weight, self._eps)
         return nn.functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
 
 
 class _Layer:
     """The packed parts of one transformer layer."""
 
-    def __init__(self, layer: Any, eps: float, zero_centred: bool) -> None:
+    def __init__(self, layer: Any, eps: float, zero_centred: bool, compiled: Kernels | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
 
         def norm(module: Any) -> _Norm:
-            return _Norm(module, eps, zero_centred)
+            return _Norm(module, eps, zero_centred, compiled)
 
         self.before_attention = norm(layer.input_layernorm)
         self.qkv = PackedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -210,9 +213,13 @@ class PackedDecoder:
         self._kv_heads: int = attention.k_proj.out_features // self._head_dim
         self._heads: int = attention.q_proj.out_features // self._head_dim
         self._scaling: float = attention.scaling
+        weight = attention.q_proj.weight
+        fits = self._head_dim <= MAX_HEAD_DIM and self._heads <= MAX_HEADS
+        plain = weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
+        self._compiled = kernels() if fits and plain else None
         zero_centred = config.model_type == "gemma"
-        self._layers = [_Layer(layer, config.rms_norm_eps, zero_centred) for layer in base.layers]
-        self._norm = _Norm(base.norm, config.rms_norm_eps, zero_centred)
+        self._layers = [_Layer(layer, config.rms_norm_eps, zero_centred, self._compiled) for layer in base.layers]
+        self._norm = _Norm(base.norm, config.rms_norm_eps, zero_centred, self._compiled)
         self.head = PackedLinear([model.get_output_embeddings()])
 
     def refresh(self) -> None:
@@ -225,31 +232,52 @@ class PackedDecoder:
     def hidden(self, blocks: Sequence[Block], cache: SlotCache) -> list[torch.Tensor]:
         """Last hidden states ``(b, s, D)`` of each block; their products are computed together."""
         sizes = [block.tokens.numel() for block in blocks]
-        tokens = torch.cat([block.tokens.reshape(-1) for block in blocks])
-        positions = torch.cat([block.positions.reshape(-1) for block in blocks])
-        x = self._embedding(tokens)
-        cos, sin = (part[0][:, None] for part in self._rotary(x, positions[None]))
-        half = self._head_dim // 2
-        # Rotating by half a head and changing the sign of one half is one roll and a signed sine.
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
-        masks = [self._additive(block, x.dtype) for block in blocks]
+        x = self._embedding(torch.cat([block.tokens.reshape(-1) for block in blocks]))
+        attend = [self._attention(block, cache, x) for block in blocks]
         for number, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.before_attention(x)).view(len(x), -1, self._head_dim)
-            turned = qkv[:, : self._heads + self._kv_heads]
             if layer.of_heads is not None:
                 norm_q, norm_k = layer.of_heads
-                turned = torch.cat([norm_q(turned[:, : self._heads]), norm_k(turned[:, self._heads :])], 1)
-            turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin)
-            values = qkv[:, self._heads + self._kv_heads :]
-            seen = [
-                self._attend(number, block, cache, *parts)
-                for block, *parts in zip(blocks, turned.split(sizes), values.split(sizes), masks, strict=True)
-            ]
+                q, k, v = qkv.split([self._heads, self._kv_heads, self._kv_heads], 1)
+                qkv = torch.cat([norm_q(q), norm_k(k), v], 1)
+            seen = [one(number, part) for one, part in zip(attend, qkv.split(sizes), strict=True)]
             x = layer.output.plus(seen[0] if len(seen) == 1 else torch.cat(seen), x)
             normed = layer.before_mlp(x)
             x = layer.down.plus(layer.up.times(normed, layer.gate(normed, self._activation)), x)
         parts = self._norm(x).split(sizes)
         return [part.view(*block.tokens.shape, -1) for part, block in zip(parts, blocks, strict=True)]
+
+    def _attention(
+        self, block: Block, cache: SlotCache, x: torch.Tensor
+    ) -> Callable[[int, torch.Tensor], torch.Tensor]:
+        """The attention of a block as a function of a layer's number and its ``qkv`` ``(b · s, heads, head_dim)``."""
+        cos, sin = (part[0] for part in self._rotary(x, block.positions.reshape(1, -1)))
+        if self._compiled is not None and block.tokens.shape[1] == 1 and not block.fresh:
+            return self._compiled_attention(self._compiled, block, cache, cos.float(), sin.float())
+        half, heads = self._head_dim // 2, self._heads + self._kv_heads
+        # Rotating by half a head and changing the sign of one half is one roll and a signed sine.
+        cos, sin = cos[:, None], torch.cat([-sin[:, :half], sin[:, half:]], -1)[:, None]
+        mask = self._additive(block, x.dtype)
+
+        def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+            turned = torch.addcmul(qkv[:, :heads] * cos, qkv[:, :heads].roll(half, -1), sin)
+            return self._attend(layer, block, cache, turned, qkv[:, heads:], mask)
+
+        return attend
+
+    def _compiled_attention(
+        self, compiled: Kernels, block: Block, cache: SlotCache, cos: torch.Tensor, sin: torch.Tensor
+    ) -> Callable[[int, torch.Tensor], torch.Tensor]:
+        places = torch.arange(len(block.tokens)) if block.places is None else block.places
+        targets, lengths = block.targets.reshape(-1), block.positions.reshape(-1) + 1
+
+        def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+            keys, values = cache.tensors(layer, qkv, self._kv_heads)
+            return compiled.decode_attention(
+                qkv, cos, sin, keys, values, places, targets, lengths, heads=self._heads, scale=self._scaling
+            )
+
+        return attend
 
     def _additive(self, block: Block, dtype: torch.dtype) -> torch.Tensor:
         """What attention adds to its scores, ``(b, 1, groups · s, K)``: query heads that share keys stand as rows."""
@@ -302,14 +330,22 @@ def _build(model: Any) -> PackedDecoder | None:
     except (TypeError, AttributeError) as error:
         _logger.debug("decoding %s with transformers' own path: %s", type(model).__name__, error)
         return None
-    device = model.get_input_embeddings().weight.device
-    ids = torch.arange(6, device=device)[None] * 7 % model.config.vocab_size
-    places = torch.arange(6, device=device)[None]
-    block = Block(ids, places, None, places, torch.ones(6, 6, dtype=torch.bool, device=device).tril()[None, None], True)
-    expected = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.float()
-    found = decoder.hidden([block], SlotCache(1, 6))[0].float()
+    expected, found = _probe(model, decoder)
     tolerance = 0.1 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
     if (found - expected).norm() <= tolerance * expected.norm():
         return decoder
     _logger.warning("decoding %s with transformers' own, slower path: its packed form differs", type(model).__name__)
     return None
+
+
+def _probe(model: Any, decoder: PackedDecoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of a few tokens as the model computes them, and as its packed form does: a prompt, then a step."""
+    device, length = model.get_input_embeddings().weight.device, 6
+    ids = (torch.arange(length, device=device) * 7 % model.config.vocab_size)[None]
+    expected = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    cache, places = SlotCache(1, length), torch.arange(length, device=device)[None]
+    visible = (places[..., None] >= places[:, None])[:, None]
+    prompt = Block(ids[:, :-1], places[:, :-1], None, places[:, :-1], visible[..., :-1, :-1], fresh=True)
+    step = Block(ids[:, -1:], places[:, -1:], None, places[:, -1:], visible[..., -1:, :], fresh=False)
+    found = [decoder.hidden([block], cache)[0][0] for block in (prompt, step)]
+    return expected.float(), torch.cat(found).float()

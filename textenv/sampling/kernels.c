@@ -1,0 +1,198 @@
+/* The small steps of decoding that cost torch more in calls than in work: the norm, and rotary embedding, cache write
+ * and attention of one new token per sequence. Compiled for the local machine on first use; see kernels.py.
+ *
+ * `low` says whether tensors are bfloat16 (1) or float32 (0); all sums are float32. Work is dealt to the threads of the
+ * OpenMP runtime that torch already runs, whose entry point the caller passes in.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define TILE 32
+#define MAX_HEADS 64
+
+typedef void (*region)(void *);
+typedef void (*runtime)(region, void *, unsigned, unsigned);
+
+INLINE float get(const void *p, long i, int low) {
+    if (!low) return ((const float *)p)[i];
+    union { uint32_t u; float f; } v;
+    v.u = (uint32_t)((const uint16_t *)p)[i] << 16;
+    return v.f;
+}
+
+INLINE void put(void *p, long i, float x, int low) {
+    if (!low) {
+        ((float *)p)[i] = x;
+        return;
+    }
+    union { uint32_t u; float f; } v;
+    v.f = x;
+    uint32_t rounded = (v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16; /* nearest, ties to even, as torch rounds */
+    ((uint16_t *)p)[i] = (uint16_t)((v.u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+}
+
+/* exp with relative error below 2e-7 for x in [-87, 0], in a form that vectorises (Cephes' polynomial). */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float f = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * f * f + f + 1.0f;
+    union { int32_t i; float f; } scale;
+    scale.i = ((int32_t)n + 127) << 23;
+    return p * scale.f;
+}
+
+/* --- root-mean-square norm ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const void *x, *weight;
+    void *out;
+    long rows, dim, next;
+    float eps;
+    int low;
+} norm_job;
+
+INLINE void norm_row(const norm_job *job, long row, int low) {
+    const long dim = job->dim, start = row * dim;
+    float sum = 0;
+    for (long i = 0; i < dim; i++) {
+        float x = get(job->x, start + i, low);
+        sum += x * x;
+    }
+    const float scale = 1.0f / sqrtf(sum / dim + job->eps);
+    for (long i = 0; i < dim; i++)
+        put(job->out, start + i, get(job->x, start + i, low) * scale * get(job->weight, i, low), low);
+}
+
+static void norm_region(void *data) {
+    norm_job *job = data;
+    long row;
+    while ((row = __atomic_fetch_add(&job->next, 8, __ATOMIC_RELAXED)) < job->rows)
+        for (long r = row; r < row + 8 && r < job->rows; r++) {
+            if (job->low) norm_row(job, r, 1);
+            else norm_row(job, r, 0);
+        }
+}
+
+void rms_norm(runtime parallel, const void *x, const void *weight, void *out, long rows, long dim, float eps, int low) {
+    norm_job job = {x, weight, out, rows, dim, 0, eps, low};
+    if (parallel && rows > 16) parallel(norm_region, &job, 0, 0);
+    else norm_region(&job);
+}
+
+/* --- one new token per sequence: rotary embedding, cache write, attention ------------------------------------------ */
+
+typedef struct {
+    const void *qkv;                    /* (rows, heads + 2 kv_heads, dim) */
+    const float *cos, *sin;             /* (rows, dim) */
+    void *keys, *values;                /* (slots, positions, kv_heads, dim) */
+    const int64_t *places, *targets, *lengths; /* of each row: its slot, where the token goes, how many tokens it sees */
+    void *out;                          /* (rows, heads, dim) */
+    long rows, heads, kv_heads, dim, positions, next;
+    float scale;
+    int low;
+} attention_job;
+
+INLINE float rotated(const void *x, long start, long i, long dim, const float *cos, const float *sin, int low) {
+    const long half = dim / 2;
+    const float other = i < half ? -get(x, start + i + half, low) : get(x, start + i - half, low);
+    return get(x, start + i, low) * cos[i] + other * sin[i];
+}
+
+/* All heads of one row together: the cache is read once, from front to back. */
+INLINE void attend(const attention_job *job, long row, long dim, int low) {
+    const long kv_heads = job->kv_heads, heads = job->heads, groups = heads / kv_heads, stride = kv_heads * dim;
+    const long base = job->places[row] * job->positions * stride, length = job->lengths[row];
+    const long qkv = row * (heads + 2 * kv_heads) * dim, target = base + job->targets[row] * stride;
+    const float *cos = job->cos + row * dim, *sin = job->sin + row * dim;
+    float query[MAX_HEADS * dim], sum[MAX_HEADS * dim], score[MAX_HEADS * TILE], line[dim];
+    float top[MAX_HEADS], total[MAX_HEADS];
+
+    for (long h = 0; h < kv_heads; h++) {
+        const long k = qkv + (heads + h) * dim, v = k + kv_heads * dim;
+        for (long i = 0; i < dim; i++) {
+            put(job->keys, target + h * dim + i, rotated(job->qkv, k, i, dim, cos, sin, low), low);
+            put(job->values, target + h * dim + i, get(job->qkv, v + i, low), low);
+        }
+    }
+    for (long h = 0; h < heads; h++) {
+        for (long i = 0; i < dim; i++) {
+            query[h * dim + i] = rotated(job->qkv, qkv + h * dim, i, dim, cos, sin, low) * job->scale;
+            sum[h * dim + i] = 0;
+        }
+        top[h] = -INFINITY;
+        total[h] = 0;
+    }
+    for (long begin = 0; begin < length; begin += TILE) {
+        const long count = length - begin < TILE ? length - begin : TILE;
+        for (long j = 0; j < count; j++)
+            for (long h = 0; h < kv_heads; h++) {
+                const long at = base + (begin + j) * stride + h * dim;
+                for (long i = 0; i < dim; i++) line[i] = get(job->keys, at + i, low);
+                for (long g = h * groups; g < (h + 1) * groups; g++) {
+                    float dot = 0;
+                    for (long i = 0; i < dim; i++) dot += query[g * dim + i] * line[i];
+                    score[g * TILE + j] = dot;
+                }
+            }
+        for (long h = 0; h < heads; h++) {
+            float *of_head = score + h * TILE, best = top[h], added = 0;
+            for (long j = 0; j < count; j++) best = of_head[j] > best ? of_head[j] : best;
+            const float shrink = top[h] == -INFINITY ? 0.0f : exponential(top[h] - best);
+            for (long j = 0; j < count; j++) {
+                of_head[j] = exponential(of_head[j] - best);
+                added += of_head[j];
+            }
+            total[h] = total[h] * shrink + added;
+            top[h] = best;
+            for (long i = 0; i < dim; i++) sum[h * dim + i] *= shrink;
+        }
+        for (long j = 0; j < count; j++)
+            for (long h = 0; h < kv_heads; h++) {
+                const long at = base + (begin + j) * stride + h * dim;
+                for (long i = 0; i < dim; i++) line[i] = get(job->values, at + i, low);
+                for (long g = h * groups; g < (h + 1) * groups; g++) {
+                    const float weight = score[g * TILE + j];
+                    for (long i = 0; i < dim; i++) sum[g * dim + i] += weight * line[i];
+                }
+            }
+    }
+    for (long h = 0; h < heads; h++) {
+        const long o = (row * heads + h) * dim;
+        const float share = 1.0f / total[h];
+        for (long i = 0; i < dim; i++) put(job->out, o + i, sum[h * dim + i] * share, low);
+    }
+}
+
+/* The usual head sizes get loops of known length. */
+INLINE void attend_row(const attention_job *job, long row, int low) {
+    if (job->dim == 64) attend(job, row, 64, low);
+    else if (job->dim == 128) attend(job, row, 128, low);
+    else attend(job, row, job->dim, low);
+}
+
+static void attention_region(void *data) {
+    attention_job *job = data;
+    long row;
+    while ((row = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->rows) {
+        if (job->low) attend_row(job, row, 1);
+        else attend_row(job, row, 0);
+    }
+}
+
+void decode_attention(runtime parallel, const void *qkv, const float *cos, const float *sin, void *keys, void *values,
+                      const int64_t *places, const int64_t *targets, const int64_t *lengths, void *out, long rows,
+                      long heads, long kv_heads, long dim, long positions, float scale, int low) {
+    attention_job job = {qkv, cos, sin, keys, values, places, targets, lengths, out,
+                         rows, heads, kv_heads, dim, positions, 0, scale, low};
+    if (parallel && rows > 1) parallel(attention_region, &job, 0, 0);
+    else attention_region(&job);
+}

@@ -1,0 +1,135 @@
+"""Compiled helpers for decoding on CPUs, built on first use by the machine's C compiler; everything works without them.
+
+The library is kept in the cache folder under a name that stands for its source, the compiler and the processor. It runs
+on the threads of the OpenMP runtime that torch brings along: a second runtime would fight with it for the cores.
+``TEXTENV_KERNELS=0`` switches the helpers off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from textenv.datasets.fetch import cache_dir
+
+_logger = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+_FLAGS = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-shared", "-fPIC", "-std=gnu11"]
+MAX_HEAD_DIM = 256
+MAX_HEADS = 64
+
+
+class Kernels:
+    """The compiled functions.
+
+    Args:
+        library: The loaded shared library.
+        parallel: Address of the OpenMP runtime's entry point; None runs on one thread.
+    """
+
+    def __init__(self, library: ctypes.CDLL, parallel: int | None) -> None:
+        self._parallel = parallel
+        pointer, long, real, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+        self._rms_norm = library.rms_norm
+        self._rms_norm.argtypes = [pointer] * 4 + [long] * 2 + [real, flag]
+        self._attention = library.decode_attention
+        self._attention.argtypes = [pointer] * 10 + [long] * 5 + [real, flag]
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """``x / sqrt(mean(x²) + eps) · weight`` along the last dimension of a contiguous ``(N, D)`` tensor."""
+        out = torch.empty_like(x)
+        low = x.dtype == torch.bfloat16
+        self._rms_norm(
+            self._parallel, x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.shape[0], x.shape[1], eps, low
+        )
+        return out
+
+    def decode_attention(
+        self,
+        qkv: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        places: torch.Tensor,
+        targets: torch.Tensor,
+        lengths: torch.Tensor,
+        *,
+        heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        """Rotary embedding, cache write and attention of one new token per sequence.
+
+        Args:
+            qkv: Queries, keys and values, ``(N, heads + 2 · kv_heads, dim)``, contiguous like all the others.
+            cos: Of the rotary embedding, float32, ``(N, dim)``.
+            sin: Likewise.
+            keys: Cache, ``(slots, positions, kv_heads, dim)``; written to.
+            values: Likewise.
+            places: Slot of each sequence, int64, ``(N,)``.
+            targets: Position that its new token is written to, int64, ``(N,)``.
+            lengths: Positions that it sees, from the first on, at least 1, int64, ``(N,)``.
+            heads: Number of query heads.
+            scale: Factor of the scores.
+
+        Returns:
+            Shape ``(N, heads · dim)``.
+        """
+        rows, positions, kv_heads, dim = len(qkv), *keys.shape[1:]
+        out = qkv.new_empty(rows, heads * dim)
+        tensors = (qkv, cos, sin, keys, values, places, targets, lengths, out)
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        low = qkv.dtype == torch.bfloat16
+        self._attention(self._parallel, *addresses, rows, heads, kv_heads, dim, positions, scale, low)
+        return out
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The compiled helpers; None where they are switched off or there is no compiler."""
+    if os.environ.get("TEXTENV_KERNELS", "1") == "0":
+        return None
+    try:
+        return Kernels(ctypes.CDLL(str(_build())), _openmp_entry())
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        _logger.info("decoding without compiled helpers: %s", error)
+        return None
+
+
+def _build() -> Path:
+    """The shared library, compiled if it is not there yet."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise FileNotFoundError("no C compiler (cc, gcc or clang) was found")
+    processor = Path("/proc/cpuinfo")
+    flags = next((line for line in processor.read_text().splitlines() if line.startswith("flags")), "")
+    key = hashlib.sha256("\n".join([_SOURCE.read_text(), compiler, *_FLAGS, flags]).encode()).hexdigest()[:16]
+    target = cache_dir() / "kernels" / f"kernels-{key}.so"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            fresh = Path(folder) / target.name
+            command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(fresh), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            fresh.replace(target)
+    return target
+
+
+def _openmp_entry() -> int | None:
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that this process already uses."""
+    torch.zeros(100_000).add_(1)  # the runtime is loaded with the first parallel loop at the latest
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line}
+    for path in sorted(loaded):
+        if "gomp" in Path(path).name and ".so" in path:
+            return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p).value
+    return None
