@@ -3,6 +3,7 @@
     python -m tests.compat.run                  # all
     python -m tests.compat.run torchrl skrl     # some
     python -m tests.compat.run --list
+    python -m tests.compat.run --prepare trl    # only makes the environment, prints its Python
 
 An environment stands on top of the one that runs this script (its packages are visible, so that torch is not fetched
 again) and installs the client beside it; what the client pins otherwise, it gets for itself. They are kept for the next
@@ -58,6 +59,7 @@ CLIENTS = {
     "skrl": Client(("skrl",), check("skrl")),
     "rl_zoo3": Client(("rl_zoo3",), check("rl_zoo3")),
     "minari": Client(("minari[create,hdf5]",), check("minari")),
+    "trl": Client(("trl==1.12.0",), check("trl")),  # the last release with PPO
 }
 
 
@@ -105,12 +107,17 @@ def main() -> int:
     parser.add_argument("clients", nargs="*", help="clients to run; all where none is named")
     parser.add_argument("--fresh", action="store_true", help="make the environments anew")
     parser.add_argument("--list", action="store_true", help="list the clients")
+    parser.add_argument("--prepare", action="store_true", help="make the environments and print their Pythons")
     options = parser.parse_args()
     unknown = sorted(set(options.clients) - set(CLIENTS))
     if unknown:
         parser.error(f"unknown client {unknown[0]!r}; there are: {', '.join(CLIENTS)}")
     if options.list:
         sys.stdout.write("\n".join(CLIENTS) + "\n")
+        return 0
+    if options.prepare:
+        for name in options.clients or CLIENTS:
+            sys.stdout.write(f"{prepare(name, CLIENTS[name], fresh=options.fresh)}\n")
         return 0
     results = {name: run(name, fresh=options.fresh) for name in options.clients or CLIENTS}
     failed = [name for name, passed in results.items() if not passed]
