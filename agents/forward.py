@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
+from textenv.sampling.encoder_decoder import decode, output_scale
 
 _CHUNK_ELEMENTS = 32_000_000  # logits held at once: 128 MB in float32
 
@@ -113,19 +114,33 @@ def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, tor
     """Hidden states that predict the counted answer tokens.
 
     Args:
-        model: Transformers causal language model.
+        model: Transformers causal language model, or an encoder-decoder, whose encoder reads the prompt.
         batch: Sequences.
 
     Returns:
         Hidden states ``(N, D)`` in row-major order of ``batch.response_mask``, and those after the last token,
         ``(B, D)``.
     """
+    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    every = torch.arange(len(batch.lengths), device=batch.lengths.device)
+    if model.config.is_encoder_decoder:
+        hidden = _decoder_states(model, batch)
+        return hidden[rows, steps], hidden[every, batch.lengths - batch.prompt_lengths]
     context = getattr(model.config, "max_position_embeddings", None) or batch.tokens.shape[1]
     hidden = model.base_model(input_ids=batch.tokens[:, :context], use_cache=False).last_hidden_state
-    rows, steps = batch.response_mask.nonzero(as_tuple=True)
-    columns = batch.prompt_lengths[rows] - 1 + steps
-    every = torch.arange(len(hidden), device=hidden.device)
-    return hidden[rows, columns], hidden[every, batch.lengths - 1]
+    return hidden[rows, batch.prompt_lengths[rows] - 1 + steps], hidden[every, batch.lengths - 1]
+
+
+def _decoder_states(model: Any, batch: SequenceBatch) -> torch.Tensor:
+    """States of an encoder-decoder model before each answer token and after the last, ``(B, T + 1, D)``."""
+    longest = int(batch.prompt_lengths.max())
+    mask = torch.arange(longest, device=batch.tokens.device) < batch.prompt_lengths[:, None]
+    prompts = torch.where(mask, batch.tokens[:, :longest], 0)
+    memory = model.get_encoder()(input_ids=prompts, attention_mask=mask.long()).last_hidden_state
+    width = int((batch.lengths - batch.prompt_lengths).max())
+    columns = batch.prompt_lengths[:, None] + torch.arange(width, device=batch.tokens.device)
+    answers = batch.tokens.gather(1, columns.clamp(max=batch.tokens.shape[1] - 1))
+    return decode(model, memory, mask, answers)
 
 
 def response_tokens(batch: SequenceBatch) -> torch.Tensor:
@@ -190,13 +205,20 @@ def check_output_head(model: Any) -> None:
     """Make sure that the output embedding applied to the last hidden state gives the model's own logits.
 
     Raises:
-        ConfigError: If the model changes its logits afterwards (soft-capping, scaling), which this path would miss.
+        ConfigError: If the model changes its logits afterwards (soft-capping), which this path would miss.
     """
-    ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None] % model.config.vocab_size
+    device = model.get_input_embeddings().weight.device
+    ids = torch.arange(4, device=device)[None] % model.config.vocab_size
     with torch.no_grad():
-        full = model(input_ids=ids, use_cache=False).logits
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        ours = model.get_output_embeddings()(hidden)
+        if model.config.is_encoder_decoder:
+            start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+            full = model(input_ids=ids, decoder_input_ids=torch.cat([start, ids], 1), use_cache=False).logits
+            memory = model.get_encoder()(input_ids=ids).last_hidden_state
+            hidden = decode(model, memory, torch.ones_like(ids, dtype=torch.bool), ids)
+        else:
+            full = model(input_ids=ids, use_cache=False).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = model.get_output_embeddings()(hidden * output_scale(model))
     if not torch.allclose(full.float(), ours.float(), atol=1e-4, rtol=1e-3):
         raise ConfigError(
             f"{type(model).__name__} changes its logits after the output embedding (soft-capping or scaling); such "

@@ -1,7 +1,7 @@
-"""A language model as a policy: a transformers causal LM with a value head.
+"""A language model as a policy: a transformers language model with a critic.
 
-Inside: loading and saving, log-probabilities, values and entropy of whole sequences, and generation. The update rules
-stand in the modules of the algorithms.
+Inside: log-probabilities, values and entropy of whole sequences, and generation. Folders are read and written by
+:mod:`agents.policy_files`; the update rules stand in the modules of the algorithms.
 """
 
 from __future__ import annotations
@@ -9,27 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from agents.forward import (
-    SequenceBatch,
-    check_output_head,
-    response_hidden,
-    response_tokens,
-    score_tokens,
-)
-from textenv.errors import CheckpointError, ConfigError, MissingDependencyError
-from textenv.mixed_precision import ComputeCopy, fast_bf16
+from agents import policy_files
+from agents.critic import Critic
+from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens, score_tokens
+from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
+from textenv.errors import ConfigError
+from textenv.mixed_precision import ComputeCopy
+from textenv.sampling.encoder_decoder import EncoderDecoderEngine, output_scale
 from textenv.sampling.generation import generate
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.slots import SlotEngine
 from textenv.trajectories import Trajectory
 
-_VALUE_HEAD_FILE = "value_head.safetensors"
+if TYPE_CHECKING:
+    from reward_models import SequenceRewardModel
 
 
 class SequenceScores(NamedTuple):
@@ -49,26 +47,42 @@ class SequenceScores(NamedTuple):
 
 
 class CausalLMPolicy(nn.Module):
-    """A causal language model that acts, with a critic on the same trunk.
+    """A language model that acts, with a critic on the same trunk or on its own.
 
-    The value head starts at zero, so the first advantages are the rewards themselves (Ziegler et al. 2019). Dropout
-    stays off: the module is always in evaluation mode, and asking for training mode only passes gradients.
+    The value head on the policy's trunk starts at zero, so the first advantages are the rewards themselves (Ziegler et
+    al. 2019). Dropout stays off: the module is always in evaluation mode, and asking for training mode only passes
+    gradients. Encoder-decoder models work too: the encoder reads the prompt, the decoder answers.
 
     Args:
-        model: Transformers causal LM, or a peft model around one.
+        model: Transformers language model, or a peft model around one.
         tokenizer: Its tokenizer; pad and end-of-text ids must differ.
+        critic: A value function with a trunk of its own; None puts a value head on the policy's trunk.
         compute_dtype: ``torch.bfloat16`` makes a bfloat16 copy of the weights that does all forward and backward passes
             (see :mod:`textenv.mixed_precision`); None computes with the weights themselves.
+        frozen_layers: Decoder layers, from the lowest, that are not trained, input embeddings included where there are
+            any (and with them the output embedding, where the two are one).
+        gradient_checkpointing: Keep no activations inside layers; backward passes compute them again.
 
     Raises:
-        ConfigError: If pad and end-of-text are the same token, the tokenizer has more ids than the model, or the model
-            changes its logits after the output embedding.
+        ConfigError: If pad and end-of-text are the same token, the tokenizer has more ids than the model, the model
+            changes its logits after the output embedding, or layers cannot be frozen or recomputed.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, compute_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        critic: Critic | None = None,
+        compute_dtype: torch.dtype | None = None,
+        frozen_layers: int = 0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.frozen_layers = frozen_layers
+        self.gradient_checkpointing = gradient_checkpointing
         lm = self.causal_lm
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
             raise ConfigError(
@@ -77,19 +91,33 @@ class CausalLMPolicy(nn.Module):
             )
         if len(tokenizer) > lm.config.vocab_size:
             raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {lm.config.vocab_size}")
-        width = lm.get_input_embeddings().weight.shape[1]
-        self.value_head = nn.Linear(width, 1, device=self.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.critic = critic
+        self.value_head: nn.Linear | None = None
+        if critic is None:
+            self.value_head = nn.Linear(lm.get_input_embeddings().weight.shape[1], 1, device=self.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
         self.eval()
         check_output_head(lm)
+        if frozen_layers:
+            freeze_lower_layers(model, frozen_layers)
         self.compute = ComputeCopy(lm, compute_dtype)
+        trunks = [self.compute.model, *([critic.compute.model] if critic is not None else [])]
+        self._layers = [checkpointed_layers(trunk) for trunk in trunks] if gradient_checkpointing else []
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, dtype: str = "float32", lora: Any = None, device: str | torch.device = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        lora: Any = None,
+        critic: Literal["shared", "separate"] | SequenceRewardModel = "shared",
+        frozen_layers: int = 0,
+        gradient_checkpointing: bool = False,
+        device: str | torch.device = "cpu",
     ) -> CausalLMPolicy:
-        """Load a policy from a folder or a hub name; a saved value head is loaded with it.
+        """Load a policy from a folder or a hub name; a saved critic is loaded with it.
 
         Args:
             path: What :meth:`save_pretrained` or transformers wrote.
@@ -97,56 +125,36 @@ class CausalLMPolicy(nn.Module):
                 LoRA the frozen weights are bfloat16 themselves and the adapter is float32); ``"auto"`` takes
                 bfloat16 where the hardware is fast at it.
             lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
+            critic: ``"shared"``: a value head on the policy's trunk; ``"separate"``: a copy of the trunk; or a causal
+                reward model with the policy's tokenizer, to start from a copy of it. A critic that was saved in the
+                folder comes first.
+            frozen_layers: As in the class.
+            gradient_checkpointing: As in the class.
             device: Where to put it.
 
         Raises:
-            ConfigError: If the dtype is unknown, or the tokenizer does not fit.
+            ConfigError: If the dtype is unknown, or the pieces do not fit together.
             CheckpointError: If the folder cannot be loaded.
             MissingDependencyError: If ``lora`` is given and peft is not installed.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"`dtype` must be 'auto', 'float32' or 'bfloat16', got {dtype!r}")
-        low = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(torch.device(device)))
-        compute = torch.bfloat16 if low else None
-        weights = compute if compute is not None and lora is not None else torch.float32
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=weights, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error
-        if lora is not None:
-            try:
-                from peft import get_peft_model
-            except ImportError as error:
-                raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
-            model = get_peft_model(model, lora)
-        policy = cls(model.to(device), tokenizer, compute_dtype=compute if lora is None else None)
-        head = Path(path) / _VALUE_HEAD_FILE
-        if head.exists():
-            from safetensors.torch import load_file
-
-            try:
-                policy.value_head.load_state_dict(load_file(head, device=str(device)))
-            except (OSError, RuntimeError, SafetensorError) as error:
-                raise CheckpointError(f"cannot load the value head `{head}`: {error}") from error
+        parts = policy_files.load(path, dtype=dtype, lora=lora, critic=critic, device=device)
+        policy = cls(
+            parts.model,
+            parts.tokenizer,
+            critic=parts.critic,
+            compute_dtype=parts.compute_dtype,
+            frozen_layers=frozen_layers,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        if parts.value_head is not None and policy.value_head is not None:
+            policy.value_head.load_state_dict(parts.value_head)
         return policy
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model (adapter merged), tokenizer and value head; plain transformers loads the folder."""
-        from safetensors.torch import save_file
+        """Write model (adapter merged), tokenizer and critic; plain transformers loads the folder."""
+        policy_files.save(self, Path(folder))
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.model
-        if self.has_adapter:
-            import copy
-
-            model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / _VALUE_HEAD_FILE)
+    # --- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def has_adapter(self) -> bool:
@@ -164,6 +172,21 @@ class CausalLMPolicy(nn.Module):
         return self.causal_lm.get_input_embeddings().weight.device
 
     @property
+    def computes_in(self) -> torch.dtype:
+        """Data type of the forward and backward passes."""
+        return self.compute.model.get_input_embeddings().weight.dtype
+
+    @property
+    def scores_in(self) -> torch.dtype:
+        """Data type of log-probs and values: float32, or float64 for a float64 model."""
+        return torch.promote_types(self.computes_in, torch.float32)
+
+    @property
+    def critic_has_learned(self) -> bool:
+        """Whether values say anything yet: the head on the policy's trunk starts at zero."""
+        return self.value_head is None or bool((self.value_head.weight != 0).any())
+
+    @property
     def vocab_size(self) -> int:
         """Ids that the policy can choose: those of its tokenizer."""
         return len(self.tokenizer)
@@ -173,9 +196,16 @@ class CausalLMPolicy(nn.Module):
         """Longest sequence in tokens that the model was made for; None where it has no limit."""
         return getattr(self.causal_lm.config, "max_position_embeddings", None)
 
+    # --- training -----------------------------------------------------------------------------------------------------
+
     def train(self, mode: bool = True) -> CausalLMPolicy:
         """Keep dropout off: RLHF optimises the network that acts (``mode`` has no effect)."""
         return super().train(False)
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Weights that only the critic has."""
+        part = self.critic if self.critic is not None else self.value_head
+        return [] if part is None else list(part.parameters())
 
     def drop_actor_gradients(self) -> None:
         """Forget the gradients of everything but the critic: the next optimiser step leaves the policy as it is."""
@@ -184,19 +214,23 @@ class CausalLMPolicy(nn.Module):
             if id(p) not in critic:
                 p.grad = None
 
-    def critic_parameters(self) -> list[nn.Parameter]:
-        """Weights that only the critic has."""
-        return list(self.value_head.parameters())
+    def pull_gradients(self) -> None:
+        """Bring the gradients of compute copies to the weights: call it after each backward pass."""
+        self.compute.pull_gradients()
+        if self.critic is not None:
+            self.critic.compute.pull_gradients()
+
+    def push_weights(self) -> None:
+        """Bring the weights to the compute copies: call it after each optimiser step and after loading."""
+        self.compute.push_weights()
+        if self.critic is not None:
+            self.critic.compute.push_weights()
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside this context a LoRA policy is its own reference."""
         with self.model.disable_adapter():
             yield
-
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the tokenizer puts before a text."""
-        return list(self.tokenizer.encode(prompt))
 
     def evaluate(
         self,
@@ -215,21 +249,20 @@ class CausalLMPolicy(nn.Module):
             values: Also ask the critic; zeros otherwise.
         """
         lm = self.compute.model
-        hidden, last_hidden = response_hidden(lm, batch)
+        with recomputing(self._layers):
+            hidden, last_hidden = response_hidden(lm, batch)
+            estimates, last_values = self._values(batch, hidden, last_hidden) if values else (None, None)
         scores = score_tokens(
             lm.get_output_embeddings(),
-            hidden,
+            hidden * scale if (scale := output_scale(lm)) != 1.0 else hidden,
             response_tokens(batch),
             vocab_size=self.vocab_size,
             temperature=temperature,
             allowed=batch.allowed,
             entropy=entropy,
         )
-        estimates, last_values = torch.zeros_like(scores.logprobs), torch.zeros(len(last_hidden), device=hidden.device)
-        if values:
-            head_dtype = self.value_head.weight.dtype
-            estimates = self.value_head(hidden.to(head_dtype)).squeeze(-1)
-            last_values = self.value_head(last_hidden.to(head_dtype)).squeeze(-1)
+        if estimates is None or last_values is None:
+            estimates, last_values = torch.zeros_like(scores.logprobs), scores.logprobs.new_zeros(len(batch.lengths))
 
         def spread(flat: torch.Tensor) -> torch.Tensor:
             padded = torch.zeros(batch.response_mask.shape, dtype=flat.dtype, device=flat.device)
@@ -237,8 +270,25 @@ class CausalLMPolicy(nn.Module):
 
         return SequenceScores(spread(scores.logprobs), spread(estimates), last_values, spread(scores.entropy))
 
-    def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine:
-        """A KV-cached engine on this policy's weights; :meth:`SlotEngine.drop` it when they change."""
+    def _values(
+        self, batch: SequenceBatch, hidden: torch.Tensor, last_hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.critic is not None:
+            return self.critic(batch)
+        assert self.value_head is not None
+        dtype = self.value_head.weight.dtype
+        return self.value_head(hidden.to(dtype)).squeeze(-1), self.value_head(last_hidden.to(dtype)).squeeze(-1)
+
+    # --- generation ---------------------------------------------------------------------------------------------------
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that the tokenizer puts around a text."""
+        return list(self.tokenizer.encode(prompt))
+
+    def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine | EncoderDecoderEngine:
+        """A cached engine on this policy's weights; ``drop()`` it when they change."""
+        if self.causal_lm.config.is_encoder_decoder:
+            return EncoderDecoderEngine(self.compute.model, num_slots, max_length)
         return SlotEngine(self.compute.model, num_slots, max_length)
 
     def generate(

@@ -21,6 +21,7 @@ from textenv.envs import IDLE, TextGenerationVectorEnv
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, RunCheckError
 from textenv.prompts import make_dealer
+from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw, trajectory_uniforms
 
@@ -187,6 +188,8 @@ class Collector:
         count = self.envs.num_envs
         self.envs.reset(options=None if prompts is None else {"prompt_indices": prompts.tolist()})
         slots = self.core.slots
+        if isinstance(self.engine, EncoderDecoderEngine):
+            self.engine.prompt_lengths = slots.prompt_lengths
         width = slots.tokens.shape[1] - int(slots.prompt_lengths.min())
         numbers = first_episode + np.arange(count)
         uniforms = trajectory_uniforms(self.seed, numbers, self.core.task.max_new_tokens)

@@ -40,7 +40,7 @@ def assess(
         uses_critic: Whether values are wanted.
         world: The processes.
     """
-    device, dtype = policy.device, policy.value_head.weight.dtype
+    device, dtype = policy.device, policy.scores_in
     mask = torch.as_tensor(rollout.action_mask, device=device)
     logprobs, ref_logprobs, values, entropy = (torch.zeros(mask.shape, dtype=dtype, device=device) for _ in range(4))
     last_values = torch.zeros(len(mask), dtype=dtype, device=device)

@@ -146,8 +146,7 @@ def check_experience(agent: Learner[Any], experience: Experience, minibatches: S
     if agent.reference.is_own and agent.iteration == 0:
         check_own_reference(experience.log_ratio, experience.mask)
         agent.checks["KL(reference‖reference) is 0"] = True
-    low_precision = policy.compute.dtype is not None or policy.causal_lm.dtype not in (torch.float32, torch.float64)
-    tolerance = 0.1 if low_precision else 1e-3
+    tolerance = 1e-3 if policy.computes_in in (torch.float32, torch.float64) else 0.1
     parts = [part for minibatch in minibatches for part in minibatch.parts]
     rows = np.array([parts[0].rows[0], parts[-1].rows[-1]])
     with torch.no_grad():

@@ -273,7 +273,7 @@ class Learner(Generic[C]):
         checks.check_finite(measured, f"update of iteration {self.iteration}", last_checkpoint=last)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.policy.compute.push_weights()
+        self.policy.push_weights()
         self.updates += 1
         return measured
 
@@ -312,7 +312,7 @@ class Learner(Generic[C]):
         if not {"policy/ratio", "policy/approx_kl"} <= found.figures.keys():
             raise ConfigError("the loss must report `policy/ratio` and `policy/approx_kl` per token in its `figures`")
         (torch.where(counted, found.total, 0.0) * weights).sum().backward()
-        self.policy.compute.pull_gradients()
+        self.policy.pull_gradients()
         return {
             name: torch.where(counted, figure.detach(), 0.0).sum() / minibatch.tokens
             for name, figure in found.figures.items()

@@ -102,6 +102,6 @@ def ptx_backward(
         losses = token_losses(policy.compute.model, collate(mine or ordered[:1], policy.device))
         loss = losses.sum() * (bool(mine) / tokens)
         (coef * loss).backward()
-        policy.compute.pull_gradients()
+        policy.pull_gradients()
         share += loss.detach()
     return share

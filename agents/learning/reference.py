@@ -58,7 +58,7 @@ class Reference:
         assert self.model is not None
         for mine, theirs in zip(self.model.causal_lm.parameters(), self._policy.causal_lm.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1 - decay)
-        self.model.compute.push_weights()
+        self.model.push_weights()
 
     def _fingerprint(self) -> float:
         if self.model is not None:

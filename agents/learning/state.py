@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from gymnasium.vector import VectorEnv
 
+from agents import policy_files
 from agents.policy import CausalLMPolicy
 from textenv.checkpoints import Checkpoints, load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from textenv.errors import CheckpointError
@@ -77,7 +78,7 @@ def _restore(
             if saved is None or saved.shape != p.shape:
                 raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
             p.copy_(saved)
-    policy.compute.push_weights()
+    policy.push_weights()
 
 
 def resume(agent: Learner[Any], run: Run) -> None:
@@ -92,12 +93,24 @@ def resume(agent: Learner[Any], run: Run) -> None:
 
 def save_agent(agent: Learner[Any], folder: Path) -> None:
     """Write policy, reference, learner and configuration."""
-    agent.policy.save_pretrained(folder / "policy")
+    policy = agent.policy
+    if policy.has_adapter:
+        policy_files.save_apart(policy, folder / "policy")
+    else:
+        policy.save_pretrained(folder / "policy")
     if agent.reference.model is not None:
         agent.reference.model.save_pretrained(folder / "reference")
-    dtype = "float32" if agent.policy.compute.dtype is None else "bfloat16"
     write(agent, folder / "learner")
-    save_state(folder, {}, {"config": asdict(agent.config), "stage": agent.stage, "dtype": dtype})
+    meta = {
+        "config": asdict(agent.config),
+        "stage": agent.stage,
+        "dtype": "float32" if policy.computes_in == torch.float32 else "bfloat16",
+        "frozen_layers": policy.frozen_layers,
+        "gradient_checkpointing": policy.gradient_checkpointing,
+        "adapter": policy.has_adapter,
+        "own_reference": agent.reference.model is not None,
+    }
+    save_state(folder, {}, meta)
 
 
 def load_agent(kind: type[L], folder: Path, envs: VectorEnv) -> L:
@@ -106,11 +119,18 @@ def load_agent(kind: type[L], folder: Path, envs: VectorEnv) -> L:
     Raises:
         CheckpointError: If the folder is not complete.
     """
-    if not (folder / "reference").is_dir():
-        raise CheckpointError(f"`{folder}` holds no reference; a LoRA learner is resumed through its run folder")
     _, meta = load_state(folder)
-    policy = CausalLMPolicy.from_pretrained(folder / "policy", dtype=meta["dtype"])
-    reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=meta["dtype"])
-    agent = kind(policy, envs, reference=reference, config=kind.config_type(**meta["config"]), stage=meta["stage"])
+    policy = CausalLMPolicy.from_pretrained(
+        folder / "policy" / "base" if meta["adapter"] else folder / "policy",
+        dtype=meta["dtype"],
+        lora=policy_files.load_adapter_config(folder / "policy") if meta["adapter"] else None,
+        frozen_layers=meta["frozen_layers"],
+        gradient_checkpointing=meta["gradient_checkpointing"],
+    )
+    reference = None
+    if meta["own_reference"]:
+        reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=meta["dtype"])
+    config = kind.config_type(**meta["config"])
+    agent = kind(policy, envs, reference=reference, config=config, stage=meta["stage"])
     read(agent, folder / "learner")
     return agent

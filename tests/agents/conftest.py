@@ -25,6 +25,7 @@ def make_policy(tokenizer: Any) -> Callable[..., CausalLMPolicy]:
     def make(seed: int = 0, *, dtype: torch.dtype | None = None, value_noise: float = 0.0) -> CausalLMPolicy:
         policy = CausalLMPolicy(build_model(TINY, tokenizer, seed), tokenizer, compute_dtype=dtype)
         if value_noise:
+            assert policy.value_head is not None
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
                 policy.value_head.weight.copy_(torch.randn(policy.value_head.weight.shape, generator=generator))

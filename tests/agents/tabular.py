@@ -48,7 +48,7 @@ class TabularLM(nn.Module):
     def __init__(self, mdp: ToyMDP, logits: np.ndarray) -> None:
         super().__init__()
         size = mdp.vocab_size
-        self.config = SimpleNamespace(vocab_size=size, max_position_embeddings=None)
+        self.config = SimpleNamespace(vocab_size=size, max_position_embeddings=None, is_encoder_decoder=False)
         self.base_model = Table(mdp)
         self.head = nn.Linear(size + 1, size, bias=False, dtype=torch.float64)
         self.head.requires_grad_(False)
@@ -74,6 +74,7 @@ class TabularPolicy(CausalLMPolicy):
         start = np.log(mdp.ref_probs) if logits is None else logits
         super().__init__(TabularLM(mdp, start), Vocabulary(mdp))
         self.mdp = mdp
+        assert self.value_head is not None
         self.value_head.to(torch.float64).requires_grad_(False)
         with torch.no_grad():
             self.value_head.weight[0, -1] = 1.0

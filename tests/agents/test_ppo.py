@@ -191,8 +191,8 @@ def test_resume_against_another_reference_is_refused(make_policy, tokenizer, tmp
         PPO.load(tmp_path, make_envs(tokenizer, variety))
 
 
-def test_load_without_reference_is_explained(envs, tmp_path: Path):
-    with pytest.raises(CheckpointError, match="holds no reference"):
+def test_load_from_an_empty_folder_is_explained(envs, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
         PPO.load(tmp_path, envs)
 
 

@@ -1,0 +1,141 @@
+"""Next-token logits of encoder-decoder models (the T5 and BART kinds), as the slot engine gives those of decoders.
+
+The encoder reads a row's prompt once and keeps what it made of it; the decoder reads the answer so far anew at every
+step (no cache of its keys and values: a step's cost grows with the answer, not with the prompt).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textenv.errors import ShapeError
+from textenv.mixed_precision import round_up
+
+
+def output_scale(model: Any) -> float:
+    """Factor between the last hidden state and what the output embedding reads; 1 for most models, not for T5."""
+    config = model.config
+    return float(config.d_model) ** -0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+
+
+def decode(model: Any, memory: torch.Tensor, memory_mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Decoder states before each answer token and after the last one.
+
+    Args:
+        model: Transformers encoder-decoder model.
+        memory: Encoder states, shape ``(B, P, D)``.
+        memory_mask: True on real prompt tokens, shape ``(B, P)``.
+        tokens: Answer tokens, right-padded, int64, shape ``(B, T)``.
+
+    Returns:
+        Shape ``(B, T + 1, D)``.
+    """
+    start = tokens.new_full((len(tokens), 1), model.config.decoder_start_token_id)
+    return model.get_decoder()(
+        input_ids=torch.cat([start, tokens], 1),
+        encoder_hidden_states=memory,
+        encoder_attention_mask=memory_mask.long(),
+        use_cache=False,
+    ).last_hidden_state
+
+
+class EncoderDecoderEngine:
+    """Next-token logits of many growing sequences, prompt first, as :class:`textenv.sampling.SlotEngine` takes them.
+
+    Args:
+        model: A transformers encoder-decoder model.
+        num_slots: Number of sequences.
+        max_length: Longest sequence in tokens, prompt included.
+
+    Attributes:
+        prompt_lengths: Prompt tokens of each slot, shape ``(num_slots,)``, for callers that know them. None: the row
+            that a slot is first called with is its prompt, and stays so while later rows begin with it.
+    """
+
+    def __init__(self, model: Any, num_slots: int, max_length: int) -> None:
+        self.model = model
+        self.num_slots = num_slots
+        self.max_length = max_length
+        self.prompt_lengths: NDArray[np.int64] | None = None
+        self._prompts: list[tuple[int, ...]] = [()] * num_slots
+        self._memories: list[torch.Tensor | None] = [None] * num_slots
+
+    def drop(self) -> None:
+        """Forget everything cached: call it when the model's weights have changed."""
+        self._prompts = [()] * self.num_slots
+        self._memories = [None] * self.num_slots
+
+    def fork(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+        """Let slots hold what other slots hold; see :meth:`textenv.sampling.SlotEngine.fork`."""
+        held = [(self._prompts[source], self._memories[source]) for source in sources.tolist()]
+        for target, (prompt, memory) in zip(targets.tolist(), held, strict=True):
+            self._prompts[target], self._memories[target] = prompt, memory
+
+    @torch.no_grad()
+    def logits(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
+        """Logits of the token that follows each sequence.
+
+        Args:
+            tokens: Right-padded ids, prompt and answer, int64, shape ``(B, L)``.
+            lengths: Real tokens in each row, shape ``(B,)``.
+            rows: Slot that each row belongs to, without repetition, shape ``(B,)``.
+
+        Returns:
+            Shape ``(B, V)``, the model's dtype.
+
+        Raises:
+            ShapeError: If a sequence is empty or longer than ``max_length``, or shorter than its prompt.
+        """
+        if len(rows) == 0:
+            raise ShapeError("`rows` is empty: ask for at least one sequence")
+        if int(lengths.max()) > self.max_length or int(lengths.min()) < 1:
+            raise ShapeError(f"sequence lengths must lie in 1…{self.max_length}, got {lengths.min()}…{lengths.max()}")
+        starts = self._encode(tokens, lengths, rows)
+        device = self.model.get_input_embeddings().weight.device
+        answered = lengths - starts
+        width = int(answered.max())
+        columns = np.minimum(starts[:, None] + np.arange(width), lengths[:, None] - 1)
+        answers = torch.as_tensor(np.take_along_axis(tokens, columns, axis=1), device=device)
+        memories = [memory for row in rows.tolist() if (memory := self._memories[row]) is not None]
+        memory = torch.nn.utils.rnn.pad_sequence(memories, batch_first=True)
+        mask = torch.arange(memory.shape[1], device=device) < torch.as_tensor(starts, device=device)[:, None]
+        states = decode(self.model, memory, mask, answers)
+        last = states[torch.arange(len(rows), device=device), torch.as_tensor(answered, device=device)]
+        return self.model.get_output_embeddings()(last * output_scale(self.model))
+
+    def _encode(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Let the encoder read prompts that it has not read yet; prompt length of each row."""
+        starts = np.zeros(len(rows), np.int64)
+        new: list[int] = []
+        for i, row in enumerate(rows.tolist()):
+            held = self._prompts[row]
+            if self.prompt_lengths is not None:
+                starts[i] = self.prompt_lengths[row]
+            else:
+                goes_on = bool(held) and len(held) <= lengths[i] and tuple(tokens[i, : len(held)].tolist()) == held
+                starts[i] = len(held) if goes_on else lengths[i]
+            if not 1 <= starts[i] <= lengths[i]:
+                raise ShapeError(f"slot {row} has a prompt of {starts[i]} tokens in a row of {lengths[i]}")
+            prompt = tuple(tokens[i, : starts[i]].tolist())
+            if prompt != held:
+                self._prompts[row] = prompt
+                new.append(i)
+        if new:
+            device = self.model.get_input_embeddings().weight.device
+            width = round_up(int(starts[new].max()), 8)
+            ids = np.zeros((len(new), width), np.int64)
+            ids[:, : min(width, tokens.shape[1])] = tokens[new][:, :width]
+            mask = np.arange(width) < starts[new][:, None]
+            memory = self.model.get_encoder()(
+                input_ids=torch.as_tensor(np.where(mask, ids, 0), device=device),
+                attention_mask=torch.as_tensor(mask, device=device).long(),
+            ).last_hidden_state
+            for place, i in enumerate(new):
+                self._memories[int(rows[i])] = memory[place, : starts[i]]
+        return starts
