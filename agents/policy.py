@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from agents import policy_files
@@ -284,6 +286,24 @@ class CausalLMPolicy(nn.Module):
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that the tokenizer puts around a text."""
         return list(self.tokenizer.encode(prompt))
+
+    @torch.no_grad()
+    def logprobs(
+        self, prompt_ids: Sequence[Sequence[int]], response_ids: Sequence[Sequence[int]], *, temperature: float = 1.0
+    ) -> list[NDArray[np.float32]]:
+        """Log-probs of given answers in nats, one array each: this makes a policy a ``LogprobFn``.
+
+        Args:
+            prompt_ids: Token ids of the prompts, at least one each.
+            response_ids: Token ids of the answers, at least one each; all go through the model at once.
+            temperature: Divides the logits.
+
+        Raises:
+            ShapeError: If a prompt or an answer is empty, or their numbers differ.
+        """
+        batch = SequenceBatch.from_ids(prompt_ids, response_ids, device=self.device)
+        found = self.evaluate(batch, temperature=temperature, values=False).logprobs.float().cpu().numpy()
+        return [row[: len(response)] for row, response in zip(found, response_ids, strict=True)]
 
     def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine | EncoderDecoderEngine:
         """A cached engine on this policy's weights; ``drop()`` it when they change."""
