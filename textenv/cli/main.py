@@ -22,6 +22,8 @@ COMMANDS = {
     "ppo": "optimise a policy against a reward model",
     "play": "be the policy: choose tokens yourself, see log-probs and reward",
     "report": "write the report of a run again",
+    "sample": "answer prompts with a model; the answers go into a trajectory store",
+    "trajectories": "look into trajectory stores: show, stats, compare",
 }
 
 
@@ -37,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _quiet_libraries()
     try:
-        return {"report": _report, "play": _play}.get(command, lambda rest: _run(command, rest))(rest)
+        alone = {"report": _report, "play": _play, "sample": _sample, "trajectories": _trajectories}
+        return alone.get(command, lambda rest: _run(command, rest))(rest)
     except (TextEnvError, OSError) as error:
         print(f"textenv {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -57,19 +60,26 @@ def _quiet_libraries() -> None:
     """Keep other libraries' progress bars and notices out of ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     warnings.filterwarnings("ignore", module=r"(torch|transformers|tensorboard)\..*")
 
 
+def _quiet_transformers() -> None:
+    """Its own notices and progress bars; apart, since it takes seconds to import."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
 def _run(command: str, arguments: list[str]) -> int:
     from rich.console import Console
-    from transformers.utils import logging as transformers_logging
 
     from textenv.cli import commands
     from textenv.cli.data import load_data
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    _quiet_transformers()
     config, resume = parse(command, arguments)
     # Before the run's folder exists: without data there is no run.
     data = load_data(config.data, config.builtin_texts)
@@ -131,6 +141,56 @@ def _play(arguments: list[str]) -> int:
 
     values, _ = _parse_fields("play", PlayConfig, arguments, resumable=False)
     play(PlayConfig(**values), read=input)
+    return 0
+
+
+def _sample(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from textenv.cli.sampling import SampleConfig, sample
+
+    values, _ = _parse_fields("sample", SampleConfig, arguments, resumable=False)
+    config = SampleConfig(**values)
+    _quiet_transformers()
+    done = sample(config, Console())
+    return 0 if done.written == done.total else 130
+
+
+def _trajectories(arguments: list[str]) -> int:
+    import jsonargparse
+    from rich.console import Console
+
+    from textenv.cli import trajectories
+    from textenv.errors import ConfigError
+
+    action, rest = (arguments[0] if arguments else ""), arguments[1:]
+    if action not in trajectories.ACTIONS:
+        print("usage: textenv trajectories <show|stats|compare> STORE … [--field value …]\n")
+        for name, what in trajectories.ACTIONS.items():
+            print(f"  {name:<12} {what}")
+        return 0 if action in ("-h", "--help") else 2
+    options = {
+        "show": trajectories.ShowOptions,
+        "stats": trajectories.StatsOptions,
+        "compare": trajectories.CompareOptions,
+    }[action]
+    parser = jsonargparse.ArgumentParser(
+        prog=f"textenv trajectories {action}",
+        description=trajectories.ACTIONS[action],
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("stores", nargs="+", help="folder of a trajectory store")
+    parser.add_class_arguments(options, as_group=False)
+    try:
+        parsed = parser.parse_args(rest)
+        stores = parsed.pop("stores")
+        chosen = options(**vars(parser.instantiate(parsed)))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+    getattr(trajectories, action)(stores, chosen, Console())
     return 0
 
 

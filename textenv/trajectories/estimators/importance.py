@@ -181,7 +181,8 @@ def score_answers(
         prompts = [trajectories[i].prompt_ids.tolist() for i in rows]
         answers = [trajectories[i].token_ids.tolist() for i in rows]
         named = {} if temperature == 1.0 else {"temperature": temperature}
-        for i, logprobs in zip(rows, ask(prompts, answers, **named), strict=True):
+        scored: Any = ask(prompts, answers, **named)
+        for i, logprobs in zip(rows, scored, strict=True):
             if np.shape(logprobs) != (len(trajectories[i]),):
                 raise ShapeError(
                     f"the policy returned shape {np.shape(logprobs)} for an answer of {len(trajectories[i])} tokens"
