@@ -10,18 +10,65 @@ from typing import TYPE_CHECKING, Any
 from textenv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from textenv.sampling.generation import generate
+    from textenv.sampling.generation import generate, stream
+    from textenv.sampling.methods import (
+        BeamSearch,
+        BestOfN,
+        BranchingTree,
+        Cost,
+        MethodResult,
+        PowerSampling,
+        RejectionSampling,
+        SequentialMonteCarlo,
+        Vine,
+        prefix_returns,
+    )
     from textenv.sampling.next_token import CachedLogprobs
     from textenv.sampling.sampler import Draw, draw, trajectory_uniforms
     from textenv.sampling.slots import SlotEngine
 
-__all__ = ["CachedLogprobs", "Draw", "SamplingParams", "SlotEngine", "draw", "generate", "trajectory_uniforms"]
+__all__ = [
+    "BeamSearch",
+    "BestOfN",
+    "BranchingTree",
+    "CachedLogprobs",
+    "Cost",
+    "Draw",
+    "MethodResult",
+    "PowerSampling",
+    "RejectionSampling",
+    "SamplingParams",
+    "SequentialMonteCarlo",
+    "SlotEngine",
+    "Vine",
+    "draw",
+    "generate",
+    "prefix_returns",
+    "stream",
+    "trajectory_uniforms",
+]
 
 _HOMES = {
+    **dict.fromkeys(
+        (
+            "BeamSearch",
+            "BestOfN",
+            "BranchingTree",
+            "Cost",
+            "MethodResult",
+            "PowerSampling",
+            "RejectionSampling",
+            "SequentialMonteCarlo",
+            "Vine",
+            "prefix_returns",
+        ),
+        "textenv.sampling.methods",
+    ),
     "CachedLogprobs": "textenv.sampling.next_token",
     "Draw": "textenv.sampling.sampler",
     "draw": "textenv.sampling.sampler",
     "generate": "textenv.sampling.generation",
+    "stream": "textenv.sampling.generation",
     "trajectory_uniforms": "textenv.sampling.sampler",
     "SlotEngine": "textenv.sampling.slots",
 }

@@ -1,0 +1,127 @@
+"""Rejection sampling: the policy conditioned on a score at least as high as a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenv.protocols import GenerativePolicy
+from textenv.sampling.methods.base import (
+    Cost,
+    EncodedPrompts,
+    MethodResult,
+    Prompts,
+    check_at_least,
+    encode_prompts,
+    score_answers,
+    stream_seed,
+)
+from textenv.sampling.methods.rows import Rows
+from textenv.sampling.params import SamplingParams
+from textenv.sampling.sampler import trajectory_uniforms
+from textenv.trajectories.trajectory import Trajectory
+
+
+class RejectionDetail(NamedTuple):
+    """What rejection sampling knows about a prompt.
+
+    Attributes:
+        accepted: Whether the answer reaches the threshold; otherwise it is the best of ``max_tries``, and not a
+            draw from the target.
+        tries: Answers up to and including the first accepted one (all of them where none was).
+        scores: Of all answers that were drawn in whole rounds, in order, at least ``tries``.
+        acceptance_rate: Share of those that reach the threshold.
+    """
+
+    accepted: bool
+    tries: int
+    scores: NDArray[np.float64]
+    acceptance_rate: float
+
+
+@dataclass(frozen=True)
+class RejectionSampling:
+    """Draw answers until one scores at least the threshold: a draw from the policy given that it does.
+
+    Attributes:
+        threshold: Score that is enough.
+        max_tries: Answers per prompt before it gives up.
+        round_size: Answers per prompt that are drawn and scored together; larger ones waste more and wait less.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+
+    threshold: float = 0.0
+    max_tries: int = 64
+    round_size: int = 4
+
+    def __post_init__(self) -> None:
+        check_at_least("max_tries", self.max_tries, 1)
+        check_at_least("round_size", self.round_size, 1)
+
+    def sample(
+        self,
+        policy: GenerativePolicy,
+        prompts: Prompts,
+        score: Any = None,
+        *,
+        seed: int = 0,
+        params: SamplingParams | None = None,
+    ) -> MethodResult[RejectionDetail]:
+        """One answer per prompt; see :class:`textenv.sampling.methods.SamplingMethod`.
+
+        Raises:
+            ConfigError: If ``score`` is missing.
+            DataError: If a prompt is empty or too long.
+            RewardError: If the reward function fails.
+        """
+        params = params or SamplingParams()
+        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
+        cost = Cost()
+        drawn: list[list[Trajectory]] = [[] for _ in encoded.ids]
+        found: list[list[float]] = [[] for _ in encoded.ids]
+        waiting = list(range(len(drawn)))
+        tries = 0
+        while waiting and tries < self.max_tries:
+            size = min(self.round_size, self.max_tries - tries)
+            answers = self._round(policy, encoded, waiting, range(tries, tries + size), params, seed, cost)
+            scores = score_answers(score, answers, cost, "rejection sampling").reshape(-1, size)
+            for place, i in enumerate(waiting):
+                drawn[i] += answers[place * size : (place + 1) * size]
+                found[i] += scores[place].tolist()
+            waiting = [i for i in waiting if max(found[i]) < self.threshold]
+            tries += size
+        details = [self._detail(np.array(scores)) for scores in found]
+        chosen = [
+            answers[detail.tries - 1] if detail.accepted else answers[int(detail.scores.argmax())]
+            for answers, detail in zip(drawn, details, strict=True)
+        ]
+        return MethodResult(chosen, np.arange(len(chosen)), details, cost)
+
+    def _round(
+        self,
+        policy: GenerativePolicy,
+        prompts: EncodedPrompts,
+        waiting: list[int],
+        numbers: range,
+        params: SamplingParams,
+        seed: int,
+        cost: Cost,
+    ) -> list[Trajectory]:
+        """Tries with these numbers for each prompt that still waits."""
+        rows = Rows(policy, prompts, np.repeat(waiting, len(numbers)), params, cost, seed)
+        streams = np.concatenate([i * self.max_tries + np.array(numbers) for i in waiting])
+        rows.complete(np.arange(len(rows)), trajectory_uniforms(stream_seed(seed, 0), streams, params.max_new_tokens))
+        numbered = np.tile(np.array(numbers), len(waiting))
+        return [rows.trajectory(row, source="rejection", sample_index=int(numbered[row])) for row in range(len(rows))]
+
+    def _detail(self, scores: NDArray[np.float64]) -> RejectionDetail:
+        good = scores >= self.threshold
+        accepted = bool(good.any())
+        return RejectionDetail(
+            accepted, int(good.argmax()) + 1 if accepted else len(scores), scores, float(good.mean())
+        )
