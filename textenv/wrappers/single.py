@@ -169,13 +169,15 @@ class MissingEosPenalty(HookWrapper):
 
 
 class RecordTrajectories(HookWrapper):
-    """Appends every finished episode to a JSONL file, with what was paid at each step.
+    """Appends every finished episode to a JSONL file or a trajectory store, with what was paid at each step.
 
-    Read it back with ``textenv.wrappers.recording.read_episodes``.
+    A file is complete after every episode; read it back with ``textenv.wrappers.recording.read_episodes``. A store is
+    appended to every 256 episodes and by ``close``; read it with :class:`textenv.trajectories.TrajectoryStore`. The
+    environment does not know log-probabilities, so they are NaN there.
 
     Args:
         env: The environment.
-        path: The file.
+        path: A file that ends in ``.jsonl``, or the folder of a trajectory store.
         episode_trigger: Says by the episode's number whether to record it; None records all.
     """
 

@@ -118,9 +118,9 @@ class RecordHook(Hook):
     """Writes finished episodes; see ``RecordTrajectories``."""
 
     def __init__(self, path: Any, episode_trigger: Callable[[int], bool] | None) -> None:
-        from textenv.wrappers.recording import EpisodeWriter
+        from textenv.wrappers.recording import make_recorder
 
-        self.writer = EpisodeWriter(path)
+        self.writer = make_recorder(path)
         self.episode_trigger = episode_trigger
         self._paid: NDArray[np.float64] | None = None
         self._rewards: list[list[float]] = []
@@ -146,5 +146,5 @@ class RecordHook(Hook):
         return transition.rewards
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, commits what is pending."""
         self.writer.close()

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from textenv.errors import DataError
 from textenv.report.figure import INK, SOFT, style_axes
@@ -121,6 +122,7 @@ def _draw_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
                 fontsize=9.5,
                 fontweight="bold",
                 zorder=5,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
             )
 
 
@@ -132,6 +134,8 @@ def _draw_best_of_n(axes: Axes, curve: BestOfNCurve) -> None:
     )
     for n, kl, value in zip(curve.n, curve.kl, curve.values, strict=True):
         axes.plot([kl], [value], marker="o", markersize=3, color=SOFT, zorder=1)
+        if n == 1:  # the policy itself, which has a point of its own
+            continue
         last = n == curve.n[-1]
         axes.annotate(
             f"best of {n}" if last else str(n),
