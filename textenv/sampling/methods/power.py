@@ -63,7 +63,8 @@ class PowerSampling:
 
     Raises:
         ConfigError: If a setting is out of range.
-    Source: Karan and Du 2025, "Reasoning with Sampling".
+    Source: Karan and Du 2025, arXiv:2510.14901; their algorithm grows the answer block by block, this one runs on
+    whole answers.
     """
 
     alpha: float = 4.0
