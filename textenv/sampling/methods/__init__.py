@@ -10,7 +10,7 @@ from textenv.sampling.methods.beam import BeamDetail, BeamSearch
 from textenv.sampling.methods.best_of_n import BestOfN, BestOfNDetail
 from textenv.sampling.methods.power import PowerDetail, PowerSampling
 from textenv.sampling.methods.rejection import RejectionDetail, RejectionSampling
-from textenv.sampling.methods.smc import SequentialMonteCarlo, SMCDetail, effective_sizes, systematic
+from textenv.sampling.methods.smc import PrefixValues, SequentialMonteCarlo, SMCDetail, effective_sizes, systematic
 from textenv.sampling.methods.tree import BranchingTree, TreeDetail
 from textenv.sampling.methods.vine import Vine, VineDetail, prefix_returns
 
@@ -24,6 +24,7 @@ __all__ = [
     "MethodResult",
     "PowerDetail",
     "PowerSampling",
+    "PrefixValues",
     "RejectionDetail",
     "RejectionSampling",
     "SMCDetail",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, RewardError
 from textenv.protocols import GenerativePolicy
 from textenv.rewards import call_reward
 from textenv.sampling.methods.base import (
@@ -28,6 +28,15 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.trajectories.trajectory import Trajectory
+
+
+@runtime_checkable
+class PrefixValues(Protocol):
+    """A twist that reads tokens: a critic, say."""
+
+    def prefix_values(self, prompt_ids: list[list[int]], response_ids: list[list[int]], /) -> Sequence[float]:
+        """One finite value, in score units, per unfinished answer."""
+        ...
 
 
 class SMCDetail(NamedTuple):
@@ -68,8 +77,8 @@ class SequentialMonteCarlo:
     Attributes:
         particles: Per prompt.
         beta: Score units per nat.
-        twist: Function of prompts and unfinished answers, or model with ``.score``, that guesses the final score (or,
-            better, ``beta · log E[exp(score / beta)]``); None weighs at the end only.
+        twist: Function of prompts and unfinished answers, model with ``.score``, or :class:`PrefixValues`, that
+            guesses the final score (or, better, ``beta · log E[exp(score / beta)]``); None weighs at the end only.
         twist_every: Tokens between two guesses.
         ess_threshold: Resample below this share of effective particles; 0 never does, 1 always.
         max_batch: Particles that are decoded side by side.
@@ -81,7 +90,7 @@ class SequentialMonteCarlo:
 
     particles: int = 16
     beta: float = 1.0
-    twist: Callable[[list[str], list[str]], Any] | Any = None
+    twist: Callable[[list[str], list[str]], Any] | PrefixValues | Any = None
     twist_every: int = 1
     ess_threshold: float = 0.5
     max_batch: int = 256
@@ -201,7 +210,18 @@ class _Particles:
             self._change_psi(done, self.scores[done])
         if self.config.twist is not None and len(open_) and (step + 1) % self.config.twist_every == 0:
             self.cost.twist_calls += len(open_)
-            self._change_psi(open_, call_reward(self.config.twist, *rows.texts(open_)))
+            self._change_psi(open_, self._guesses(open_))
+
+    def _guesses(self, open_: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The twist of unfinished rows, score units."""
+        twist, rows = self.config.twist, self.rows
+        if not isinstance(twist, PrefixValues):
+            return call_reward(twist, *rows.texts(open_))
+        prompts = [rows.prompts.ids[i] for i in rows.prompt_indices[open_]]
+        found = np.asarray(twist.prefix_values(prompts, [rows.answer(row).tolist() for row in open_]), np.float64)
+        if found.shape != (len(open_),) or not np.isfinite(found).all():
+            raise RewardError(f"the twist returned {found!r} for {len(open_)} prefixes; expected one finite value each")
+        return found
 
     def _change_psi(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         new = scores / self.config.beta

@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.evaluation import sequence_logprobs
+from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
 from tests.textenv.sampling.methods.conftest import Toy
 from textenv.envs.tokenizers import ToyTokenizer
@@ -118,6 +119,36 @@ def test_method_reads_only_what_a_cache_leaves_new(name: str, policy: CausalLMPo
     prompt = len(policy.encode_prompt("hello there"))
     spare = {"power": 8 * 2, "vine": 30 * 3 + 2 * prompt * 3}.get(name, 0) + 8 * 2
     assert result.cost.fed_tokens <= 3 * prompt + result.cost.generated_tokens + spare
+
+
+class Critic:
+    """The policy's own critic as a twist."""
+
+    def __init__(self, policy: CausalLMPolicy) -> None:
+        self.policy = policy
+        self.asked: list[list[int]] = []
+
+    def prefix_values(self, prompt_ids: list[list[int]], response_ids: list[list[int]]) -> list[float]:
+        self.asked += response_ids
+        with torch.no_grad():
+            return self.policy.evaluate(SequenceBatch.from_ids(prompt_ids, response_ids)).last_values.tolist()
+
+
+def test_smc_takes_a_critic_as_its_twist(policy: CausalLMPolicy):
+    critic = Critic(policy)
+    method = SequentialMonteCarlo(4, 0.5, critic, twist_every=2)
+    result = method.sample(policy, PROMPTS, score, params=PARAMS)
+    assert {len(tokens) for tokens in critic.asked} == {2, 4}
+    assert result.cost.twist_calls == len(critic.asked)
+
+
+def test_smc_twist_that_is_not_finite_is_refused(policy: CausalLMPolicy):
+    class Broken:
+        def prefix_values(self, prompt_ids: list[list[int]], response_ids: list[list[int]]) -> list[float]:
+            return [float("nan")] * len(response_ids)
+
+    with pytest.raises(RewardError, match="expected one finite value each"):
+        SequentialMonteCarlo(4, 0.5, Broken()).sample(policy, PROMPTS, score, params=PARAMS)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
