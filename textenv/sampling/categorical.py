@@ -48,7 +48,16 @@ def exp_(scores: torch.Tensor) -> torch.Tensor:
     Where float32 would leave the normal numbers (below −86) the result is about 1e-38 instead of less: the exponential
     of the MKL takes up to 200 times as long there, and 20 times for −inf. :func:`search` never finds such an entry.
     """
-    return scores.clamp_(min=-86.0 if scores.dtype == torch.float32 else -700.0).exp_()
+    return scores.clamp_(min=_lowest(scores)).exp_()
+
+
+def exp(scores: torch.Tensor) -> torch.Tensor:
+    """As :func:`exp_`, into a new tensor."""
+    return scores.clamp(min=_lowest(scores)).exp_()
+
+
+def _lowest(scores: torch.Tensor) -> float:
+    return -86.0 if scores.dtype == torch.float32 else -700.0
 
 
 def search(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

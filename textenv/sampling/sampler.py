@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from textenv.errors import ConfigError
-from textenv.sampling.categorical import compute_dtype, exp_, first_largest, look_up, row_chunks, row_sums
+from textenv.sampling.categorical import compute_dtype, exp, exp_, first_largest, look_up, row_chunks, row_sums
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import History, process
 from textenv.sampling.truncation import truncate_
@@ -115,7 +115,7 @@ def _draw_rows(
         if not own:
             normalisers[rows] = _log_normaliser(logits[rows])
         elif not plain:
-            normalisers[rows] = tops[rows] + row_sums(exp_(work.clone())).log()
+            normalisers[rows] = tops[rows] + row_sums(exp(work)).log()
         if params.temperature != 1.0:
             work.mul_(1.0 / params.temperature)
         if params.truncates:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textenv.sampling.categorical import exp_, kth_largest, row_sums
+from textenv.sampling.categorical import exp, kth_largest, row_sums
 from textenv.sampling.params import SamplingParams
 
 _WIDE = 2048  # vocabularies up to this are sorted whole
@@ -52,16 +52,25 @@ def _drop_below(scores: torch.Tensor, edge: torch.Tensor) -> None:
 
 def _nucleus_edge(scores: torch.Tensor, mass: float) -> torch.Tensor:
     """Logit of the last token of the smallest set of most probable tokens that reaches the mass, ``(B, 1)``."""
-    total = row_sums(exp_(scores.clone()))
+    total = row_sums(exp(scores))
     # Tokens of probability below (1 − mass) / V hold less than 1 − mass all together, so none of them is kept.
     low = (total * ((1.0 - mass) / scores.shape[1])).log()
-    return -_edge(-scores, scores, low, mass * total)
+    if scores.device.type != "cpu" or scores.shape[1] <= _WIDE:
+        return -_edge(-scores, scores, low, mass * total)
+    edges = np.empty(len(scores), scores.numpy().dtype)
+    for row, values in enumerate(scores.numpy()):
+        # Rising, for vectorised sort and exponential; a mask as index would take four times as long as `take`.
+        likely = np.sort(values.take(np.flatnonzero(values >= float(low[row]) - 1e-3)))
+        reached = np.cumsum(np.exp(likely)[::-1], dtype=np.float64)
+        kept = min(int(np.searchsorted(reached, mass * float(total[row]))) + 1, len(likely))
+        edges[row] = likely[len(likely) - kept]
+    return torch.from_numpy(edges)[:, None]
 
 
 def _keep_typical(scores: torch.Tensor, mass: float) -> None:
     """Keep the tokens whose information is nearest to the entropy until they reach the mass."""
     finite = scores.clamp(min=-86.0)
-    weights = exp_(scores.clone())
+    weights = exp(scores)
     total = row_sums(weights)
     mean = row_sums(weights.mul_(finite)) / total
     # information − entropy = (log total − score) − (log total − mean score)
@@ -94,7 +103,7 @@ def _edge(keys: torch.Tensor, scores: torch.Tensor, low: torch.Tensor, mass: tor
 
 def _edge_of_row(keys: NDArray[np.floating], scores: NDArray[np.floating], low: float, mass: float) -> float:
     likely = np.flatnonzero(scores >= low)
-    keys = keys[likely]
+    keys = keys.take(likely)
     order = keys.argsort()
-    reached = np.exp(scores[likely][order], dtype=np.float64).cumsum()
+    reached = np.cumsum(np.exp(scores.take(likely)).take(order), dtype=np.float64)
     return float(keys[order[min(int(np.searchsorted(reached, mass)), len(order) - 1)]])
