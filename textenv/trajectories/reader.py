@@ -199,12 +199,14 @@ class TrajectoryReader:
         if not parts or left == 0:
             return
         few = left is not None and left <= _BATCH_ROWS
-        scanner = self._dataset(parts).scanner(
-            columns=list(names),
-            filter=self._filter,
-            batch_size=_BATCH_ROWS,
-            batch_readahead=1 if few else 4,
-            fragment_readahead=1 if few else 4,
+        scanner = self._reading(
+            lambda: self._dataset(parts).scanner(
+                columns=list(names),
+                filter=self._filter,
+                batch_size=_BATCH_ROWS,
+                batch_readahead=1 if few else 4,
+                fragment_readahead=1 if few else 4,
+            )
         )
         batches = self._reading(lambda: iter(scanner.to_batches()))
         while (batch := self._reading(lambda: next(batches, None))) is not None:

@@ -148,7 +148,7 @@ def to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
     for entry in SCHEMA:
         name = entry.name
         if name == "behaviour_is_policy":
-            arrays.append(pa.array(plain))
+            arrays.append(pa.array(plain, pa.bool_()))
         elif name in JSONS:
             arrays.append(pa.array([_as_json(getattr(t, name), name) for t in trajectories], pa.string()))
         elif name in PER_TOKEN:
@@ -183,7 +183,7 @@ def _lists(rows: Sequence[NDArray[Any] | None], kind: pa.ListType) -> pa.Array:
     np.cumsum(lengths, out=offsets[1:])
     dtype = kind.value_type.to_pandas_dtype()
     values = np.concatenate([row for row in rows if row is not None] or [np.zeros(0)]).astype(dtype)
-    mask = pa.array([row is None for row in rows])
+    mask = pa.array([row is None for row in rows], pa.bool_())
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=kind, mask=mask)
 
 

@@ -1,0 +1,165 @@
+"""Importance weights against exact values by enumeration on toy problems, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.textenv.trajectories.helpers import assert_unbiased, make, sample_toy
+from textenv.envs import toy
+from textenv.errors import ConfigError, DataError, ShapeError
+from textenv.sampling.params import SamplingParams
+from textenv.trajectories import ImportanceWeights, Ragged, TrajectoryStore, effective_sample_size, importance_weights
+from textenv.trajectories.estimators.importance import truncates_support
+
+N = 40_000
+
+
+@pytest.fixture(scope="module")
+def problem():
+    mdp = toy.ToyMDP.random(np.random.default_rng(3), vocab_size=4, horizon=3, num_prompts=2)
+    truth = toy.solve(mdp, beta=1.0)
+    answers = sample_toy(mdp, mdp.ref_probs, N, np.random.default_rng(1))
+    ratios = answers.of(np.log(truth.policy) - np.log(mdp.ref_probs))
+    return truth, answers, ImportanceWeights(ratios, np.ones(len(ratios.values), bool), np.zeros(N, bool))
+
+
+@pytest.mark.parametrize("self_normalized", [False, True])
+def test_estimates_under_another_policy_are_unbiased(problem, self_normalized):
+    truth, answers, weights = problem
+    found = weights.estimate(answers.returns, self_normalized=self_normalized)
+    assert_unbiased(found.value, found.standard_error, truth.expected_reward)
+    assert abs(found.value - answers.returns.mean()) > 10 * found.standard_error
+
+
+def test_weights_have_mean_one_and_the_exact_effective_size(problem):
+    _, _, weights = problem
+    assert weights.sequence().mean() == pytest.approx(1.0, abs=0.03)
+    assert weights.sequence(normalize=True).sum() == pytest.approx(1.0)
+    w = np.exp(weights.log_weights)
+    assert weights.effective_sample_size() == pytest.approx(w.sum() ** 2 / (w**2).sum())
+
+
+def test_prefix_weights_are_right_for_rewards_along_the_way():
+    rng = np.random.default_rng(8)
+    mdp = toy.ToyMDP.random(rng, vocab_size=3, horizon=4, num_prompts=2, has_eos=False, dense=True)
+    truth = toy.solve(mdp, beta=1.0)
+    answers = sample_toy(mdp, mdp.ref_probs, N, rng)
+    ratios = answers.of(np.log(truth.policy) - np.log(mdp.ref_probs))
+    weights = ImportanceWeights(ratios, np.ones(len(ratios.values), bool), np.zeros(N, bool))
+    paid = answers.of(mdp.rewards)
+    decided = Ragged(weights.tokens(prefix=True).values * paid.values, paid.offsets, paid.known).sums()
+    assert_unbiased(decided.mean(), decided.std() / np.sqrt(N), truth.expected_reward)
+    whole = weights.sequence() * answers.returns
+    assert decided.std() < whole.std()
+
+
+def test_weights_by_hand():
+    ratios = Ragged.from_rows([np.log([2.0, 0.5]), np.log([4.0]), np.zeros(0)])
+    weights = ImportanceWeights(ratios, np.ones(3, bool), np.zeros(3, bool))
+    np.testing.assert_allclose(weights.sequence(), [1, 4, 1])
+    np.testing.assert_allclose(weights.sequence(clip=(None, 2)), [1, 2, 1])
+    np.testing.assert_allclose(weights.sequence(clip=(1.5, 2)), [1.5, 2, 1.5])
+    np.testing.assert_allclose(weights.sequence(normalize=True), np.array([1, 4, 1]) / 6)
+    np.testing.assert_allclose(weights.geometric(), [1, 4, 1])
+    np.testing.assert_allclose(weights.tokens().values, [2, 0.5, 4])
+    np.testing.assert_allclose(weights.tokens(prefix=True).values, [2, 1, 4])
+    np.testing.assert_allclose(weights.tokens(clip=(0.8, 1.2)).values, [1.2, 0.8, 1.2])
+    assert weights.effective_sample_size() == pytest.approx(36 / 18)
+    assert weights.estimate([1, 2, 3]).value == pytest.approx((1 + 8 + 3) / 3)
+    assert weights.estimate([1, 2, 3], self_normalized=True).value == pytest.approx((1 + 8 + 3) / 6)
+    with pytest.raises(ShapeError, match=r"`values` has shape \(2,\), expected \(3,\)"):
+        weights.estimate([1, 2])
+    with pytest.raises(ConfigError, match="`clip` must be"):
+        weights.sequence(clip=(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("logs", "expected"),
+    [([0, 0, 0], 3), ([1000, 1000], 2), ([0, -np.inf], 1), ([-np.inf, -np.inf], 0), ([np.log(3), 0], 16 / 10)],
+)
+def test_effective_sample_size_by_hand(logs, expected):
+    assert effective_sample_size(logs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("logs", [[], [np.nan], [np.inf], [[0.0]]])
+def test_effective_sample_size_refuses_what_is_no_weight(logs):
+    with pytest.raises(ShapeError, match="hold neither NaN nor"):
+        effective_sample_size(logs)
+
+
+class Uniform:
+    """A policy that finds every token equally likely."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.calls: list[int] = []
+
+    def logprobs(self, prompts, responses, *, temperature: float = 1.0):
+        self.calls.append(len(prompts))
+        return [np.full(len(r), -np.log(self.size) / temperature, np.float32) for r in responses]
+
+
+def test_stored_answers_are_scored_in_batches_of_like_lengths_and_stay_in_order(tmp_path):
+    rng = np.random.default_rng(0)
+    trajectories = [make(int(n), seed=i) for i, n in enumerate(rng.integers(0, 9, 50))]
+    policy = Uniform(10)
+    found = importance_weights(trajectories, policy, batch_size=16)
+    for row, trajectory in enumerate(trajectories):
+        np.testing.assert_allclose(found.log_ratios[row], -np.log(10) - trajectory.behaviour_logprobs, rtol=1e-5)
+    assert max(policy.calls) == 16
+    store = TrajectoryStore(tmp_path / "s")
+    store.append(trajectories)
+    np.testing.assert_allclose(store.importance_weights(policy).log_weights, found.log_weights)
+    plain = importance_weights(trajectories, policy.logprobs)
+    np.testing.assert_allclose(plain.log_weights, found.log_weights)
+    cooled = importance_weights(trajectories[:1], policy, temperature=0.5).log_ratios[0]
+    np.testing.assert_allclose(cooled, -2 * np.log(10) - trajectories[0].behaviour_logprobs, rtol=1e-5)
+
+
+def test_tokens_that_the_policy_did_not_choose_do_not_count():
+    trajectory = make(3, action_mask=np.array([True, False, True]))
+    found = importance_weights([trajectory], Uniform(10))
+    assert found.log_ratios.values[1] == 0
+    assert found.chosen.tolist() == [True, False, True]
+    ours = -np.log(10) - trajectory.behaviour_logprobs[[0, 2]]
+    assert np.log(found.geometric()[0]) == pytest.approx(ours.mean())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "truncated"),
+    [
+        ({}, False),
+        ({"temperature": 0.7}, False),
+        ({"top_k": 5}, True),
+        ({"top_p": 0.9}, True),
+        ({"temperature": 0}, True),
+        ({"temperature": 1.0, "unheard_of": 3}, False),
+        (vars(SamplingParams()), False),
+    ],
+)
+def test_truncated_supports_are_recognised(sampling, truncated):
+    assert truncates_support(sampling) is truncated
+
+
+def test_truncated_support_is_refused_or_flagged():
+    rows = [make(), make(sampling={"temperature": 0.9, "top_k": 5})]
+    with pytest.raises(DataError, match=r"trajectory 1 was drawn with temperature=0.9, top_k=5, which leaves out"):
+        importance_weights(rows, Uniform(5))
+    assert importance_weights(rows, Uniform(5), support="flag").truncated_support.tolist() == [False, True]
+
+
+def test_unusable_questions_are_refused():
+    unknown = np.full(3, np.nan, np.float32)
+    with pytest.raises(DataError, match="does not say how probable its draws were"):
+        importance_weights([make(behaviour_logprobs=unknown)], Uniform(5))
+    with pytest.raises(DataError, match="no trajectories to weigh"):
+        importance_weights([], Uniform(5))
+    with pytest.raises(ConfigError, match="`support` must be"):
+        importance_weights([make()], Uniform(5), support="ignore")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="must be a LogprobFn or have a method `logprobs`, got str"):
+        importance_weights([make()], "policy")
+    with pytest.raises(ConfigError, match="a plain LogprobFn has its own temperature"):
+        importance_weights([make()], Uniform(5).logprobs, temperature=0.5)
+    with pytest.raises(ShapeError, match=r"returned shape \(1,\) for an answer of 3 tokens"):
+        importance_weights([make()], lambda prompts, responses: [np.zeros(1)])
