@@ -24,7 +24,7 @@ def row_chunks(logits: torch.Tensor) -> list[slice]:
     """Rows to work on at once: few enough for the cache on CPU, all of them elsewhere."""
     count, vocabulary = logits.shape
     size = max(1, _CHUNK_ELEMENTS // vocabulary) if logits.device.type == "cpu" else max(1, count)
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
 def by_block(rows: torch.Tensor, reduce: Callable[..., torch.Tensor]) -> torch.Tensor:

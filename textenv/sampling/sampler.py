@@ -103,8 +103,7 @@ def _draw_rows(
     tokens = torch.empty(count, dtype=torch.long, device=logits.device)
     tops, totals, normalisers = torch.empty(3, count, dtype=torch.float64, device=logits.device)
     chunks = row_chunks(logits)
-    largest_chunk = chunks[0].stop if chunks else 0
-    buffer = torch.empty(largest_chunk, vocabulary, dtype=compute_dtype(logits), device=logits.device)
+    buffer = torch.empty(chunks[0].stop, vocabulary, dtype=compute_dtype(logits), device=logits.device)
     own = scores is logits
     plain = own and params.temperature == 1.0 and not params.truncates
     for rows in chunks:

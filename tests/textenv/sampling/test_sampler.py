@@ -282,6 +282,23 @@ def test_a_row_does_not_depend_on_the_batch_around_it(order, seed):
     assert together.behaviour_logprobs.tolist() == [a.behaviour_logprobs.item() for a in alone]
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_head_cut_to_its_vocabulary_draws_as_the_whole(name: str):
+    """A slice of a padded head is not contiguous."""
+    padded = torch.randn(5, 300, generator=torch.Generator().manual_seed(2))
+    u = np.linspace(0, 0.99, 5)
+    for params in (SETTINGS[name], SamplingParams(temperature=0)):
+        cut = draw(padded[:, :200], params, u, history=history(5, SEEN))
+        whole = draw(padded[:, :200].contiguous(), params, u, history=history(5, SEEN))
+        assert cut.tokens.tolist() == whole.tokens.tolist()
+        assert cut.behaviour_logprobs.tolist() == whole.behaviour_logprobs.tolist()
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_p=0.5)])
+def test_no_rows_give_no_tokens(params: SamplingParams):
+    assert [len(part) for part in draw(torch.zeros(0, 70), params, np.zeros(0))] == [0, 0, 0]
+
+
 def test_logits_are_not_changed():
     logits = LOGITS.clone()[None]
     for params in SETTINGS.values():

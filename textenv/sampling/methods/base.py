@@ -47,7 +47,8 @@ class MethodResult(Generic[Detail]):
     """What a sampling method found.
 
     Attributes:
-        trajectories: The answers it gives, prompt by prompt, with their scores.
+        trajectories: The answers it gives, prompt by prompt, with their scores. Their ``behaviour_logprobs`` are those
+            of the tokens' draws; that some answers were chosen among others is not in them.
         prompt_indices: Prompt that each of them answers, int64, shape as many.
         details: What else it knows about each prompt; the type is the method's own.
         cost: What all prompts together cost.

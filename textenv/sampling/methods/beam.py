@@ -101,8 +101,8 @@ class BeamSearch:
     ) -> MethodResult[BeamDetail]:
         """``num_return`` answers per prompt, the best first; see :class:`textenv.sampling.methods.SamplingMethod`.
 
-        Nothing is random. ``score`` may be missing: then the answers are not scored. Of ``params`` only the length
-        limit and the token masks count.
+        Nothing is random, so ``behaviour_logprobs`` are NaN. ``score`` may be missing: then the answers are not scored.
+        Of ``params`` only the length limit and the token masks count.
 
         Raises:
             ConfigError: If ``params`` asks for more than masks and a length limit.
@@ -186,7 +186,7 @@ class _Search:
                     taken[token] += 1.0
         self.rows.copy(np.array(sources, np.int64), np.array(targets, np.int64))
         own = np.array(chosen)
-        self.rows.append(np.array(targets, np.int64), np.array(tokens, np.int64), np.zeros(len(own)), own)
+        self.rows.append(np.array(targets, np.int64), np.array(tokens, np.int64), np.full(len(own), np.nan), own)
         if length == self.rows.params.max_new_tokens:
             for target in targets:
                 self._finish(target, None, 0.0)
@@ -229,7 +229,7 @@ class _Search:
         """Put a row aside as an answer, with one more token or as it stands."""
         rows = self.rows
         if token is not None:  # others extend the row in this very step, so it gets back its length below
-            rows.append(np.array([row]), np.array([token]), np.zeros(1), np.array([logprob]))
+            rows.append(np.array([row]), np.array([token]), np.full(1, np.nan), np.array([logprob]))
         size = int(rows.answered[row])
         log_prob = float(rows.logprobs[row, :size].sum())
         prompt, group = divmod(row // self.width, self.config.num_groups)

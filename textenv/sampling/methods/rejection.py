@@ -16,6 +16,7 @@ from textenv.sampling.methods.base import (
     Prompts,
     check_at_least,
     encode_prompts,
+    prompt_groups,
     score_answers,
     stream_seed,
 )
@@ -50,6 +51,7 @@ class RejectionSampling:
         threshold: Score that is enough.
         max_tries: Answers per prompt before it gives up.
         round_size: Answers per prompt that are drawn and scored together; larger ones waste more and wait less.
+        max_batch: Answers that are decoded side by side.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -58,10 +60,12 @@ class RejectionSampling:
     threshold: float = 0.0
     max_tries: int = 64
     round_size: int = 4
+    max_batch: int = 256
 
     def __post_init__(self) -> None:
         check_at_least("max_tries", self.max_tries, 1)
         check_at_least("round_size", self.round_size, 1)
+        check_at_least("max_batch", self.max_batch, 1)
 
     def sample(
         self,
@@ -88,7 +92,10 @@ class RejectionSampling:
         tries = 0
         while waiting and tries < self.max_tries:
             size = min(self.round_size, self.max_tries - tries)
-            answers = self._round(policy, encoded, waiting, range(tries, tries + size), params, seed, cost)
+            answers: list[Trajectory] = []
+            for places in prompt_groups(len(waiting), size, self.max_batch):
+                group = [waiting[place] for place in places]
+                answers += self._round(policy, encoded, group, range(tries, tries + size), params, seed, cost)
             scores = score_answers(score, answers, cost, "rejection sampling").reshape(-1, size)
             for place, i in enumerate(waiting):
                 drawn[i] += answers[place * size : (place + 1) * size]
@@ -112,7 +119,7 @@ class RejectionSampling:
         seed: int,
         cost: Cost,
     ) -> list[Trajectory]:
-        """Tries with these numbers for each prompt that still waits."""
+        """Tries with these numbers for each of some prompts that wait."""
         rows = Rows(policy, prompts, np.repeat(waiting, len(numbers)), params, cost, seed)
         streams = np.concatenate([i * self.max_tries + np.array(numbers) for i in waiting])
         rows.complete(np.arange(len(rows)), trajectory_uniforms(stream_seed(seed, 0), streams, params.max_new_tokens))

@@ -40,7 +40,7 @@ class PrefixValues(Protocol):
 
 
 class SMCDetail(NamedTuple):
-    """What sequential Monte Carlo knows about a prompt; N particles, T steps.
+    """What sequential Monte Carlo knows about a prompt; N particles, T steps until all had ended.
 
     Attributes:
         scores: Of the final particles, shape ``(N,)``.
@@ -164,11 +164,12 @@ class _Particles:
 
     def run(self) -> list[SMCDetail]:
         """Let all particles grow to their end."""
-        ess, ancestors, resampled = [], [], []
+        ess, ancestors, resampled, alive = [], [], [], []
         for step in range(self.rows.params.max_new_tokens):
             running = np.flatnonzero(~self.rows.finished)
             if not len(running):
                 break
+            alive.append(~self.rows.finished.reshape(self.log_weights.shape).all(1))
             self.rows.draw(running, self.uniforms[running, step])
             self._weigh(running, step)
             ess.append(effective_sizes(self.log_weights))
@@ -191,11 +192,11 @@ class _Particles:
                 scores[place],
                 self.log_weights[place],
                 float(self.log_z[place]),
-                np.array(ess)[:, place],
-                np.array(ancestors)[:, place],
-                np.array(resampled)[:, place],
+                np.array(ess)[:steps, place],
+                np.array(ancestors)[:steps, place],
+                np.array(resampled)[:steps, place],
             )
-            for place in range(len(self.group))
+            for place, steps in enumerate(np.sum(alive, axis=0))
         ]
 
     def _weigh(self, grown: NDArray[np.int64], step: int) -> None:

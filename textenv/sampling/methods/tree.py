@@ -12,11 +12,11 @@ from textenv.errors import ConfigError
 from textenv.protocols import GenerativePolicy
 from textenv.sampling.methods.base import (
     Cost,
-    EncodedPrompts,
     MethodResult,
     Prompts,
     check_at_least,
     encode_prompts,
+    prompt_groups,
     score_answers,
     stream_seed,
 )
@@ -59,6 +59,7 @@ class BranchingTree:
         budget_tokens: Tokens that may be generated per prompt, at least ``max_new_tokens``.
         segment_tokens: Tokens between two branchings.
         width: Branches at most.
+        max_batch: Branches that are decoded side by side; one tree's always are.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -67,10 +68,12 @@ class BranchingTree:
     budget_tokens: int = 256
     segment_tokens: int = 8
     width: int = 2
+    max_batch: int = 256
 
     def __post_init__(self) -> None:
         check_at_least("segment_tokens", self.segment_tokens, 1)
         check_at_least("width", self.width, 1)
+        check_at_least("max_batch", self.max_batch, 1)
         check_at_least("budget_tokens", self.budget_tokens, 1)
 
     def sample(
@@ -97,85 +100,104 @@ class BranchingTree:
             )
         encoded = encode_prompts(policy, prompts, params.max_new_tokens)
         cost = Cost()
-        grown = [self._grow(policy, encoded, i, params, seed, cost) for i in range(len(encoded.ids))]
-        trajectories = [leaf for _, leaves in grown for leaf in leaves]
-        score_answers(score, trajectories, cost, "a branching tree")
-        details = [tree.detail(leaves) for tree, leaves in grown]
-        indices = np.repeat(np.arange(len(grown)), [len(leaves) for _, leaves in grown])
-        return MethodResult(trajectories, indices, details, cost)
-
-    def _grow(
-        self,
-        policy: GenerativePolicy,
-        prompts: EncodedPrompts,
-        prompt: int,
-        params: SamplingParams,
-        seed: int,
-        cost: Cost,
-    ) -> tuple[_Tree, list[Trajectory]]:
-        """One prompt's tree, branches side by side."""
         # Branches that live together have at least the last segment before them, and the budget holds it for all.
         last = params.max_new_tokens % self.segment_tokens or min(self.segment_tokens, params.max_new_tokens)
         levels = -(-params.max_new_tokens // self.segment_tokens)
         most = min(self.width**levels, self.budget_tokens // last)
-        rows = Rows(policy, prompts, np.full(most, prompt), params, cost, seed)
-        tree = _Tree()
-        nodes = np.zeros(1, np.int64)  # node of each living branch; branch k lives in row k
-        places = np.zeros(1, np.int64)
-        leaves: list[Trajectory] = []
-        level = 0
-        while len(places):
-            depth = level * self.segment_tokens
-            left = params.max_new_tokens - depth
-            width = min(self.width, (self.budget_tokens - tree.spent) // (len(places) * left))
-            fresh = np.setdiff1d(np.arange(most), places)[: len(places) * (width - 1)]
-            rows.copy(np.repeat(places, width - 1), fresh)
-            places, nodes = np.concatenate([places, fresh]), np.concatenate([nodes, np.repeat(nodes, width - 1)])
-            segment = min(self.segment_tokens, left)
-            uniforms = trajectory_uniforms(stream_seed(seed, prompt, level), np.arange(len(places)), segment)
-            self._segment(rows, places, uniforms)
-            children = [tree.add(int(node), rows.answer(row)[depth:]) for node, row in zip(nodes, places, strict=True)]
-            done = rows.finished[places]
-            for row, child in zip(places[done], np.array(children)[done], strict=True):
-                leaf = rows.trajectory(int(row), source="tree", sample_index=len(leaves))
-                leaf.extra = {"node": int(child)}
-                leaves.append(leaf)
-            places, nodes = places[~done], np.array(children, np.int64)[~done]
-            level += 1
-        return tree, leaves
+        trees: list[_Tree] = []
+        for group in prompt_groups(len(encoded.ids), most, self.max_batch):
+            rows = Rows(policy, encoded, np.repeat(group, most), params, cost, seed)
+            trees += self._grow([_Tree(int(i), place * most, most) for place, i in enumerate(group)], rows)
+        trajectories = [leaf for tree in trees for leaf in tree.leaves]
+        score_answers(score, trajectories, cost, "a branching tree")
+        indices = np.repeat(np.arange(len(trees)), [len(tree.leaves) for tree in trees])
+        return MethodResult(trajectories, indices, [tree.detail() for tree in trees], cost)
 
-    @staticmethod
-    def _segment(rows: Rows, places: NDArray[np.int64], uniforms: NDArray[np.float64]) -> None:
-        """Up to one segment more for each branch."""
-        for step in range(uniforms.shape[1]):
-            running = ~rows.finished[places]
-            if not running.any():
-                return
-            rows.draw(places[running], uniforms[running, step])
+    def _grow(self, trees: list[_Tree], rows: Rows) -> list[_Tree]:
+        """Let the trees of some prompts grow level by level, all branches side by side."""
+        steps = rows.params.max_new_tokens
+        for level, depth in enumerate(range(0, steps, self.segment_tokens)):
+            left = steps - depth
+            segment = min(self.segment_tokens, left)
+            living = [tree for tree in trees if len(tree.places)]
+            for tree in living:
+                affordable = (self.budget_tokens - tree.spent) // (len(tree.places) * left)
+                sources, targets = tree.branch(min(self.width, affordable))
+                rows.copy(sources, targets)
+            if not living:
+                break
+            places = np.concatenate([tree.places for tree in living])
+            uniforms = np.concatenate(
+                [
+                    trajectory_uniforms(
+                        stream_seed(rows.seed, tree.prompt, level), np.arange(len(tree.places)), segment
+                    )
+                    for tree in living
+                ]
+            )
+            for step in range(segment):
+                running = ~rows.finished[places]
+                if not running.any():
+                    break
+                rows.draw(places[running], uniforms[running, step])
+            for tree in living:
+                tree.take(rows, depth)
+        return trees
 
 
 class _Tree:
-    """A tree that grows."""
+    """A prompt's tree as it grows.
 
-    def __init__(self) -> None:
+    Args:
+        prompt: The prompt's number.
+        first: First of its rows.
+        room: How many rows it may use.
+    """
+
+    def __init__(self, prompt: int, first: int, room: int) -> None:
+        self.prompt = prompt
         self.parents, self.depths = [-1], [0]
         self.segments: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
         self.spent = 0
+        self.leaves: list[Trajectory] = []
+        self.rows = np.arange(first, first + room)
+        # Rows of the living branches, and the node that each has reached.
+        self.places, self.nodes = self.rows[:1], np.zeros(1, np.int64)
 
-    def add(self, parent: int, segment: NDArray[np.int64]) -> int:
-        """A new node's number."""
-        self.parents.append(parent)
-        self.depths.append(self.depths[parent] + len(segment))
-        self.segments.append(segment)
-        self.spent += len(segment)
-        return len(self.parents) - 1
+    def branch(self, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Let each living branch become several; returns the rows to copy from and to."""
+        sources = np.repeat(self.places, width - 1)
+        fresh = np.setdiff1d(self.rows, self.places)[: len(sources)]
+        self.places = np.concatenate([self.places, fresh])
+        self.nodes = np.concatenate([self.nodes, np.repeat(self.nodes, width - 1)])
+        return sources, fresh
 
-    def detail(self, leaves: list[Trajectory]) -> TreeDetail:
+    def take(self, rows: Rows, depth: int) -> None:
+        """Make nodes of what the branches have added since this depth; finished ones become leaves."""
+        finished = rows.finished
+        living: list[tuple[int, int]] = []
+        for row, parent in zip(self.places.tolist(), self.nodes.tolist(), strict=True):
+            segment = rows.answer(row)[depth:]
+            node = len(self.parents)
+            self.parents.append(parent)
+            self.depths.append(self.depths[parent] + len(segment))
+            self.segments.append(segment)
+            self.spent += len(segment)
+            if finished[row]:
+                leaf = rows.trajectory(row, source="tree", sample_index=len(self.leaves))
+                leaf.extra = {"node": node}
+                self.leaves.append(leaf)
+            else:
+                living.append((row, node))
+        self.places = np.array([row for row, _ in living], np.int64)
+        self.nodes = np.array([node for _, node in living], np.int64)
+
+    def detail(self) -> TreeDetail:
         """The tree with values, now that its leaves have scores."""
         parents = np.array(self.parents)
         sums, children = np.zeros((2, len(parents)))
-        at = np.array([leaf.extra["node"] for leaf in leaves])
-        sums[at] = [leaf.score for leaf in leaves]
+        at = np.array([leaf.extra["node"] for leaf in self.leaves])
+        sums[at] = [leaf.score for leaf in self.leaves]
         children[at] = 1
         values = np.zeros(len(parents))
         for node in reversed(range(len(parents))):

@@ -89,11 +89,12 @@ class Vine:
         encoded = encode_prompts(policy, prompts, params.max_new_tokens)
         cost = Cost()
         count = len(encoded.ids)
-        main = Rows(policy, encoded, np.arange(count), params, cost, seed)
-        main.complete(
-            np.arange(count), trajectory_uniforms(stream_seed(seed, 0), np.arange(count), params.max_new_tokens)
-        )
-        answers = [main.trajectory(row, source="vine", sample_index=0) for row in range(count)]
+        answers: list[Trajectory] = []
+        for group in prompt_groups(count, 1, self.max_batch):
+            main = Rows(policy, encoded, group, params, cost, seed)
+            every = np.arange(len(group))
+            main.complete(every, trajectory_uniforms(stream_seed(seed, 0), group, params.max_new_tokens))
+            answers += [main.trajectory(row, source="vine", sample_index=0) for row in every.tolist()]
         scores = score_answers(score, answers, cost, "vine")
         positions = [np.arange(0, len(answer), self.every) for answer in answers]
         owners = np.repeat(np.arange(count), [len(at) for at in positions])

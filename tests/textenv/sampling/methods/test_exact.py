@@ -89,6 +89,7 @@ def test_beam_of_full_width_finds_the_most_probable_answers(penalty: float, eos:
         sizes = np.array([len(a[1]) for a in found])
         np.testing.assert_allclose(detail.beam_scores, detail.log_probs / sizes**penalty)
     assert result.cost.reward_calls == 0
+    assert not any(trajectory.knows_behaviour for trajectory in result.trajectories)
 
 
 def test_beam_of_width_one_is_greedy(toy: Toy):

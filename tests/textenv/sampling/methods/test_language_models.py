@@ -104,6 +104,9 @@ def test_method_does_not_depend_on_the_batch_around(name: str, policy: CausalLMP
     together = method.sample(policy, PROMPTS, score, seed=7, params=PARAMS)
     first = method.sample(policy, PROMPTS[:1], score, seed=7, params=PARAMS)
     assert answers(first) == [a for a in answers(together) if a[0] == 0]
+    for one, again in zip(first.details[0], together.details[0], strict=True):
+        if isinstance(one, np.ndarray):
+            np.testing.assert_allclose(one, again, atol=1e-5)
     other = method.sample(policy, PROMPTS, score, seed=8, params=PARAMS)
     assert (answers(other) == answers(together)) == ("beam" in name)
     if hasattr(method, "max_batch"):
