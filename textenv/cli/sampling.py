@@ -67,6 +67,15 @@ class SampleConfig:
             raise ConfigError("`--policy` is needed: the folder of a model, such as runs/quickstart/sft")
         if not self.prompts:
             raise ConfigError("`prompts` is empty; give a text, a file, or `builtin`")
+        for name in ("policy", "reference"):
+            _check_source(name, getattr(self, name))
+
+
+def _check_source(argument: str, source: str) -> None:
+    """Tell a missing folder from a hub name (``name`` or ``owner/name``) before anything is looked up."""
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if is_path and not Path(source).is_dir():
+        raise ConfigError(f"`--{argument} {source}`: there is no such folder")
 
 
 class Sampled(NamedTuple):

@@ -106,14 +106,16 @@ def test_stored_answers_are_scored_in_batches_of_like_lengths_and_stay_in_order(
     policy = Uniform(10)
     found = importance_weights(trajectories, policy, batch_size=16)
     for row, trajectory in enumerate(trajectories):
-        np.testing.assert_allclose(found.log_ratios[row], -np.log(10) - trajectory.behaviour_logprobs, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(found.log_ratios[row]), -np.log(10) - trajectory.behaviour_logprobs, rtol=1e-5
+        )
     assert max(policy.calls) == 16
     store = TrajectoryStore(tmp_path / "s")
     store.append(trajectories)
     np.testing.assert_allclose(store.importance_weights(policy).log_weights, found.log_weights)
     plain = importance_weights(trajectories, policy.logprobs)
     np.testing.assert_allclose(plain.log_weights, found.log_weights)
-    cooled = importance_weights(trajectories[:1], policy, temperature=0.5).log_ratios[0]
+    cooled = np.asarray(importance_weights(trajectories[:1], policy, temperature=0.5).log_ratios[0])
     np.testing.assert_allclose(cooled, -2 * np.log(10) - trajectories[0].behaviour_logprobs, rtol=1e-5)
 
 
