@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from agents.forward import SequenceBatch
-from agents.policy import CausalLMPolicy
+from agents.policy import CausalLMPolicy, SequenceScores
 from textenv.errors import ConfigError
 from textenv.rewards import call_reward
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory, distinct_n, mean_interval
 
 Judge = Callable[[list[str], list[str]], float]
+
+
+class SequenceScorer(Protocol):
+    """What gives log-probabilities of sequences: a policy, or :class:`agents.learning.reference.Reference`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+    def evaluate(self, batch: SequenceBatch, /, *, temperature: float) -> SequenceScores:
+        """Log-probs of the answer tokens, and what else it knows."""
+        ...
 
 
 class Evaluation(NamedTuple):
@@ -37,7 +50,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def sequence_logprobs(
-    policy: CausalLMPolicy, trajectories: Sequence[Trajectory], *, temperature: float, batch_size: int = 64
+    policy: SequenceScorer, trajectories: Sequence[Trajectory], *, temperature: float, batch_size: int = 64
 ) -> list[NDArray[np.float32]]:
     """A policy's log-probs of the answer tokens of given trajectories, nats, one array each."""
     order = np.argsort([len(t.prompt_ids) + len(t) for t in trajectories], kind="stable")
@@ -59,7 +72,7 @@ def evaluate_policy(
     prompts: Sequence[str],
     reward: Any,
     *,
-    reference: CausalLMPolicy | None = None,
+    reference: SequenceScorer | None = None,
     sampling: SamplingParams | None = None,
     judges: Mapping[str, Judge] | None = None,
     n: int = 1,

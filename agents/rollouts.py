@@ -23,7 +23,7 @@ from textenv.errors import ConfigError, RunCheckError
 from textenv.prompts import make_dealer
 from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 from textenv.sampling.params import SamplingParams
-from textenv.sampling.sampler import draw, trajectory_uniforms
+from textenv.sampling.sampler import Draw, draw, trajectory_uniforms
 
 
 @dataclass
@@ -131,7 +131,7 @@ def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:
     return core
 
 
-def _layers(envs: Any) -> list[Any]:
+def layers(envs: Any) -> list[Any]:
     """A vector environment's wrappers from the outermost in, and the environment itself at the end."""
     found = [envs]
     while isinstance(found[-1], VectorWrapper):
@@ -165,7 +165,7 @@ class Collector:
                 "environment with the policy's tokenizer"
             )
         # Outermost first: a wrapper's mask includes those inside it.
-        masking = [layer for layer in _layers(envs) if hasattr(type(layer), "action_masks")]
+        masking = [layer for layer in layers(envs) if hasattr(type(layer), "action_masks")]
         restricted = masking[0] is not self.core or self.core.task.min_new_tokens > 0
         self._token_masks = masking[0].action_masks if restricted else None
         self.engine = policy.slot_engine(envs.num_envs, self.core.slots.tokens.shape[1])
@@ -181,7 +181,8 @@ class Collector:
             ``num_envs`` finished episodes.
 
         Raises:
-            RunCheckError: If the environment holds other tokens than the policy sent.
+            RunCheckError: If the environment holds other tokens than the policy sent, or logits are NaN.
+            RewardError: If the reward function fails.
         """
         began = time.monotonic()
         self.engine.drop()
@@ -209,7 +210,7 @@ class Collector:
                 chosen = self._token_masks()[running, : self.policy.vocab_size]
                 allowed[running, places] = np.packbits(chosen, axis=1)
                 mask = torch.as_tensor(chosen, device=logits.device)
-            drawn = draw(logits, self.params, uniforms[running, step], allowed=mask)
+            drawn = self._draw(logits, uniforms[running, step], mask, running)
             actions = np.full(count, IDLE, np.int64)
             actions[running] = drawn.tokens.cpu().numpy()
             _, paid, terminated, cut, _ = self.envs.step(actions)
@@ -220,6 +221,18 @@ class Collector:
             running = running[~(terminated | cut)[running]]
             step += 1
         return self._rollout(taken, rewards, behaviour, allowed, truncated, time.monotonic() - began)
+
+    def _draw(
+        self, logits: torch.Tensor, uniforms: NDArray[np.float64], mask: torch.Tensor | None, rows: NDArray[np.int64]
+    ) -> Draw:
+        try:
+            return draw(logits, self.params, uniforms, allowed=mask)
+        except ConfigError as error:  # the logits of some row are NaN
+            finite = torch.isfinite(logits if mask is None else logits.masked_fill(~mask, 0.0)).all(1)
+            slot = int(rows[int((~finite).nonzero()[0]) if not bool(finite.all()) else 0])
+            prompt = self.core.slots.prompts[slot]
+            named = "" if prompt is None else f", prompt {prompt.text[:60]!r}"
+            raise RunCheckError(f"{error}; in slot {slot}{named}") from error
 
     def _rollout(
         self,

@@ -46,7 +46,7 @@ def assess(
     last_values = torch.zeros(len(mask), dtype=dtype, device=device)
     for part in (part for minibatch in minibatches for part in minibatch.parts):
         scores = policy.evaluate(part.batch, temperature=config.temperature, entropy=True, values=uses_critic)
-        ours = reference.logprobs(part.batch, temperature=config.temperature)
+        ours = reference.evaluate(part.batch, temperature=config.temperature).logprobs
         if part.is_filler:
             continue
         rows, width = part.rows, part.batch.response_mask.shape[1]

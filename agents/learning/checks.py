@@ -20,25 +20,64 @@ if TYPE_CHECKING:
     from agents.learning.experience import Experience
     from agents.learning.learner import Learner
     from agents.learning.minibatches import MiniBatch
+    from agents.rollouts import Rollout
 
 
-def check_finite(figures: Mapping[str, float], where: str, *, last_checkpoint: Any) -> None:
-    """No figure is NaN or infinite.
+def check_finite_rows(
+    tensors: Mapping[str, torch.Tensor], rollout: Rollout, where: str, *, last_checkpoint: Any
+) -> None:
+    """No number of any episode is NaN or infinite.
+
+    Args:
+        tensors: Quantities by name, one row per episode.
+        rollout: The episodes.
+        where: Names the phase and the iteration in the message.
+        last_checkpoint: The newest good checkpoint, or None.
+
+    Raises:
+        RunCheckError: Naming phase, quantity, rows, the first one's prompt and the checkpoint.
+    """
+    # One sum tells whether a look at single rows is needed.
+    broken = [name for name, tensor in tensors.items() if not math.isfinite(float(tensor.double().sum()))]
+    for name in broken:
+        rows = (~tensors[name].reshape(len(tensors[name]), -1).isfinite().all(1)).nonzero().flatten().tolist()
+        if rows:
+            raise RunCheckError(
+                f"{where}: `{name}` is not finite in {describe_rows(rows, rollout)}; last good checkpoint: "
+                f"{last_checkpoint or 'none'}"
+            )
+
+
+def check_finite_step(
+    figures: Mapping[str, float], losses: Mapping[int, float], rollout: Rollout, where: str, *, last_checkpoint: Any
+) -> None:
+    """No figure of an optimiser step is NaN or infinite.
 
     Args:
         figures: Losses and norms of a step, before it changes the weights.
+        losses: Each row's share of the loss.
+        rollout: The episodes.
         where: Names the step in the message.
         last_checkpoint: The newest good checkpoint, or None.
 
     Raises:
-        RunCheckError: Naming the step, the figures and the checkpoint.
+        RunCheckError: Naming the step, the figures, the rows and the checkpoint.
     """
     broken = [name for name, value in figures.items() if not math.isfinite(value)]
     if broken:
+        rows = [row for row, loss in losses.items() if not math.isfinite(loss)]
+        which = describe_rows(rows or list(losses), rollout)
         raise RunCheckError(
-            f"{where}: {', '.join(broken)} is not finite; the weights were not changed by this step; last good "
-            f"checkpoint: {last_checkpoint or 'none'}"
+            f"{where}: {', '.join(broken)} is not finite, in {which}; the weights were not changed by this step; last "
+            f"good checkpoint: {last_checkpoint or 'none'}"
         )
+
+
+def describe_rows(rows: Sequence[int], rollout: Rollout) -> str:
+    """Rows of a rollout for a message: their numbers, and prompt and answer of the first."""
+    shown = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
+    first = rollout.episodes[rows[0]]
+    return f"row(s) {shown} of the batch (the first: prompt {first.prompt[:60]!r}, response {first.response[:60]!r})"
 
 
 def check_first_ratio(ratio: float, approx_kl: float) -> None:

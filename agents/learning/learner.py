@@ -7,29 +7,32 @@ given; rewards belong to the environment, and text appears nowhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 
 from agents.advantages import check_same_shape
 from agents.learning import checks, metrics, state
 from agents.learning.assessment import assess
 from agents.learning.clock import Clock
 from agents.learning.config import LearnerConfig
-from agents.learning.experience import Advantages, Experience, OldTokens
-from agents.learning.minibatches import MicroBatch, MiniBatch, deal
+from agents.learning.experience import Advantages, Experience
+from agents.learning.held_out import HeldOut
+from agents.learning.minibatches import MiniBatch, deal
 from agents.learning.protocols import AdvantageEstimator, Callback, Loss
 from agents.learning.ptx import PtxBatches, ptx_backward
 from agents.learning.reference import Reference
+from agents.learning.update import accumulate
 from agents.learning.world import World
-from agents.losses import token_weights
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, PromptOrder, Rollout
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, RewardError, RunCheckError
 from textenv.progress import StageProgress
 from textenv.runs import Run
 from textenv.wrappers.kl import make_controller
@@ -54,7 +57,9 @@ class Learner(Generic[C]):
         loss: Replaces the algorithm's own.
         ptx: Batches of text whose language-modelling gradient is mixed in with ``ptx_coef``; see
             :class:`agents.learning.ptx.PtxBatches`.
-        callbacks: Called with the agent and the metrics after every iteration.
+        held_out: Prompts to be measured on every ``eval_every`` iterations; with a run, the best policy is kept.
+        callbacks: Called with the agent and the metrics after every iteration. One with ``get_state()`` and
+            ``set_state(state)`` is part of the checkpoints.
         run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
         stage: Name in the logs and of the folder in the run; None takes the algorithm's name.
 
@@ -78,6 +83,7 @@ class Learner(Generic[C]):
         advantage_estimator: AdvantageEstimator | None = None,
         loss: Loss | None = None,
         ptx: Any = None,
+        held_out: HeldOut | None = None,
         callbacks: Sequence[Callback] = (),
         run: Run | None = None,
         stage: str | None = None,
@@ -87,6 +93,7 @@ class Learner(Generic[C]):
         self.config: C = config if config is not None else self.config_type()
         self.advantage_estimator = advantage_estimator or type(self).default_estimator
         self.loss = loss or type(self).default_loss
+        self.held_out = held_out
         self.ptx = None if ptx is None else PtxBatches(ptx)
         self.callbacks = list(callbacks)
         self.run = run
@@ -109,6 +116,9 @@ class Learner(Generic[C]):
         self.updates = 0
         self.checks: dict[str, bool] = {}
         self.checked = False
+        self.best: float | None = None
+        self.experience: Experience | None = None
+        self.estimated: Advantages | None = None
         self.envs.reset(seed=self.config.seed)
 
     def _check_settings(self) -> None:
@@ -152,6 +162,8 @@ class Learner(Generic[C]):
         with StageProgress(self.stage, total, self.run.console if self.run else None, start=self.iteration) as progress:
             while self.iteration < total:
                 measured = self.iterate(self.config.learning_rate_at(self.iteration, total))
+                if self.held_out and (self.iteration % self.config.eval_every == 0 or self.iteration == total):
+                    measured |= self._evaluate(self.held_out)
                 for called in (*self.callbacks, *([callback] if callback else [])):
                     called(self, measured)
                 shown = {"score": measured["objective/score"], "kl": measured["objective/kl"]}
@@ -162,19 +174,36 @@ class Learner(Generic[C]):
                         state.checkpoints(self, self.run).save(self.iteration, self._write_state)
         return self
 
+    def _evaluate(self, held_out: HeldOut) -> dict[str, float]:
+        """Measure the policy on held-out prompts, and keep it where it is the best so far."""
+        began = time.monotonic()
+        found = held_out.measure(self.policy, self.reference, self.collector)
+        if self.best is None or found["eval/score"] > self.best:
+            self.best = found["eval/score"]
+            if self.run is not None:
+                state.keep_best(self, self.run)
+        return found | {"eval/best_score": self.best, "time/evaluation_seconds": time.monotonic() - began}
+
     def iterate(self, learning_rate: float) -> dict[str, float]:
         """One iteration: rollout, advantages, update. Returns its metrics."""
         clock = Clock()
         dealt = self.prompts.deal(self.episodes_per_iteration, self.config.group_size)
         first = self.world.rank * self.envs.num_envs
         with clock.phase("rollout"):
-            rollout = self.collector.collect(self.episodes + first, dealt[first : first + self.envs.num_envs])
+            rollout = self._collect(self.episodes + first, dealt[first : first + self.envs.num_envs])
+        self._stop_if_broken("rollout", rollout, {"behaviour_logprobs": torch.as_tensor(rollout.behaviour_logprobs)})
         minibatches = self.deal(rollout)
         with clock.phase("scoring"):
             experience = self.assess(rollout, minibatches)
+        named = ("logprobs", "ref_logprobs", "values", "last_values", "entropy", "rewards")
+        self._stop_if_broken("scoring", rollout, {name: getattr(experience, name) for name in named})
         if not self.checked:
             checks.check_experience(self, experience, minibatches)
         estimated = self.estimate(experience)
+        self._stop_if_broken(
+            "advantage estimation", rollout, dict(zip(("advantages", "returns"), estimated, strict=True))
+        )
+        self.experience, self.estimated = experience, estimated
         with clock.phase("update"):
             steps = self._update(experience, estimated, minibatches, learning_rate)
         measured = metrics.summarize(self, experience, estimated, steps)
@@ -187,6 +216,13 @@ class Learner(Generic[C]):
         measured["rollout/episodes"] = float(self.episodes)
         measured["rollout/tokens"] = float(self.tokens)
         return measured | clock.metrics(int(measured.pop("rollout/new_tokens")))
+
+    def _collect(self, first_episode: int, prompts: NDArray[np.int64]) -> Rollout:
+        try:
+            return self.collector.collect(first_episode, prompts)
+        except (RunCheckError, RewardError) as error:
+            where, last = f"rollout of iteration {self.iteration}", self._last_checkpoint() or "none"
+            raise type(error)(f"{where}: {error}; last good checkpoint: {last}") from error
 
     def deal(self, rollout: Rollout) -> list[MiniBatch]:
         """The rollout's rows in this iteration's minibatches."""
@@ -250,17 +286,24 @@ class Learner(Generic[C]):
         Returns:
             The means of the loss's figures over the minibatch's tokens, and the gradient norm.
         """
-        names: list[str] = []
-        total = torch.zeros(0)
-        for part in minibatch.parts:
-            figures = self._backward(experience, estimated, minibatch, part)
-            names, sums = list(figures), torch.stack(list(figures.values()))
-            total = sums if not len(total) else total + sums
+        summed = accumulate(
+            self.policy,
+            self.loss,
+            self.config,
+            experience,
+            estimated,
+            minibatch,
+            uses_critic=self.uses_critic,
+            max_tokens=self.collector.core.task.max_new_tokens,
+        )
+        names, total = list(summed.figures), torch.stack(list(summed.figures.values()))
         if self.ptx is not None:
-            examples = self.ptx.batch(self.updates)
-            size = self.config.micro_batch_size
             share = ptx_backward(
-                self.policy, examples, coef=self.config.ptx_coef, micro_batch_size=size, world=self.world
+                self.policy,
+                self.ptx.batch(self.updates),
+                coef=self.config.ptx_coef,
+                micro_batch_size=self.config.micro_batch_size,
+                world=self.world,
             )
             names, total = [*names, "loss/ptx"], torch.cat([total, share[None]])
         measured = dict(zip(names, self.world.sum(total).tolist(), strict=True))
@@ -269,54 +312,23 @@ class Learner(Generic[C]):
         self.world.reduce_gradients(self.policy)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         measured["policy/grad_norm"] = float(norm)
-        last = self.run.checkpoints(self.stage).latest() if self.run is not None else None
-        checks.check_finite(measured, f"update of iteration {self.iteration}", last_checkpoint=last)
+        if not math.isfinite(sum(measured.values())):
+            losses = {row: float(loss) for row, loss in summed.row_losses.items()}
+            where, last = f"update of iteration {self.iteration}", self._last_checkpoint()
+            checks.check_finite_step(measured, losses, experience.rollout, where, last_checkpoint=last)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.push_weights()
         self.updates += 1
         return measured
 
-    def _backward(
-        self, experience: Experience, estimated: Advantages, minibatch: MiniBatch, part: MicroBatch
-    ) -> dict[str, torch.Tensor]:
-        """Forward and backward pass of a micro-batch; returns its share of the minibatch's figures."""
-        config, mask = self.config, part.batch.response_mask
-        rows, width = part.rows, mask.shape[1]
+    def _stop_if_broken(self, phase: str, rollout: Rollout, tensors: Mapping[str, torch.Tensor | None]) -> None:
+        present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        where = f"{phase} of iteration {self.iteration}"
+        checks.check_finite_rows(present, rollout, where, last_checkpoint=self._last_checkpoint())
 
-        def of(x: torch.Tensor) -> torch.Tensor:
-            return x[rows, :width]
-
-        new = self.policy.evaluate(
-            part.batch, temperature=config.temperature, entropy=config.ent_coef != 0, values=self.uses_critic
-        )
-        old = OldTokens(
-            mask=mask,
-            logprobs=of(experience.logprobs),
-            ref_logprobs=of(experience.ref_logprobs),
-            values=of(experience.values),
-            advantages=of(estimated.advantages),
-            returns=torch.zeros_like(new.values) if estimated.returns is None else of(estimated.returns),
-            importance=torch.ones_like(new.logprobs) if experience.importance is None else of(experience.importance),
-            kl_coef=experience.kl_coef,
-        )
-        counted = mask & (not part.is_filler)
-        weights = token_weights(
-            counted,
-            config.loss_aggregation,
-            tokens=minibatch.tokens,
-            rows=minibatch.rows,
-            max_tokens=self.collector.core.task.max_new_tokens,
-        )
-        found = self.loss(new, old, config)
-        if not {"policy/ratio", "policy/approx_kl"} <= found.figures.keys():
-            raise ConfigError("the loss must report `policy/ratio` and `policy/approx_kl` per token in its `figures`")
-        (torch.where(counted, found.total, 0.0) * weights).sum().backward()
-        self.policy.pull_gradients()
-        return {
-            name: torch.where(counted, figure.detach(), 0.0).sum() / minibatch.tokens
-            for name, figure in found.figures.items()
-        }
+    def _last_checkpoint(self) -> Path | None:
+        return None if self.run is None else state.checkpoints(self, self.run).latest()
 
     def _move_reference(self) -> None:
         config = self.config

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from agents.forward import SequenceBatch
-from agents.policy import CausalLMPolicy
+from agents.policy import CausalLMPolicy, SequenceScores
 from textenv.errors import ConfigError
 
 
@@ -44,13 +44,18 @@ class Reference:
             )
         self.origin = self._fingerprint()
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._policy.device if self.model is None else self.model.device
+
     @torch.no_grad()
-    def logprobs(self, batch: SequenceBatch, *, temperature: float) -> torch.Tensor:
-        """Log-probs of the answer tokens, nats, shape ``(B, T)``."""
+    def evaluate(self, batch: SequenceBatch, *, temperature: float = 1.0) -> SequenceScores:
+        """Log-probs of the answer tokens; no values, no entropy."""
         if self.model is not None:
-            return self.model.evaluate(batch, temperature=temperature, values=False).logprobs
+            return self.model.evaluate(batch, temperature=temperature, values=False)
         with self._policy.without_adapter():
-            return self._policy.evaluate(batch, temperature=temperature, values=False).logprobs
+            return self._policy.evaluate(batch, temperature=temperature, values=False)
 
     @torch.no_grad()
     def move(self, *, decay: float) -> None:

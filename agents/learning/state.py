@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +14,15 @@ from gymnasium.vector import VectorEnv
 
 from agents import policy_files
 from agents.policy import CausalLMPolicy
-from textenv.checkpoints import Checkpoints, load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from agents.rollouts import layers
+from textenv.checkpoints import (
+    Checkpoints,
+    load_optimizer_tensors,
+    load_state,
+    optimizer_tensors,
+    save_state,
+    write_atomic,
+)
 from textenv.errors import CheckpointError
 from textenv.runs import Run
 
@@ -39,6 +49,9 @@ def write(agent: Learner[Any], folder: Path) -> None:
         "reference": agent.reference.origin,
         "prompts": agent.prompts.get_state(),
         "checks": agent.checks,
+        "best": agent.best,
+        "environment": [part.get_state() for part in _stateful_layers(agent.envs)],
+        "callbacks": [part.get_state() for part in _stateful(agent.callbacks)],
     }
     if agent.reference.moves and agent.reference.model is not None:
         tensors |= {f"reference/{name}": p for name, p in agent.reference.model.named_parameters()}
@@ -65,6 +78,36 @@ def read(agent: Learner[Any], folder: Path) -> None:
     agent.kl.set_state(meta["kl"])
     agent.checks = meta["checks"]
     agent.prompts.set_state(meta["prompts"])
+    agent.best = meta["best"]
+    for name, parts in (("environment", _stateful_layers(agent.envs)), ("callbacks", _stateful(agent.callbacks))):
+        if len(parts) != len(meta[name]):
+            raise CheckpointError(
+                f"`{folder}` holds the state of {len(meta[name])} {name} part(s), this agent has {len(parts)}; give it "
+                "the wrappers and callbacks that it had"
+            )
+        for part, saved in zip(parts, meta[name], strict=True):
+            part.set_state(saved)
+
+
+def _stateful(parts: Iterable[Any]) -> list[Any]:
+    """Those that can save their state."""
+    return [part for part in parts if hasattr(part, "get_state") and hasattr(part, "set_state")]
+
+
+def _stateful_layers(envs: VectorEnv) -> list[Any]:
+    """What of an environment's wrappers has a state beyond the running episode: statistics and KL controllers."""
+    hooks = [layer.hook for layer in layers(envs) if hasattr(layer, "hook")]
+    return _stateful([getattr(hook, "controller", hook) for hook in hooks])
+
+
+def keep_best(agent: Learner[Any], run: Run) -> None:
+    """Keep the policy as the best so far, in ``<stage>/best/step-…``, in place of the one before."""
+
+    def fill(folder: Path) -> None:
+        agent.policy.save_pretrained(folder)
+        write_atomic(folder / "score.json", json.dumps({"iteration": agent.iteration, "eval/score": agent.best}))
+
+    Checkpoints(run.stage(agent.stage) / "best", keep=1).save(agent.iteration, fill)
 
 
 @torch.no_grad()

@@ -163,7 +163,11 @@ def test_evaluate_policy_measures_the_tempered_kl_and_records_the_policys_own_lo
     found = evaluate_policy(policy, PROMPTS, reward, reference=other, sampling=cold)
     for temperature, ours, theirs in (
         (0.5, None, None),
-        (1.0, [t.logprobs for t in found.trajectories], [t.ref_logprobs for t in found.trajectories]),
+        (
+            1.0,
+            [t.logprobs for t in found.trajectories],
+            [t.ref_logprobs for t in found.trajectories if t.ref_logprobs is not None],
+        ),
     ):
         own = sequence_logprobs(policy, found.trajectories, temperature=temperature)
         reference = sequence_logprobs(other, found.trajectories, temperature=temperature)

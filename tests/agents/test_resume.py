@@ -1,0 +1,225 @@
+"""A resumed run is the run that was never stopped, bit by bit; and what a run leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from agents.learning.held_out import HeldOut
+from agents.learning.recording import StoreRecorder
+from agents.policy import CausalLMPolicy
+from agents.ppo import PPO, PPOConfig
+from tests.agents.tasks import CONFIG, make_envs, variety
+from tests.agents.test_ppo_options import make_text
+from textenv.errors import CheckpointError
+from textenv.runs import Run
+from textenv.trajectories import TrajectoryStore
+from textenv.wrappers.vector import WhitenReward
+
+ROOT = Path(__file__).parents[2]
+Build = Callable[[Run], PPO]
+
+
+@pytest.fixture
+def folder(make_policy, tmp_path: Path) -> Path:
+    policy = make_policy(3)
+    policy.model.save_pretrained(tmp_path / "lm")
+    policy.tokenizer.save_pretrained(tmp_path / "lm")
+    return tmp_path / "lm"
+
+
+class Batches:
+    """Batches of text that can only be gone through in order."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return (make_text(n) for n in (1, 2, 3))
+
+
+class Counter:
+    """A callback with a state."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, agent: PPO, metrics: dict[str, float]) -> None:
+        self.calls += 1
+        metrics["mine/calls"] = float(self.calls)
+
+    def get_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+def builders(folder: Path, tokenizer: Any) -> dict[str, Build]:
+    def build(run: Run, config: PPOConfig = CONFIG, *, wrap: Any = None, agent: Any = None, **policy: Any) -> PPO:
+        torch.manual_seed(0)  # peft draws an adapter's first weights from the global generator
+        envs = make_envs(tokenizer, variety)
+        made = CausalLMPolicy.from_pretrained(folder, **policy)
+        return PPO(made, wrap(envs) if wrap else envs, config=config, run=run, **(agent or {}))
+
+    def lora(run: Run) -> PPO:
+        peft = pytest.importorskip("peft")
+        return build(run, lora=peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+
+    def extras(run: Run) -> PPO:
+        held_out = HeldOut(["the old", "a new film"], n=2)
+        agent = {"ptx": Batches(), "held_out": held_out, "callbacks": [Counter()]}
+        config = replace(CONFIG, ptx_coef=0.5, eval_every=2, group_size=2, lr_schedule="cosine", ent_coef=0.01)
+        return build(run, config, wrap=WhitenReward, agent=agent)
+
+    moving = replace(CONFIG, kl_target=0.5, reference_update="ema", reference_decay=0.5)
+    return {
+        "full": build,
+        "adaptive KL, moving reference": lambda run: build(run, moving),
+        "separate critic, bfloat16": lambda run: build(run, critic="separate", dtype="bfloat16"),
+        "LoRA": lora,
+        "groups, PTX, held-out prompts, wrappers, callbacks": extras,
+    }
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "seconds"))} for r in records]
+
+
+@pytest.mark.parametrize("kind", builders(Path(), None))
+def test_resumed_run_is_the_uninterrupted_one(kind: str, folder: Path, tokenizer, tmp_path: Path):
+    def train(where: str, *, stop_after: int | None = None) -> PPO:
+        def stop(agent, metrics):
+            if agent.iteration == stop_after:
+                raise KeyboardInterrupt
+
+        run = Run(tmp_path / where, tensorboard=False)
+        return builders(folder, tokenizer)[kind](run).learn(40, callback=stop)
+
+    whole = train("whole")
+    for stop in (2, 4):  # the second resume starts from a checkpoint of the first
+        with pytest.raises(KeyboardInterrupt):
+            train("cut", stop_after=stop)
+    resumed = train("cut")
+    for (name, a), b in zip(whole.policy.named_parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    if whole.reference.model is not None and resumed.reference.model is not None:
+        for a, b in zip(whole.reference.model.parameters(), resumed.reference.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert figures(tmp_path / "whole") == figures(tmp_path / "cut")
+    assert len(figures(tmp_path / "whole")) == 5
+    assert whole.kl.coef == resumed.kl.coef
+
+
+def test_last_checkpoints_and_the_best_policy_stay(make_policy, tokenizer, tmp_path: Path):
+    scores = iter([1.0, 3.0, 2.0, 2.5])
+
+    def reward(prompts, responses):
+        return [next(scores)] * len(responses)
+
+    run = Run(tmp_path, tensorboard=False)
+    config = replace(CONFIG, keep_checkpoints=3, eval_every=1, checkpoint_every=1)
+    agent = PPO(make_policy(), make_envs(tokenizer, variety), config=config, run=run, held_out=HeldOut(["the"], reward))
+    after: list[dict[str, torch.Tensor]] = []
+    agent.learn(32, callback=lambda a, m: after.append({k: v.clone() for k, v in a.policy.model.state_dict().items()}))
+    assert [f.name for f in sorted((tmp_path / "ppo" / "checkpoints").iterdir())] == [
+        "step-00000001",
+        "step-00000002",
+        "step-00000003",
+    ]
+    (best,) = (tmp_path / "ppo" / "best").iterdir()
+    assert best.name == "step-00000002"
+    assert json.loads((best / "score.json").read_text()) == {"iteration": 2, "eval/score": 3.0}
+    for name, p in AutoModelForCausalLM.from_pretrained(best).state_dict().items():
+        assert torch.equal(p, after[1][name])
+    logged = figures(tmp_path)
+    assert [r["eval/score"] for r in logged] == [1.0, 3.0, 2.0, 2.5]
+    assert [r["eval/best_score"] for r in logged] == [1.0, 3.0, 3.0, 3.0]
+    run.finish("ppo", {})
+    assert best.exists()
+
+
+def test_held_out_prompts_are_measured_when_asked_and_at_the_end(make_policy, tokenizer):
+    seen: list[int] = []
+    config = replace(CONFIG, eval_every=2)
+    agent = PPO(make_policy(), make_envs(tokenizer, variety), config=config, held_out=HeldOut(["the old film"], n=3))
+    agent.learn(24, callback=lambda a, m: seen.append(a.iteration) if "eval/kl" in m else None)
+    assert seen == [2, 3]
+
+
+def test_wrappers_and_callbacks_must_be_those_of_the_checkpoint(make_policy, tokenizer, tmp_path: Path):
+    def build(envs: Any, **options: Any) -> PPO:
+        return PPO(make_policy(), envs, config=CONFIG, run=Run(tmp_path, tensorboard=False), **options)
+
+    build(WhitenReward(make_envs(tokenizer, variety))).learn(16)
+    with pytest.raises(CheckpointError, match=r"the state of 1 environment part\(s\), this agent has 0; give it"):
+        build(make_envs(tokenizer, variety)).learn(24)
+
+
+def test_store_holds_every_episode_once_also_after_a_kill_between_store_and_checkpoint(
+    make_policy, tokenizer, tmp_path: Path
+):
+    def train(where: str, *, stop_after: int | None = None) -> TrajectoryStore:
+        store = TrajectoryStore(tmp_path / where / "store")
+
+        def stop(agent, metrics):
+            if agent.iteration == stop_after:
+                raise KeyboardInterrupt  # recorded, not yet saved
+
+        recorder = StoreRecorder(store, "ppo")
+        config = replace(CONFIG, group_size=2)
+        run = Run(tmp_path / where, tensorboard=False)
+        agent = PPO(
+            make_policy(value_noise=1.0), make_envs(tokenizer, variety), config=config, run=run, callbacks=[recorder]
+        )
+        agent.learn(32, callback=stop)
+        return store
+
+    whole = list(train("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", stop_after=3)
+    cut = list(train("cut"))
+    assert [t.traj_id for t in cut] == [t.traj_id for t in whole] == [f"ppo-{i:010d}" for i in range(32)]
+    for a, b in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(a.token_ids, b.token_ids)
+        for name in ("logprobs", "ref_logprobs", "behaviour_logprobs", "values", "returns", "advantages", "rewards"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    first = whole[0]
+    assert first.score == pytest.approx(variety([], [first.response])[0])
+    assert first.returns is not None
+    assert first.values is not None
+    assert [t.group_id for t in whole[:4]] == ["ppo-0-0", "ppo-0-0", "ppo-0-1", "ppo-0-1"]
+    assert [t.sample_index for t in whole[:4]] == [0, 1, 0, 1]
+    assert whole[0].prompt == whole[1].prompt
+    assert whole[-1].policy_version == 3
+
+
+def test_store_leaves_log_probs_of_another_temperature_unknown(make_policy, tokenizer, tmp_path: Path):
+    recorder = StoreRecorder(store := TrajectoryStore(tmp_path), "hot")
+    config = replace(CONFIG, temperature=1.5)
+    PPO(make_policy(), make_envs(tokenizer, variety), config=config, callbacks=[recorder]).learn(8)
+    found = store[0]
+    assert np.isnan(found.logprobs).all()
+    assert found.ref_logprobs is None
+    assert found.knows_behaviour
+    assert found.sampling["temperature"] == 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["toy", "lm"])
+def test_killed_twenty_times_at_random_moments_ends_with_the_same_numbers(task: str, tmp_path: Path):
+    command = [sys.executable, "-m", "tests.agents.kill_runs", task, str(tmp_path), "20", "1"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
+    found = json.loads(printed.splitlines()[-1])
+    assert found["status"] == 0, found["errors"]
+    assert found["errors"] == []
+    assert len(set(found["places"])) > 8, "the kills came too close together to mean anything"
+    assert {name: value for name, value in found.items() if name.startswith("same_") and not value} == {}
