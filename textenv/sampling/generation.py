@@ -1,13 +1,18 @@
-"""Answers to prompts, sampled to their end."""
+"""Answers to prompts, sampled to their end.
+
+As many sequences as fit are decoded side by side; where one ends, the next one takes its slot at once. Prompts of
+different lengths are not padded to one another, and a prompt with several answers is computed once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.errors import DataError
+from textenv.errors import ConfigError, DataError
 from textenv.protocols import GenerativePolicy
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw, trajectory_uniforms
@@ -21,6 +26,7 @@ def generate(
     *,
     n: int = 1,
     seed: int = 0,
+    limits: Sequence[int] | None = None,
     max_batch: int = 256,
 ) -> list[Trajectory]:
     """Sample answers to prompts.
@@ -30,7 +36,9 @@ def generate(
         prompts: Texts, or token ids.
         params: Sampling settings; None samples at temperature 1.
         n: Answers per prompt.
-        seed: The answer number j to prompt number i depends on the seed, i and j alone.
+        seed: The answer number j to prompt number i depends on the seed, i and j alone (up to the rounding of the
+            model's arithmetic, which depends on the batch).
+        limits: Length limit of each prompt's answers in tokens, at most ``params.max_new_tokens``; None means that.
         max_batch: Sequences that are decoded side by side.
 
     Returns:
@@ -38,67 +46,144 @@ def generate(
 
     Raises:
         DataError: If a prompt is empty or leaves no room in the model's context; the message names it.
+        ConfigError: If ``n``, ``max_batch`` or a limit is out of its range.
+    """
+    numbered = stream(policy, prompts, params, n=n, seed=seed, limits=limits, max_batch=max_batch)
+    return [trajectory for _, trajectory in sorted(numbered, key=lambda pair: pair[0])]
+
+
+def stream(
+    policy: GenerativePolicy,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    params: SamplingParams | None = None,
+    *,
+    n: int = 1,
+    seed: int = 0,
+    limits: Sequence[int] | None = None,
+    max_batch: int = 256,
+) -> Iterator[tuple[int, Trajectory]]:
+    """Like :func:`generate`, but every answer comes as soon as it has ended.
+
+    Yields:
+        The answer's place in the list that :func:`generate` returns, and the answer.
+
+    Raises:
+        DataError: As :func:`generate` does, at once.
+        ConfigError: Likewise.
     """
     params = params or SamplingParams()
-    ids = [policy.encode_prompt(p) if isinstance(p, str) else list(p) for p in prompts]
+    if n < 1 or max_batch < 1:
+        raise ConfigError(f"`n` and `max_batch` must be ≥ 1, got {n} and {max_batch}")
+    ids = [policy.encode_prompt(p) if isinstance(p, str) else [int(token) for token in p] for p in prompts]
+    most = _limits(params, limits, len(ids))
     for number, tokens in enumerate(ids):
         if not tokens:
             raise DataError(f"prompt {number} has no tokens; give it at least one")
-        if policy.context_length is not None and len(tokens) + params.max_new_tokens > policy.context_length:
+        if policy.context_length is not None and len(tokens) + most[number] > policy.context_length:
             raise DataError(
-                f"prompt {number} has {len(tokens)} tokens; with {params.max_new_tokens} new ones it exceeds the "
+                f"prompt {number} has {len(tokens)} tokens; with {most[number]} new ones it exceeds the "
                 f"model's context of {policy.context_length}; shorten it or lower `max_new_tokens`"
             )
-    texts = [p if isinstance(p, str) else policy.tokenizer.decode(list(p)) for p in prompts]
-    jobs = [(i, i * n + j) for i in range(len(ids)) for j in range(n)]
-    out: list[Trajectory] = []
-    for start in range(0, len(jobs), max_batch):
-        wave = jobs[start : start + max_batch]
-        answers = _decode(policy, [ids[i] for i, _ in wave], params, seed, np.array([number for _, number in wave]))
-        for (i, _), (tokens, behaviour, logprobs) in zip(wave, answers, strict=True):
-            ended = bool(len(tokens)) and tokens[-1] == policy.tokenizer.eos_token_id
-            out.append(
-                Trajectory(
-                    prompt=texts[i],
-                    prompt_ids=np.array(ids[i]),
-                    token_ids=tokens,
-                    response=policy.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True),
-                    behaviour_logprobs=behaviour,
-                    logprobs=logprobs,
-                    finish_reason="eos" if ended else "length",
-                    sampling=vars(params).copy(),
-                    seed=seed,
-                )
-            )
-    return out
+    texts = [p if isinstance(p, str) else policy.tokenizer.decode(ids[i]) for i, p in enumerate(prompts)]
+    jobs = [_Job(i * n + j, i, i + (j << 32), ids[i], most[i]) for i in range(len(ids)) for j in range(n)]
+    return _run(policy, texts, jobs, params, seed, max_batch)
 
 
-def _decode(
-    policy: GenerativePolicy, prompts: list[list[int]], params: SamplingParams, seed: int, numbers: NDArray[np.int64]
-) -> list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]:
-    """Answers to prompts decoded side by side: token ids, behaviour log-probs and policy log-probs of each."""
-    count, steps = len(prompts), params.max_new_tokens
-    start = np.array([len(p) for p in prompts])
-    tokens = np.zeros((count, int(start.max()) + steps), np.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    lengths = start.copy()
-    uniforms = trajectory_uniforms(seed, numbers, steps)
+class _Job(NamedTuple):
+    """One answer to be made: its place in the output, its prompt, the key of its draws, its length limit."""
+
+    place: int
+    prompt: int
+    key: int
+    ids: list[int]
+    limit: int
+
+
+def _limits(params: SamplingParams, limits: Sequence[int] | None, count: int) -> list[int]:
+    if limits is None:
+        return [params.max_new_tokens] * count
+    if len(limits) != count:
+        raise ConfigError(f"`limits` has {len(limits)} entries for {count} prompts")
+    for number, limit in enumerate(limits):
+        if not 1 <= limit <= params.max_new_tokens:
+            raise ConfigError(f"`limits[{number}]` must lie in 1…max_new_tokens = {params.max_new_tokens}, got {limit}")
+    return [int(limit) for limit in limits]
+
+
+def _run(
+    policy: GenerativePolicy, texts: list[str], jobs: list[_Job], params: SamplingParams, seed: int, max_batch: int
+) -> Iterator[tuple[int, Trajectory]]:
+    """Decode all jobs in ``max_batch`` slots, the next job in the first slot that is free."""
+    if not jobs:
+        return
+    count = min(max_batch, len(jobs))
+    room, steps = max(len(job.ids) + job.limit for job in jobs), max(job.limit for job in jobs)
+    engine = policy.slot_engine(count, room)
+    eos = -1 if policy.tokenizer.eos_token_id is None else policy.tokenizer.eos_token_id
+    tokens = np.zeros((count, room), np.int64)
+    start, lengths, ends = np.zeros((3, count), np.int64)
+    uniforms = np.zeros((count, steps))
     behaviour, logprobs = np.zeros((2, count, steps), np.float32)
-    engine = policy.slot_engine(count, tokens.shape[1])
-    running = np.arange(count)
-    for step in range(steps):
+    held: list[_Job | None] = [None] * count
+    waiting = iter(jobs)
+    free = np.arange(count)
+    while True:
+        for row, job in zip(free, waiting, strict=False):  # `free` first: a job must not be taken for nothing
+            held[row], size = job, len(job.ids)
+            tokens[row, :size] = job.ids
+            start[row], lengths[row], ends[row] = size, size, size + job.limit
+            uniforms[row] = trajectory_uniforms(seed, np.array([job.key]), steps)[0]
+        running = np.flatnonzero([job is not None for job in held])
+        if not len(running):
+            return
+        step = lengths[running] - start[running]
         logits = engine.logits(tokens[running], lengths[running], running)[:, : policy.vocab_size]
         drawn = draw(logits, params, uniforms[running, step], history=(tokens[running], lengths[running]))
-        tokens[running, lengths[running]] = chosen = drawn.tokens.cpu().numpy()
+        chosen = drawn.tokens.cpu().numpy()
+        tokens[running, lengths[running]] = chosen
         behaviour[running, step] = drawn.behaviour_logprobs.cpu().numpy()
         logprobs[running, step] = drawn.logprobs.cpu().numpy()
         lengths[running] += 1
-        running = running[chosen != policy.tokenizer.eos_token_id]
-        if not len(running):
-            break
-    sizes = lengths - start
-    return [
-        (tokens[row, start[row] : lengths[row]], behaviour[row, : sizes[row]], logprobs[row, : sizes[row]])
-        for row in range(count)
-    ]
+        free = running[(chosen == eos) | (lengths[running] == ends[running])]
+        for row in free:
+            job, held[row] = held[row], None
+            assert job is not None
+            size = lengths[row] - start[row]
+            yield (
+                job.place,
+                _trajectory(
+                    policy,
+                    texts[job.prompt],
+                    tokens[row, : lengths[row]].copy(),
+                    int(start[row]),
+                    behaviour[row, :size].copy(),
+                    logprobs[row, :size].copy(),
+                    params,
+                    seed,
+                ),
+            )
+
+
+def _trajectory(
+    policy: GenerativePolicy,
+    prompt: str,
+    tokens: NDArray[np.int64],
+    start: int,
+    behaviour: NDArray[np.float32],
+    logprobs: NDArray[np.float32],
+    params: SamplingParams,
+    seed: int,
+) -> Trajectory:
+    answer = tokens[start:]
+    ended = answer[-1] == policy.tokenizer.eos_token_id
+    return Trajectory(
+        prompt=prompt,
+        prompt_ids=tokens[:start],
+        token_ids=answer,
+        response=policy.tokenizer.decode(answer[:-1] if ended else answer, skip_special_tokens=True),
+        behaviour_logprobs=behaviour,
+        logprobs=logprobs,
+        finish_reason="eos" if ended else "length",
+        sampling=vars(params).copy(),
+        seed=seed,
+    )
