@@ -38,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"textenv: unknown command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     _quiet_libraries()
+    alone = {"report": _report, "play": _play, "sample": _sample, "trajectories": _trajectories}
     try:
-        alone = {"report": _report, "play": _play, "sample": _sample, "trajectories": _trajectories}
         return alone.get(command, lambda rest: _run(command, rest))(rest)
     except (TextEnvError, OSError) as error:
         print(f"textenv {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ntextenv {command}: interrupted; the same command with --resume goes on", file=sys.stderr)
+        hint = "" if command in alone else "; the same command with --resume goes on"
+        print(f"\ntextenv {command}: interrupted{hint}", file=sys.stderr)
         return 130
 
 

@@ -215,7 +215,7 @@ def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleCo
         place, prompt = first + number // config.n, prompts[number // config.n]
         answer.prompt = prompt.text if prompt.text is not None else answer.prompt
         answer.prompt_id = str(place)
-        answer.group_id = f"{config.seed}/{place}"
+        answer.group_id = f"{answer.prompt_hash}-{config.seed}"
         answer.sample_index = number % config.n
         answer.policy = config.policy
         answer.provenance = {"command": "sample", "seed": config.seed, "dtype": config.dtype}

@@ -49,7 +49,7 @@ def preference_pairs(
 ) -> Iterator[dict[str, Any]]:
     """Pairs for DPO and for reward models: ``prompt, chosen, rejected, score_chosen, score_rejected``.
 
-    Answers compete within their ``group_id``, or within their prompt where they have none.
+    Answers to one prompt compete, and of them only those with the same ``group_id``.
 
     Args:
         trajectories: A store, a slice of one, or a list; all of them with scores.
@@ -62,12 +62,13 @@ def preference_pairs(
     """
     if pairs not in ("best_worst", "all") or margin < 0:
         raise ConfigError(f"`pairs` must be 'best_worst' or 'all' and `margin` ≥ 0, got {pairs!r} and {margin}")
-    groups: dict[tuple[bool, str], list[tuple[float, str, str]]] = {}
+    groups: dict[tuple[str | None, str], list[tuple[float, str, str]]] = {}
     for number, trajectory in enumerate(trajectories):
         if trajectory.score is None:
             raise DataError(f"trajectory {number} has no score; score it first, or leave it out")
-        key = (True, trajectory.group_id) if trajectory.group_id is not None else (False, trajectory.prompt)
-        groups.setdefault(key, []).append((trajectory.score, trajectory.response, trajectory.prompt))
+        groups.setdefault((trajectory.group_id, trajectory.prompt), []).append(
+            (trajectory.score, trajectory.response, trajectory.prompt)
+        )
     for group in groups.values():
         ranked = sorted(group, key=lambda answer: -answer[0])
         every = [(a, b) for i, a in enumerate(ranked) for b in ranked[i + 1 :]]

@@ -78,8 +78,9 @@ const css = c => `rgb(${c.join(',')})`;
 const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
   return .2126 * r + .7152 * g + .0722 * b; };
 const inkOn = c => light(c) > .19 ? '#111318' : '#f6f7f8';
+const digits = size => size >= 100 ? 0 : size >= 10 ? 1 : size && size < .1 ? 3 : 2;
 const fixed = (v, plus) => v === null || v === undefined ? '–' :
-  ((plus && v > 0 ? '+' : '') + v.toFixed(Math.abs(v) >= 100 ? 0 : Math.abs(v) >= 10 ? 1 : 2)).replace('-', '−');
+  ((plus && v > 0 ? '+' : '') + v.toFixed(digits(Math.abs(v)))).replace('-', '−');
 let chosen = data.quantities[0], shown = 0, reach = {};
 const step = 20;
 
