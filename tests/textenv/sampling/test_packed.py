@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from tests.textenv.sampling.models import MODELS, sliding_window_model
+from textenv.sampling import packed
+from textenv.sampling.kernels import kernels
+
+
+def test_models_of_other_kinds_are_left_to_transformers():
+    assert packed.packed_decoder(sliding_window_model()) is None
+    assert packed.packed_decoder(MODELS["gpt2"]()) is None
+
+
+def test_a_model_that_only_looks_like_a_known_kind_is_found_out(caplog: pytest.LogCaptureFixture):
+    model = MODELS["llama"]()
+    model.base_model.layers[0].mlp.register_forward_hook(lambda module, args, output: output * 2)
+    with caplog.at_level(logging.WARNING):
+        assert packed.packed_decoder(model) is None
+    assert "packed form differs" in caplog.text
+
+
+def test_a_packed_model_is_made_once_and_dies_with_the_model():
+    model = MODELS["llama"]()
+    assert packed.packed_decoder(model) is packed.packed_decoder(model)
+    before = len(packed._packed)
+    del model
+    import gc
+
+    gc.collect()
+    assert len(packed._packed) < before
+
+
+needs_compiler = pytest.mark.skipif(kernels() is None, reason="no C compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 8), (37, 576), (20, 65)])
+def test_compiled_norm_equals_torch(dtype: torch.dtype, shape: tuple[int, int]):
+    compiled = kernels()
+    assert compiled is not None
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(shape, generator=generator).to(dtype), torch.randn(shape[1], generator=generator).to(dtype)
+    expected = torch.nn.functional.rms_norm(x.float(), weight.shape, weight.float(), 1e-5)
+    found = compiled.rms_norm(x, weight, 1e-5)
+    assert found.dtype == dtype
+    tolerance = 1e-6 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(found.float(), expected, atol=1e-6, rtol=tolerance)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 128), (6, 1, 24)])
+@pytest.mark.parametrize("threads", ["openmp", "one"])
+def test_compiled_attention_equals_plain_arithmetic(
+    dtype: torch.dtype, heads: int, kv_heads: int, dim: int, threads: str, monkeypatch: pytest.MonkeyPatch
+):
+    compiled = kernels()
+    assert compiled is not None
+    if threads == "one":
+        monkeypatch.setattr(compiled, "_parallel", None)
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    lengths = torch.tensor([1, 7, 32, 33, 70])
+    rows, slots, positions, groups = len(lengths), 8, 71, heads // kv_heads
+    places = torch.tensor([6, 0, 3, 2, 7])
+    qkv = random(rows, heads + 2 * kv_heads, dim).to(dtype)
+    keys, values = random(slots, positions, kv_heads, dim).to(dtype), random(slots, positions, kv_heads, dim).to(dtype)
+    angles = random(rows, dim // 2)
+    cos, sin = torch.cat([angles.cos()] * 2, 1), torch.cat([angles.sin()] * 2, 1)
+    expected_keys, expected_values = keys.clone(), values.clone()
+
+    def turned(x: torch.Tensor, row: int) -> torch.Tensor:
+        x = x.float()
+        return x * cos[row] + torch.cat([-x[:, dim // 2 :], x[:, : dim // 2]], 1) * sin[row]
+
+    expected = []
+    for row, (place, length) in enumerate(zip(places.tolist(), lengths.tolist(), strict=True)):
+        expected_keys[place, length - 1] = turned(qkv[row, heads : heads + kv_heads], row).to(dtype)
+        expected_values[place, length - 1] = qkv[row, heads + kv_heads :]
+        k = expected_keys[place, :length].float().repeat_interleave(groups, 1)
+        v = expected_values[place, :length].float().repeat_interleave(groups, 1)
+        scores = torch.einsum("hd,jhd->hj", turned(qkv[row, :heads], row), k) * 0.2
+        expected.append(torch.einsum("hj,jhd->hd", scores.softmax(-1), v).reshape(-1))
+    found = compiled.decode_attention(qkv, cos, sin, keys, values, places, lengths - 1, lengths, heads=heads, scale=0.2)
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.float(), torch.stack(expected), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(keys.float(), expected_keys.float(), atol=1e-6, rtol=tolerance)
+    assert torch.equal(values, expected_values)
+
+
+def test_helpers_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXTENV_KERNELS", "0")
+    assert kernels.__wrapped__() is None
+
+
+def test_without_a_working_compiler_there_are_no_helpers(monkeypatch: pytest.MonkeyPatch, tmp_path, caplog):
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("TEXTENV_CACHE", str(tmp_path))
+    with caplog.at_level(logging.INFO):
+        assert kernels.__wrapped__() is None
+    assert "decoding without compiled helpers" in caplog.text

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB
+from textenv.errors import ConfigError, ShapeError
+from textenv.sampling import SlotEngine, packed, slots
+
+
+def make_engine(monkeypatch: pytest.MonkeyPatch, model: Any, path: str, num_slots: int, max_length: int) -> SlotEngine:
+    """An engine that decodes in one of the three ways that machines and models lead to."""
+    if path == "packed without compiled helpers":
+        monkeypatch.setattr(packed, "kernels", lambda: None)
+    if path in ("sdpa", "eager"):
+        monkeypatch.setattr(slots, "packed_decoder", lambda model: None)
+        model.set_attn_implementation(path)
+    return SlotEngine(model, num_slots, max_length)
+
+
+PATHS = ["packed", "packed without compiled helpers", "sdpa", "eager"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_engine_under_an_adversarial_driver_equals_full_forward(monkeypatch: pytest.MonkeyPatch, name: str, path: str):
+    """Random skips, rewinds, forks, shared prompts, edited histories: always what a fresh forward pass says."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    rng = np.random.default_rng(1)
+    count = 20
+    engine = make_engine(monkeypatch, model, path, count, CONTEXT)
+    tokens, lengths = rng.integers(3, VOCAB, (count, CONTEXT)), rng.integers(1, 8, count)
+    for turn in range(20):
+        rows = rng.permutation(count)[: rng.integers(1, count + 1 if turn % 3 else 4)]
+        found = engine.logits(tokens[rows], lengths[rows], rows)
+        for i, row in enumerate(rows):
+            expected = model(torch.as_tensor(tokens[row : row + 1, : lengths[row]])).logits[0, -1]
+            torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+        for row in range(count):
+            event, other = rng.random(), rng.integers(count)
+            if event < 0.5:
+                lengths[row] = min(lengths[row] + 1, CONTEXT)
+            elif event < 0.6:
+                lengths[row] = rng.integers(1, lengths[row] + 1)
+            elif event < 0.7:
+                tokens[row, rng.integers(lengths[row])] = rng.integers(3, VOCAB)
+            elif event < 0.8:
+                tokens[row], lengths[row] = rng.integers(3, VOCAB, CONTEXT), rng.integers(1, 20)
+            elif event < 0.9:
+                tokens[row], lengths[row] = tokens[other], lengths[other]
+            elif event < 0.95:
+                engine.fork(np.array([other]), np.array([row]))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_llama_kinds_are_packed(name: str):
+    assert packed.packed_decoder(MODELS[name]()) is not None
+
+
+def feeds(engine: SlotEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of tokens in each block that goes through the model from now on, rows times width."""
+    seen: list[int] = []
+    forward = engine._forward
+    monkeypatch.setattr(
+        engine, "_forward", lambda blocks: seen.extend(b.tokens.numel() for b in blocks) or forward(blocks)
+    )
+    return seen
+
+
+def test_engine_feeds_one_token_where_a_sequence_went_on(monkeypatch: pytest.MonkeyPatch):
+    engine = SlotEngine(MODELS["llama"](), 2, 20)
+    fed = feeds(engine, monkeypatch)
+    tokens, rows = np.random.default_rng(0).integers(3, VOCAB, (2, 20)), np.arange(2)
+    for length in range(5, 10):
+        engine.logits(tokens, np.array([length, length]), rows)
+    assert fed == [16, 2, 2, 2, 2]  # a prompt's width is rounded up to 8
+
+
+def test_a_common_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch):
+    engine = SlotEngine(MODELS["llama"](), 10, 40)
+    fed = feeds(engine, monkeypatch)
+    tokens = np.tile(np.random.default_rng(0).integers(3, VOCAB, 40), (10, 1))
+    engine.logits(tokens, np.full(10, 33), np.arange(10))
+    assert fed == [32, 10]  # all but the last token once, the last one in every slot
+
+
+def test_a_later_sample_takes_the_prompt_from_another_slot(monkeypatch: pytest.MonkeyPatch):
+    engine = SlotEngine(MODELS["llama"](), 3, 40)
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (3, 40))
+    engine.logits(tokens, np.full(3, 30), np.arange(3))
+    fed = feeds(engine, monkeypatch)
+    engine.logits(tokens[:1], np.array([30]), np.array([2]))
+    assert fed == [3]  # one step; the two slots that were not asked for go along idle
+
+
+def test_few_running_slots_cost_few_rows(monkeypatch: pytest.MonkeyPatch):
+    engine = SlotEngine(MODELS["llama"](), 64, 20)
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (64, 20))
+    engine.logits(tokens, np.full(64, 5), np.arange(64))
+    fed = feeds(engine, monkeypatch)
+    engine.logits(tokens[40:], np.full(24, 6), np.arange(40, 64))
+    engine.logits(tokens[60:], np.full(4, 7), np.arange(60, 64))
+    assert fed == [32, 16]
+
+
+@torch.no_grad()
+def test_step_appends_a_token_per_slot():
+    model = MODELS["llama"]()
+    engine = SlotEngine(model, 2, 8)
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (2, 8))
+    engine.logits(tokens, np.array([3, 5]), np.arange(2))
+    found = engine.step(np.array([7, 9]))
+    expected = model(torch.tensor([[*tokens[1, :5], 9]])).logits[0, -1]
+    torch.testing.assert_close(found[1], expected, atol=1e-4, rtol=1e-4)
+    engine.step(np.array([3]), np.array([1]))
+    engine.step(np.array([3]), np.array([1]))
+    with pytest.raises(ShapeError, match=r"already has `max_length` = 8 tokens"):
+        engine.step(np.array([3]), np.array([1]))
+
+
+@pytest.mark.parametrize("path", ["packed", "sdpa"])
+@torch.no_grad()
+def test_engine_drop_takes_over_new_weights(monkeypatch: pytest.MonkeyPatch, path: str):
+    model = MODELS["qwen2"]()
+    engine = make_engine(monkeypatch, model, path, 1, 10)
+    tokens, rows = np.full((1, 10), 5), np.array([0])
+    engine.logits(tokens, np.array([3]), rows)
+    for p in model.parameters():
+        p.data.add_(0.1)  # written past autograd's version counter
+    engine.drop()
+    found = engine.logits(tokens, np.array([4]), rows)
+    torch.testing.assert_close(found[0], model(torch.full((1, 4), 5)).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_engine_with_an_adapter_equals_the_adapted_model():
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    names = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=names, init_lora_weights=False)
+    model = peft.get_peft_model(MODELS["llama"](), config).eval()
+    base = model.get_base_model()
+    engine = SlotEngine(base, 2, 20)
+    assert engine._packed is not None
+    tokens, rows = np.random.default_rng(0).integers(3, VOCAB, (2, 20)), np.arange(2)
+    for length in (5, 6):
+        found = engine.logits(tokens, np.array([length, length + 3]), rows)
+        expected = model(torch.as_tensor(tokens[:1, :length])).logits[0, -1]
+        torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=1e-4)
+    with model.disable_adapter():
+        engine.drop()
+        plain = engine.logits(tokens, np.array([6, 9]), rows)
+        torch.testing.assert_close(plain[0], base(torch.as_tensor(tokens[:1, :6])).logits[0, -1], atol=1e-4, rtol=1e-4)
+    assert (plain - found).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_engine_in_bfloat16_stays_near_the_full_forward():
+    torch.manual_seed(0)
+    model = MODELS["llama"]().to(torch.bfloat16)
+    engine = SlotEngine(model, 4, CONTEXT)
+    tokens, rows = np.random.default_rng(0).integers(3, VOCAB, (4, CONTEXT)), np.arange(4)
+    full = model(torch.as_tensor(tokens)).logits.float().log_softmax(-1)
+    engine.logits(tokens, np.full(4, 10), rows)
+    for length in range(11, CONTEXT + 1):
+        found = engine.logits(tokens, np.full(4, length), rows).float().log_softmax(-1)
+        assert (found - full[:, length - 1]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows", "message"),
+    [([21], [0], "must lie in 1…20, got 21"), ([0], [0], "must lie in"), ([], [], "ask for at least one")],
+)
+def test_engine_bad_lengths_are_refused(lengths: list[int], rows: list[int], message: str):
+    engine = SlotEngine(MODELS["llama"](), 1, 20)
+    with pytest.raises(ShapeError, match=message):
+        engine.logits(np.zeros((len(rows), 30), np.int64), np.array(lengths), np.array(rows, np.int64))
+
+
+def test_engine_longer_than_the_context_is_refused():
+    with pytest.raises(ConfigError, match="need 41 tokens, the model's context holds 40"):
+        SlotEngine(MODELS["llama"](), 1, 41)
