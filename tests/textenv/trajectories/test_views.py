@@ -140,6 +140,12 @@ def test_truncated_samplers_have_no_k3():
     found = summarize(rows, RNG)
     assert found.truncated_answers == 1
     assert "k3" not in found.kl
+    assert found.ess_share is None
+
+
+def test_weighted_samples_have_the_effective_size_of_their_weights():
+    rows = [make(seed=i, log_weight=w, sampling={"top_k": 3}) for i, w in enumerate([0.0, 0.0, -np.inf, -np.inf])]
+    assert summarize(rows, RNG).ess_share == pytest.approx(0.5)
 
 
 def test_paired_comparison_looks_at_shared_prompts_only():

@@ -65,7 +65,7 @@ class Summary:
         distinct_2: The same for pairs of words.
         self_bleu: Within each prompt's answers and averaged, or over all answers where prompts have one.
         ess_share: Effective sample size as a share of the answers when they are weighted towards the policy at
-            temperature 1; or of the weights that a weighted sampler gave them.
+            temperature 1, None where the sampler left tokens out; or of the weights that a weighted sampler gave them.
         truncated_answers: Answers whose sampler left tokens out.
         best_of_n: Expected best score of several answers, where every prompt has as many.
         prompt_scores: Mean score by prompt.
@@ -149,7 +149,7 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
         distinct_1=distinct_n(kept, 1),
         distinct_2=distinct_n(kept, 2),
         self_bleu=_self_bleu(responses, index),
-        ess_share=_ess_share(columns),
+        ess_share=_ess_share(columns, bool(truncated.any())),
         truncated_answers=int(truncated.sum()),
         best_of_n=_best_of_n(scores, index) if scored.all() else None,
         prompt_scores=dict(zip(with_scores, means.tolist(), strict=True)),
@@ -216,9 +216,11 @@ def _self_bleu(responses: list[str], index: NDArray[np.int64]) -> float | None:
     return self_bleu(responses[:_MOST_TEXTS]) if len(responses) > 1 else None
 
 
-def _ess_share(columns: Columns) -> float | None:
+def _ess_share(columns: Columns, truncated: bool) -> float | None:
     weights = columns.array("log_weight")
     if np.isnan(weights).any():
+        if truncated:  # no weight makes up for tokens that could not be drawn
+            return None
         drawn, mask = columns.ragged("behaviour_logprobs"), columns.ragged("action_mask")
         ours = log_ratios(columns.ragged("logprobs"), drawn, mask)
         weights = ours.sums()[ours.known]
