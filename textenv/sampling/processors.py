@@ -7,64 +7,78 @@ import torch
 from numpy.typing import NDArray
 
 from textenv.errors import ConfigError, ShapeError
-from textenv.sampling.categorical import compute_dtype
 from textenv.sampling.params import SamplingParams
 
 History = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Prompt and answer tokens, right-padded, ``(B, L)``, and how many of each row are real, ``(B,)``."""
 
 
-def process(
-    logits: torch.Tensor, params: SamplingParams, allowed: torch.Tensor | None, history: History | None
-) -> torch.Tensor:
-    """Logits after repetition penalty and masks; the same tensor where there are none, else a float copy.
+class Processor:
+    """Penalty and masks of one draw, applied to its rows part by part.
 
     Args:
-        logits: Shape ``(B, V)``.
         params: ``repetition_penalty``, ``allow_tokens`` and ``deny_tokens``.
         allowed: True on tokens that may be drawn, ``(B, V)`` or ``(V,)``; None allows all.
         history: Needed where there is a repetition penalty.
+        shape: Rows and vocabulary, ``(B, V)``.
+
+    Attributes:
+        active: False where logits stay as they are.
 
     Raises:
         ConfigError: If there is a penalty but no history, or a token id does not exist.
         ShapeError: If history and logits differ in rows.
     """
-    penalised = params.repetition_penalty != 1.0
-    if not penalised and not params.masks and allowed is None:
-        return logits
-    scores = logits.to(compute_dtype(logits), copy=True)
-    if penalised:
+
+    def __init__(
+        self, params: SamplingParams, allowed: torch.Tensor | None, history: History | None, shape: torch.Size
+    ) -> None:
+        self.penalty = params.repetition_penalty
+        self.active = self.penalty != 1.0 or params.masks or allowed is not None
+        self._allowed, self._history = allowed, history
+        self._only = token_mask(params, shape[1]) if params.allow_tokens is not None else None
+        self._denied = list(params.deny_tokens)
+        check_ids(params, shape[1])
+        if self.penalty == 1.0:
+            return
         if history is None:
             raise ConfigError("`repetition_penalty` needs `history`: the tokens of prompt and answer and their lengths")
-        penalise_(scores, *history, params.repetition_penalty)
-    if allowed is not None:
-        scores.masked_fill_(~allowed, -torch.inf)
-    if params.allow_tokens is not None:
-        scores.masked_fill_(~token_mask(params, scores.shape[1]).to(scores.device), -torch.inf)
-    elif params.deny_tokens:
-        _check_ids(params, scores.shape[1])
-        scores[:, list(params.deny_tokens)] = -torch.inf
-    return scores
+        tokens, lengths = history
+        if len(tokens) != shape[0] or len(lengths) != shape[0]:
+            raise ShapeError(
+                f"`history` has {len(tokens)} rows and {len(lengths)} lengths for {shape[0]} rows of logits"
+            )
+
+    def apply_(self, scores: torch.Tensor, rows: slice) -> None:
+        """Change the logits of these rows of the draw, in place, ``(k, V)``."""
+        if self.penalty != 1.0 and self._history is not None:
+            tokens, lengths = self._history[0][rows], np.asarray(self._history[1][rows])
+            at, places = np.nonzero(np.arange(tokens.shape[1]) < lengths[:, None])
+            where = torch.as_tensor(at, device=scores.device), torch.as_tensor(tokens[at, places], device=scores.device)
+            scores[where] = penalised(scores[where], self.penalty)
+        if self._allowed is not None:
+            scores.masked_fill_(~(self._allowed if self._allowed.ndim == 1 else self._allowed[rows]), -torch.inf)
+        if self._only is not None:
+            scores.masked_fill_(~self._only.to(scores.device), -torch.inf)
+        elif self._denied:
+            scores[:, self._denied] = -torch.inf
+
+    def at(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """What the logits of drawn tokens have become, ``(B,)``, given what they were, ``(B,)``."""
+        if self.penalty == 1.0 or self._history is None:
+            return logits
+        known, lengths = self._history
+        real = np.arange(known.shape[1]) < np.asarray(lengths)[:, None]
+        seen = ((known == tokens.cpu().numpy()[:, None]) & real).any(1)
+        return torch.where(torch.as_tensor(seen, device=logits.device), penalised(logits, self.penalty), logits)
 
 
-def penalise_(
-    scores: torch.Tensor, tokens: NDArray[np.int64], lengths: NDArray[np.int64], penalty: float
-) -> torch.Tensor:
-    """Divide positive logits of tokens that occurred by the penalty, multiply negative ones by it; in place.
+def penalised(logits: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Logits of tokens that occurred before: divided by the penalty where positive, else multiplied by it.
 
-    Raises:
-        ShapeError: If there is not one row of tokens for each row of logits.
     Source: Keskar et al. 2019, section 4.1, as in transformers' ``RepetitionPenaltyLogitsProcessor``.
     """
-    if len(tokens) != len(scores) or len(lengths) != len(scores):
-        raise ShapeError(
-            f"`history` has {len(tokens)} rows and {len(lengths)} lengths for {len(scores)} rows of logits"
-        )
-    rows, places = np.nonzero(np.arange(tokens.shape[1]) < np.asarray(lengths)[:, None])
-    where = (torch.as_tensor(rows, device=scores.device), torch.as_tensor(tokens[rows, places], device=scores.device))
-    seen = scores[where]
-    scores[where] = torch.where(seen < 0, seen * penalty, seen / penalty)
-    return scores
+    return torch.where(logits < 0, logits * penalty, logits / penalty)
 
 
 def token_mask(params: SamplingParams, vocabulary: int) -> torch.Tensor:
@@ -73,14 +87,19 @@ def token_mask(params: SamplingParams, vocabulary: int) -> torch.Tensor:
     Raises:
         ConfigError: If an id does not exist.
     """
-    _check_ids(params, vocabulary)
+    check_ids(params, vocabulary)
     mask = torch.full((vocabulary,), params.allow_tokens is None)
     mask[list(params.allow_tokens or ())] = True
     mask[list(params.deny_tokens)] = False
     return mask
 
 
-def _check_ids(params: SamplingParams, vocabulary: int) -> None:
+def check_ids(params: SamplingParams, vocabulary: int) -> None:
+    """Refuse token ids beyond the vocabulary.
+
+    Raises:
+        ConfigError: If there is one.
+    """
     largest = max((*(params.allow_tokens or ()), *params.deny_tokens), default=0)
     if largest >= vocabulary:
         raise ConfigError(f"`allow_tokens` or `deny_tokens` names token {largest}; the last one is {vocabulary - 1}")

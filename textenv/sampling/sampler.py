@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from textenv.errors import ConfigError
 from textenv.sampling.categorical import compute_dtype, exp, exp_, first_largest, look_up, row_chunks, row_sums
 from textenv.sampling.params import SamplingParams
-from textenv.sampling.processors import History, process
+from textenv.sampling.processors import History, Processor
 from textenv.sampling.truncation import truncate_
 
 
@@ -72,15 +72,7 @@ def draw(
         ConfigError: If no token of a row may be drawn, logits are NaN, or a penalty has no history.
         ShapeError: If the history does not fit.
     """
-    scores = process(logits, params, allowed, history)
-    if params.stochastic:
-        chosen = _draw_rows(logits, scores, params, uniforms)
-    else:
-        tokens = first_largest(scores)
-        normaliser = torch.cat([_log_normaliser(logits[rows]) for rows in row_chunks(logits)])
-        chosen = Draw(tokens, torch.zeros_like(normaliser), _at(logits, tokens) - normaliser)
-        if scores is not logits:  # a row without a token shows itself in its masked logit
-            chosen = chosen._replace(behaviour_logprobs=_at(scores, tokens) * 0.0)
+    chosen = _draw_rows(logits, params, uniforms, Processor(params, allowed, history, logits.shape))
     good = chosen.behaviour_logprobs.isfinite() & chosen.logprobs.isfinite()
     if not bool(good.all()):
         row = int((~good).nonzero()[0])
@@ -93,45 +85,40 @@ def draw(
 
 def _draw_rows(
     logits: torch.Tensor,
-    scores: torch.Tensor,
     params: SamplingParams,
     uniforms: NDArray[np.float64] | torch.Tensor,
+    processor: Processor,
 ) -> Draw:
-    """Draw from processed logits (``scores``); log-probs of the policy come from its own ``logits``."""
+    """Draw a few rows at a time: each step of the way is a pass over what the cache holds already."""
     count, vocabulary = logits.shape
     points = torch.as_tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
     tokens = torch.empty(count, dtype=torch.long, device=logits.device)
     tops, totals, normalisers = torch.empty(3, count, dtype=torch.float64, device=logits.device)
     chunks = row_chunks(logits)
     buffer = torch.empty(chunks[0].stop, vocabulary, dtype=compute_dtype(logits), device=logits.device)
-    own = scores is logits
-    plain = own and params.temperature == 1.0 and not params.truncates
+    plain = not processor.active and params.temperature == 1.0 and not params.truncates
     for rows in chunks:
-        work = buffer[: rows.stop - rows.start].copy_(scores[rows])
+        work = buffer[: rows.stop - rows.start].copy_(logits[rows])
         top = work.amax(-1, keepdim=True)
-        work.sub_(top)
+        if processor.active:
+            normalisers[rows] = top.squeeze(1).double() + row_sums(exp_(work - top)).log()
+            processor.apply_(work, rows)
+            top = work.amax(-1, keepdim=True)
         tops[rows] = top.squeeze(1)
-        if not own:
-            normalisers[rows] = _log_normaliser(logits[rows])
-        elif not plain:
+        work.sub_(top)
+        if not (plain or processor.active):
             normalisers[rows] = tops[rows] + row_sums(exp(work)).log()
+        if not params.stochastic:
+            tokens[rows] = first_largest(work)
+            continue
         if params.temperature != 1.0:
             work.mul_(1.0 / params.temperature)
         if params.truncates:
             truncate_(work, params)
         tokens[rows], totals[rows] = look_up(exp_(work), points[rows])
-    log_totals = totals.log()
-    behaviour = (_at(scores, tokens) - tops) / params.temperature - log_totals
-    return Draw(tokens, behaviour, behaviour if plain else _at(logits, tokens) - normalisers)
-
-
-def _at(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of tokens, float64, shape ``(B,)``."""
-    return logits.gather(1, tokens[:, None]).squeeze(1).double()
-
-
-def _log_normaliser(logits: torch.Tensor) -> torch.Tensor:
-    """``logsumexp`` of each row with a float64 sum, shape ``(B,)``."""
-    work = logits.to(compute_dtype(logits))
-    top = work.amax(-1, keepdim=True)
-    return top.squeeze(1).double() + row_sums(exp_(work - top)).log()
+    own = logits.gather(1, tokens[:, None]).squeeze(1)
+    if not params.stochastic:
+        return Draw(tokens, tops * 0.0, own.double() - normalisers)  # NaN where there was nothing to choose from
+    score = processor.at(own.to(buffer.dtype), tokens).double()
+    behaviour = (score - tops) / params.temperature - totals.log()
+    return Draw(tokens, behaviour, behaviour if plain else own.double() - normalisers)
