@@ -155,3 +155,35 @@ def test_entropy_bonus_has_the_gradient_of_the_mean_entropy(monkeypatch):
     (0.5 * occupancy[:, None] * -(log_p.exp() * log_p)).sum().backward()
     assert logits.grad is not None
     np.testing.assert_allclose(-gradient, logits.grad.numpy(), atol=1e-9)
+
+
+def variation(mdp: toy.ToyMDP, policy: np.ndarray, other: np.ndarray) -> float:
+    """Total variation between the distributions over whole answers, the mean over prompts."""
+    ours, theirs = toy.answer_distribution(mdp, policy), toy.answer_distribution(mdp, other)
+    apart = sum(abs(ours.get(answer, 0.0) - theirs.get(answer, 0.0)) for answer in ours.keys() | theirs.keys())
+    return 0.5 * apart / mdp.num_prompts
+
+
+@pytest.mark.parametrize(
+    "beta", [0.3, pytest.param(1.0, marks=pytest.mark.learning), pytest.param(3.0, marks=pytest.mark.learning)]
+)
+@pytest.mark.parametrize(
+    "dense", [False, pytest.param(True, marks=pytest.mark.learning)], ids=["score at the end", "dense"]
+)
+def test_ppo_reaches_the_regularised_optimum(beta: float, dense: bool):
+    mdp = toy.ToyMDP.random(np.random.default_rng(11), 3, 3, num_prompts=1, dense=dense)
+    config = PPOConfig(
+        learning_rate=0.1,
+        micro_batch_size=1000,
+        kl_coef=beta,
+        vf_coef=1.0,
+        clip_range_vf=None,
+        max_grad_norm=1e9,
+        whiten_advantages=False,
+    )
+    agent = PPO(TabularPolicy(mdp), toy.ToyVectorEnv(128, mdp=mdp), config=config).learn(128 * 100)
+    policy: Any = agent.policy
+    best, found = toy.solve(mdp, beta), toy.evaluate(mdp, policy.probabilities, beta)
+    assert found.objective > best.objective - 0.01 * abs(best.objective)
+    assert variation(mdp, policy.probabilities, best.policy) < 0.01
+    assert variation(mdp, mdp.ref_probs, best.policy) > 0.02
