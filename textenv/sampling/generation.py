@@ -27,6 +27,7 @@ def generate(
     n: int = 1,
     seed: int = 0,
     limits: Sequence[int] | None = None,
+    first_prompt: int = 0,
     max_batch: int = 256,
 ) -> list[Trajectory]:
     """Sample answers to prompts.
@@ -39,6 +40,7 @@ def generate(
         seed: The answer number j to prompt number i depends on the seed, i and j alone (up to the rounding of the
             model's arithmetic, which depends on the batch).
         limits: Length limit of each prompt's answers in tokens, at most ``params.max_new_tokens``; None means that.
+        first_prompt: Number of the first of these prompts, where they are part of a longer list.
         max_batch: Sequences that are decoded side by side.
 
     Returns:
@@ -48,7 +50,9 @@ def generate(
         DataError: If a prompt is empty or leaves no room in the model's context; the message names it.
         ConfigError: If ``n``, ``max_batch`` or a limit is out of its range.
     """
-    numbered = stream(policy, prompts, params, n=n, seed=seed, limits=limits, max_batch=max_batch)
+    numbered = stream(
+        policy, prompts, params, n=n, seed=seed, limits=limits, first_prompt=first_prompt, max_batch=max_batch
+    )
     return [trajectory for _, trajectory in sorted(numbered, key=lambda pair: pair[0])]
 
 
@@ -60,6 +64,7 @@ def stream(
     n: int = 1,
     seed: int = 0,
     limits: Sequence[int] | None = None,
+    first_prompt: int = 0,
     max_batch: int = 256,
 ) -> Iterator[tuple[int, Trajectory]]:
     """Like :func:`generate`, but every answer comes as soon as it has ended.
@@ -85,7 +90,9 @@ def stream(
                 f"model's context of {policy.context_length}; shorten it or lower `max_new_tokens`"
             )
     texts = [p if isinstance(p, str) else policy.tokenizer.decode(ids[i]) for i, p in enumerate(prompts)]
-    jobs = [_Job(i * n + j, i, i + (j << 32), ids[i], most[i]) for i in range(len(ids)) for j in range(n)]
+    jobs = [
+        _Job(i * n + j, i, first_prompt + i + (j << 32), ids[i], most[i]) for i in range(len(ids)) for j in range(n)
+    ]
     return _run(policy, texts, jobs, params, seed, max_batch)
 
 

@@ -69,6 +69,8 @@ def test_an_answer_does_not_depend_on_what_is_sampled_beside_it():
     first_only = generate(policy, prompts(7)[:2], params, n=1, seed=5)
     assert [t.token_ids.tolist() for t in first_only] == [together[i].token_ids.tolist() for i in (0, 3)]
     assert together[0].token_ids.tolist() != together[1].token_ids.tolist()
+    later = generate(policy, prompts(7)[3:5], params, seed=5, first_prompt=3)
+    assert [t.token_ids.tolist() for t in later] == [together[i].token_ids.tolist() for i in (9, 12)]
 
 
 @torch.no_grad()
