@@ -318,6 +318,8 @@ class CausalLMPolicy(nn.Module):
         *,
         n: int = 1,
         seed: int = 0,
+        limits: Sequence[int] | None = None,
+        first_prompt: int = 0,
         max_batch: int = 256,
     ) -> list[Trajectory]:
         """Sample answers to prompts.
@@ -327,6 +329,8 @@ class CausalLMPolicy(nn.Module):
             params: Sampling settings; None samples at temperature 1.
             n: Answers per prompt.
             seed: The answer number j to prompt number i depends on the seed, i and j alone.
+            limits: Length limit of each prompt's answers, at most ``params.max_new_tokens``; None means that.
+            first_prompt: Number of the first of these prompts, where they are part of a longer list.
             max_batch: Sequences that are decoded side by side.
 
         Returns:
@@ -334,5 +338,15 @@ class CausalLMPolicy(nn.Module):
 
         Raises:
             DataError: If a prompt is empty or leaves no room in the model's context; the message names it.
+            ConfigError: If ``n``, ``max_batch`` or a limit is out of its range.
         """
-        return generate(self, prompts, params, n=n, seed=seed, max_batch=max_batch)
+        return generate(
+            self,
+            prompts,
+            params,
+            n=n,
+            seed=seed,
+            limits=limits,
+            first_prompt=first_prompt,
+            max_batch=max_batch,
+        )

@@ -209,8 +209,9 @@ def _chunks(prompts: Sequence[Prompt], size: int) -> Iterator[tuple[int, Sequenc
 def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleConfig) -> list[Trajectory]:
     """Answers to prompts number ``first`` and on; the draws depend on the seed and the prompts' place alone."""
     asked = [list(p.ids) if p.ids is not None else policy.encode_prompt(p.text or "") for p in prompts]
-    seed = int(np.random.SeedSequence([config.seed, first]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    answers = policy.generate(asked, config.sampling, n=config.n, seed=seed, max_batch=config.batch_size)
+    answers = policy.generate(
+        asked, config.sampling, n=config.n, seed=config.seed, first_prompt=first, max_batch=config.batch_size
+    )
     for number, answer in enumerate(answers):
         place, prompt = first + number // config.n, prompts[number // config.n]
         answer.prompt = prompt.text if prompt.text is not None else answer.prompt
