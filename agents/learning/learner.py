@@ -62,6 +62,8 @@ class Learner(Generic[C]):
             ``set_state(state)`` is part of the checkpoints.
         run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
         stage: Name in the logs and of the folder in the run; None takes the algorithm's name.
+        world: The processes that train together; None finds out how this one was started. Each has ``num_envs`` slots
+            of its own; only the first writes.
 
     Raises:
         ConfigError: If environment, policy and settings do not fit together.
@@ -87,6 +89,7 @@ class Learner(Generic[C]):
         callbacks: Sequence[Callback] = (),
         run: Run | None = None,
         stage: str | None = None,
+        world: World | None = None,
     ) -> None:
         self.policy = policy
         self.envs = envs
@@ -98,7 +101,8 @@ class Learner(Generic[C]):
         self.callbacks = list(callbacks)
         self.run = run
         self.stage = stage or self.default_stage
-        self.world = World()
+        self.world = World.current(policy.device) if world is None else world
+        self._share_start()
         self.reference = Reference(policy, reference, moves=self.config.reference_update != "none")
         self._check_settings()
         self.optimizer = torch.optim.Adam(
@@ -120,6 +124,11 @@ class Learner(Generic[C]):
         self.experience: Experience | None = None
         self.estimated: Advantages | None = None
         self.envs.reset(seed=self.config.seed)
+
+    def _share_start(self) -> None:
+        """Let all processes start from the first one's weights: an adapter is drawn at random in each."""
+        self.world.share_weights(p for p in self.policy.parameters() if p.requires_grad)
+        self.policy.push_weights()
 
     def _check_settings(self) -> None:
         config, slots = self.config, self.envs.num_envs
@@ -159,7 +168,8 @@ class Learner(Generic[C]):
             state.resume(self, self.run)
         total = math.ceil(total_episodes / self.episodes_per_iteration)
         began_tokens = self.tokens
-        with StageProgress(self.stage, total, self.run.console if self.run else None, start=self.iteration) as progress:
+        console = self.run.console if self.run is not None and self.world.is_main else None
+        with StageProgress(self.stage, total, console, start=self.iteration) as progress:
             while self.iteration < total:
                 measured = self.iterate(self.config.learning_rate_at(self.iteration, total))
                 if self.held_out and (self.iteration % self.config.eval_every == 0 or self.iteration == total):
@@ -169,9 +179,10 @@ class Learner(Generic[C]):
                 shown = {"score": measured["objective/score"], "kl": measured["objective/kl"]}
                 progress.update(self.iteration, shown, tokens=self.tokens - began_tokens)
                 if self.run is not None:
-                    self.run.log(self.stage, self.iteration, measured)
+                    if self.world.is_main:
+                        self.run.log(self.stage, self.iteration, measured)
                     if self.iteration % self.config.checkpoint_every == 0 and self.iteration < total:
-                        state.checkpoints(self, self.run).save(self.iteration, self._write_state)
+                        state.save_checkpoint(self, self.run)
         return self
 
     def _evaluate(self, held_out: HeldOut) -> dict[str, float]:
@@ -180,7 +191,7 @@ class Learner(Generic[C]):
         found = held_out.measure(self.policy, self.reference, self.collector)
         if self.best is None or found["eval/score"] > self.best:
             self.best = found["eval/score"]
-            if self.run is not None:
+            if self.run is not None and self.world.is_main:
                 state.keep_best(self, self.run)
         return found | {"eval/best_score": self.best, "time/evaluation_seconds": time.monotonic() - began}
 
@@ -309,7 +320,7 @@ class Learner(Generic[C]):
         measured = dict(zip(names, self.world.sum(total).tolist(), strict=True))
         if self.iteration < self.config.critic_warmup_iterations:
             self.policy.drop_actor_gradients()
-        self.world.reduce_gradients(self.policy)
+        self.world.reduce_gradients(self.policy.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         measured["policy/grad_norm"] = float(norm)
         if not math.isfinite(sum(measured.values())):
@@ -338,9 +349,6 @@ class Learner(Generic[C]):
             self.reference.move(decay=0.0)
 
     # --- state on disk ------------------------------------------------------------------------------------------------
-
-    def _write_state(self, folder: Path) -> None:
-        state.write(self, folder)
 
     def save(self, folder: str | Path) -> None:
         """Write policy, critic, optimiser, controller, prompt order and reference; :meth:`load` goes on from there."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -37,9 +37,28 @@ def checkpoints(agent: Learner[Any], run: Run) -> Checkpoints:
     return run.checkpoints(agent.stage, keep=agent.config.keep_checkpoints)
 
 
-def write(agent: Learner[Any], folder: Path) -> None:
-    """Write all that decides how training goes on."""
+class Snapshot(NamedTuple):
+    """All that decides how training goes on.
+
+    Attributes:
+        tensors: Weights and optimiser state by name.
+        meta: Everything else, JSON-able.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder."""
+        save_state(folder, self.tensors, self.meta)
+
+
+def snapshot(agent: Learner[Any]) -> Snapshot:
+    """An agent's state; all processes take part, each gets all of it."""
     tensors = {f"policy/{name}": p for name, p in agent.policy.named_parameters() if p.requires_grad}
+    if agent.reference.moves and agent.reference.model is not None:
+        tensors |= {f"reference/{name}": p for name, p in agent.reference.model.named_parameters()}
+    own = [part.get_state() for part in _stateful_layers(agent.envs)]
     meta = {
         "iteration": agent.iteration,
         "episodes": agent.episodes,
@@ -50,16 +69,22 @@ def write(agent: Learner[Any], folder: Path) -> None:
         "prompts": agent.prompts.get_state(),
         "checks": agent.checks,
         "best": agent.best,
-        "environment": [part.get_state() for part in _stateful_layers(agent.envs)],
+        "environment": agent.world.gather_objects(own),
         "callbacks": [part.get_state() for part in _stateful(agent.callbacks)],
     }
-    if agent.reference.moves and agent.reference.model is not None:
-        tensors |= {f"reference/{name}": p for name, p in agent.reference.model.named_parameters()}
-    save_state(folder, tensors | optimizer_tensors(agent.optimizer), meta)
+    return Snapshot(tensors | optimizer_tensors(agent.optimizer), meta)
+
+
+def save_checkpoint(agent: Learner[Any], run: Run) -> None:
+    """Write the checkpoint of an iteration."""
+    found = snapshot(agent)
+    if agent.world.is_main:
+        checkpoints(agent, run).save(agent.iteration, found.write)
+    agent.world.barrier()
 
 
 def read(agent: Learner[Any], folder: Path) -> None:
-    """Put back what :func:`write` wrote.
+    """Put back what :meth:`Snapshot.write` wrote.
 
     Raises:
         CheckpointError: If the folder is damaged or does not fit the agent.
@@ -79,14 +104,26 @@ def read(agent: Learner[Any], folder: Path) -> None:
     agent.checks = meta["checks"]
     agent.prompts.set_state(meta["prompts"])
     agent.best = meta["best"]
-    for name, parts in (("environment", _stateful_layers(agent.envs)), ("callbacks", _stateful(agent.callbacks))):
-        if len(parts) != len(meta[name]):
-            raise CheckpointError(
-                f"`{folder}` holds the state of {len(meta[name])} {name} part(s), this agent has {len(parts)}; give it "
-                "the wrappers and callbacks that it had"
-            )
-        for part, saved in zip(parts, meta[name], strict=True):
-            part.set_state(saved)
+    rank, processes = agent.world.rank, meta["environment"]
+    own = processes[rank] if len(processes) == agent.world.size else processes[0]
+    wrappers = _stateful_layers(agent.envs)
+    if wrappers and len(processes) != agent.world.size:
+        raise CheckpointError(
+            f"`{folder}` holds the wrappers' states of {len(processes)} process(es), there are {agent.world.size} now; "
+            "resume with as many"
+        )
+    _set_states(wrappers, own, "environment", folder)
+    _set_states(_stateful(agent.callbacks), meta["callbacks"], "callbacks", folder)
+
+
+def _set_states(parts: list[Any], saved: list[Any], name: str, folder: Path) -> None:
+    if len(parts) != len(saved):
+        raise CheckpointError(
+            f"`{folder}` holds the state of {len(saved)} {name} part(s), this agent has {len(parts)}; give it the "
+            "wrappers and callbacks that it had"
+        )
+    for part, state in zip(parts, saved, strict=True):
+        part.set_state(state)
 
 
 def _stateful(parts: Iterable[Any]) -> list[Any]:
@@ -128,14 +165,24 @@ def resume(agent: Learner[Any], run: Run) -> None:
     """Go on from a run's newest checkpoint, where there is one and the agent is new."""
     if agent.iteration:
         return
+    agent.world.barrier()
     latest = checkpoints(agent, run).latest()
     if latest is not None:
         read(agent, latest)
-    run.rewind(agent.stage, agent.iteration)
+    if agent.world.is_main:
+        run.rewind(agent.stage, agent.iteration)
+    agent.world.barrier()
 
 
 def save_agent(agent: Learner[Any], folder: Path) -> None:
-    """Write policy, reference, learner and configuration."""
+    """Write policy, reference, learner and configuration; all processes take part, the first writes."""
+    found = snapshot(agent)
+    if agent.world.is_main:
+        _write_agent(agent, found, folder)
+    agent.world.barrier()
+
+
+def _write_agent(agent: Learner[Any], found: Snapshot, folder: Path) -> None:
     policy = agent.policy
     if policy.has_adapter:
         policy_files.save_apart(policy, folder / "policy")
@@ -143,7 +190,7 @@ def save_agent(agent: Learner[Any], folder: Path) -> None:
         policy.save_pretrained(folder / "policy")
     if agent.reference.model is not None:
         agent.reference.model.save_pretrained(folder / "reference")
-    write(agent, folder / "learner")
+    found.write(folder / "learner")
     meta = {
         "config": asdict(agent.config),
         "stage": agent.stage,

@@ -1,12 +1,23 @@
-"""The processes that share a learner's work; one process is a world of its own."""
+"""The processes that share a learner's work; one process is a world of its own.
+
+Started by ``accelerate launch`` or ``torchrun``, every process runs the same program. Each plays its share of an
+iteration's episodes, and sums over the world make losses, statistics and updates those of one process that plays all.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
+from torch import distributed
+
+_BUCKET_ELEMENTS = 32_000_000  # gradients that are sent together: 128 MB in float32
 
 
 class World:
-    """One process alone.
+    """One process alone; what others do to it in a larger world is done by its subclasses' primitives.
 
     Attributes:
         rank: Number of this process.
@@ -16,13 +27,98 @@ class World:
     rank: int = 0
     size: int = 1
 
+    @staticmethod
+    def current(device: torch.device) -> World:
+        """The world that this process was started in: by a launcher, or alone.
+
+        A process group that exists already (an ``Accelerator`` made one) is used; otherwise the launcher's environment
+        variables say how to join.
+
+        Args:
+            device: Where the policy is; decides how processes talk to each other.
+        """
+        if not distributed.is_available():
+            return World()
+        if not distributed.is_initialized():
+            if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+                return World()
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return Processes() if distributed.get_world_size() > 1 else World()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum of a tensor over all processes."""
         return tensor
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """All processes' rows, in the order of ranks."""
+        """All processes' rows, in the order of ranks; every process has as many."""
         return tensor
 
-    def reduce_gradients(self, module: torch.nn.Module) -> None:
-        """Sum the gradients of a module's parameters over all processes."""
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Something from each process, in the order of ranks."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+
+    def share_weights(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process the first one's values."""
+        with torch.no_grad():
+            for tensor in tensors if self.size > 1 else ():
+                tensor.copy_(self.sum(tensor if self.is_main else torch.zeros_like(tensor)))
+
+    def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum gradients over all processes; all must have them for the same parameters."""
+        gradients = [p.grad for p in parameters if p.grad is not None] if self.size > 1 else []
+        for bucket in _buckets(gradients):
+            total = self.sum(torch.cat([gradient.flatten() for gradient in bucket]))
+            for gradient, part in zip(bucket, total.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+class Processes(World):
+    """The processes of ``torch.distributed``'s default group."""
+
+    def __init__(self) -> None:
+        self.rank = distributed.get_rank()
+        self.size = distributed.get_world_size()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over all processes."""
+        total = tensor.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All processes' rows, in the order of ranks."""
+        flat = tensor.detach().contiguous()
+        found = [torch.empty_like(flat) for _ in range(self.size)]
+        distributed.all_gather(found, flat)
+        return torch.cat(found)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Something from each process, in the order of ranks."""
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, value)
+        return found
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        distributed.barrier()
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Tensors of one data type each, together not much larger than a bucket."""
+    found: list[list[torch.Tensor]] = []
+    size = 0
+    for tensor in tensors:
+        if not found or size >= _BUCKET_ELEMENTS or found[-1][0].dtype != tensor.dtype:
+            found.append([])
+            size = 0
+        found[-1].append(tensor)
+        size += tensor.numel()
+    return found

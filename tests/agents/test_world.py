@@ -1,0 +1,136 @@
+"""Several processes do what one does with all their episodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents.learning.held_out import HeldOut
+from agents.learning.world import World
+from agents.ppo import PPO
+from tests.agents.tasks import CONFIG, make_envs, variety
+from tests.agents.test_ppo_options import make_text
+from tests.agents.worlds import in_parallel
+from textenv.errors import CheckpointError, RunCheckError
+from textenv.runs import Run
+from textenv.wrappers.vector import WhitenReward
+
+ROOT = Path(__file__).parents[2]
+ALL = replace(
+    CONFIG,
+    kl_target=0.3,
+    kl_horizon=50,
+    whiten_rewards=True,
+    ent_coef=0.01,
+    group_size=2,
+    num_minibatches=3,
+    ptx_coef=0.5,
+    eval_every=2,
+)
+
+
+def train(policy: Any, tokenizer: Any, world: World, config: Any, iterations: int = 3) -> dict[str, Any]:
+    """A short run of one process among several; 16 episodes an iteration in all."""
+    metrics: list[dict[str, float]] = []
+    texts = [make_text(n) for n in (5, 3, 1)]
+    agent = PPO(
+        policy,
+        make_envs(tokenizer, variety, num_envs=16 // world.size),
+        config=config,
+        ptx=texts if config.ptx_coef else None,
+        held_out=HeldOut(["the old", "a"], n=2),
+        world=world,
+    )
+    agent.learn(16 * iterations, callback=lambda a, m: metrics.append(m))
+    weights = {name: p.detach() for name, p in agent.policy.named_parameters()}
+    return {"metrics": metrics, "weights": weights, "kl_coef": agent.kl.coef}
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["kl_coef"] == pytest.approx(expected["kl_coef"], rel=1e-6)
+    for ours, theirs in zip(found["metrics"], expected["metrics"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            if not name.startswith("time/"):
+                assert ours[name] == pytest.approx(value, rel=2e-4, abs=1e-5), name
+    for name, p in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][name], p, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("config", [replace(CONFIG, eval_every=99), ALL], ids=["plain", "everything on"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_any_number_of_processes_gives_the_numbers_of_one(make_policy, tokenizer, config, size: int):
+    def make(rank: int) -> Any:
+        return make_policy(value_noise=1.0)
+
+    alone = train(make(0), tokenizer, World(), config)
+    together = in_parallel(make, size, lambda world, policy: train(policy, tokenizer, world, config))
+    for found in together:
+        assert_same(found, alone)
+    for name, p in together[0]["weights"].items():  # and all of them stay one model, bit by bit
+        assert all(torch.equal(p, other["weights"][name]) for other in together[1:]), name
+    moved = [
+        name for name, p in make_policy(value_noise=1.0).named_parameters() if torch.equal(p, alone["weights"][name])
+    ]
+    assert moved == []
+
+
+def test_processes_start_from_the_first_ones_weights(make_policy, tokenizer):
+    def start(world: World, policy: Any) -> torch.Tensor:
+        PPO(policy, make_envs(tokenizer, variety), config=CONFIG, world=world)
+        return policy.model.get_input_embeddings().weight.detach()
+
+    first, second = in_parallel(make_policy, 2, start)
+    assert torch.equal(first, second)
+
+
+def test_processes_resume_together_and_the_first_one_writes(make_policy, tokenizer, tmp_path: Path):
+    def run(where: str, world: World, policy: Any, stop_after: int | None = None) -> dict[str, Any]:
+        folder = Run(tmp_path / where, tensorboard=False)
+        agent = PPO(policy, WhitenReward(make_envs(tokenizer, variety)), config=CONFIG, run=folder, world=world)
+
+        def stop(agent, metrics):
+            if agent.iteration == stop_after:
+                raise KeyboardInterrupt
+
+        try:
+            agent.learn(64, callback=stop)
+        except KeyboardInterrupt:
+            assert stop_after is not None
+        return {name: p.detach().clone() for name, p in agent.policy.named_parameters()}
+
+    def make(rank: int) -> Any:
+        return make_policy()
+
+    whole = in_parallel(make, 2, lambda world, policy: run("whole", world, policy))
+    in_parallel(make, 2, lambda world, policy: run("cut", world, policy, 3))
+    resumed = in_parallel(make, 2, lambda world, policy: run("cut", world, policy))
+    for name, p in whole[0].items():
+        assert torch.equal(p, resumed[0][name]), name
+        assert torch.equal(p, resumed[1][name]), name
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    with pytest.raises(CheckpointError, match=r"wrappers' states of 2 process\(es\), there are 1 now"):
+        run("cut", World(), make(0))
+
+
+def test_error_of_one_process_names_its_rows(make_policy, tokenizer):
+    def work(world: World, policy: Any) -> None:
+        agent = PPO(policy, make_envs(tokenizer, variety), config=CONFIG, world=world)
+        if world.rank == 1:
+            with torch.no_grad():
+                policy.model.get_output_embeddings().weight[5] = torch.nan
+        agent.iterate(1e-3)
+
+    with pytest.raises(RunCheckError, match=r"rollout of iteration 0: .*logits are NaN"):
+        in_parallel(make_policy, 2, work)
+
+
+def test_world_of_one_is_found_without_a_launcher(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert type(World.current(torch.device("cpu"))) is World
