@@ -1,0 +1,26 @@
+"""Language models under Stable-Baselines3 and sb3-contrib: stock algorithms, nothing forked.
+
+See ``docs/bring-your-algorithm.md``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agents.sb3.vec_env import TextVecEnv, as_vec_env
+
+_HOMES = {
+    "TextVecEnv": "agents.sb3.vec_env",
+    "as_vec_env": "agents.sb3.vec_env",
+}
+
+__all__ = ["TextVecEnv", "as_vec_env"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: sb3-contrib is an extra."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
