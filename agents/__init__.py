@@ -1,4 +1,4 @@
-"""Policies and learners: pre-training, supervised fine-tuning, PPO.
+"""Policies and learners: pre-training, supervised fine-tuning, PPO and the algorithms beside it.
 
 Note that the PyPI package ``openai-agents`` installs an import package of the same name; do not install both.
 """
@@ -9,23 +9,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agents.a2c import A2C, A2CConfig
     from agents.evaluation import Evaluation, evaluate_policy
+    from agents.expert_iteration import ExpertIteration, ExpertIterationConfig
     from agents.finetuning import SFTConfig, sft
     from agents.forward import SequenceBatch
+    from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
     from agents.language_modeling import LMConfig
     from agents.policy import CausalLMPolicy
     from agents.ppo import PPO, PPOConfig
     from agents.pretraining import ModelConfig, PretrainConfig, pretrain
+    from agents.reinforce_pp import ReinforcePP, ReinforcePPConfig
+    from agents.rloo import RLOO, RLOOConfig
     from textenv.sampling.params import SamplingParams
 
+
 _HOMES = {
+    "A2C": "agents.a2c",
+    "A2CConfig": "agents.a2c",
     "CausalLMPolicy": "agents.policy",
+    "DrGRPO": "agents.grpo",
+    "DrGRPOConfig": "agents.grpo",
     "Evaluation": "agents.evaluation",
+    "ExpertIteration": "agents.expert_iteration",
+    "ExpertIterationConfig": "agents.expert_iteration",
+    "GRPO": "agents.grpo",
+    "GRPOConfig": "agents.grpo",
     "LMConfig": "agents.language_modeling",
     "ModelConfig": "agents.pretraining",
     "PPO": "agents.ppo",
     "PPOConfig": "agents.ppo",
     "PretrainConfig": "agents.pretraining",
+    "RLOO": "agents.rloo",
+    "RLOOConfig": "agents.rloo",
+    "ReinforcePP": "agents.reinforce_pp",
+    "ReinforcePPConfig": "agents.reinforce_pp",
     "SFTConfig": "agents.finetuning",
     "SamplingParams": "textenv.sampling.params",
     "SequenceBatch": "agents.forward",
@@ -35,13 +53,25 @@ _HOMES = {
 }
 
 __all__ = [
+    "A2C",
+    "GRPO",
     "PPO",
+    "RLOO",
+    "A2CConfig",
     "CausalLMPolicy",
+    "DrGRPO",
+    "DrGRPOConfig",
     "Evaluation",
+    "ExpertIteration",
+    "ExpertIterationConfig",
+    "GRPOConfig",
     "LMConfig",
     "ModelConfig",
     "PPOConfig",
     "PretrainConfig",
+    "RLOOConfig",
+    "ReinforcePP",
+    "ReinforcePPConfig",
     "SFTConfig",
     "SamplingParams",
     "SequenceBatch",

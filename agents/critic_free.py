@@ -1,0 +1,107 @@
+"""What the algorithms without a critic share: checks of groups, and the surrogate with its penalties.
+
+An algorithm's advantages are its own and stand in its module.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from agents.kl import ESTIMATORS
+from agents.learning.config import LearnerConfig
+from agents.learning.experience import OldTokens, TokenLoss
+from agents.losses import PolicyLoss, clipped_policy_loss
+from agents.policy import SequenceScores
+from textenv.errors import ConfigError
+
+
+def check_groups(config: LearnerConfig) -> None:
+    """Make sure that answers have others to be compared with, and that whole answers are what is compared.
+
+    Raises:
+        ConfigError: If ``group_size`` is below 2 or ``gamma`` is not 1.
+    """
+    name = type(config).__name__
+    if config.group_size < 2:
+        raise ConfigError(
+            f"`group_size` must be ≥ 2, got {config.group_size}: the baseline is the other answers to the same prompt, "
+            f"and without them every advantage is 0; set it in `{name}`"
+        )
+    if config.gamma != 1.0:
+        raise ConfigError(f"`gamma` must be 1, got {config.gamma}: `{name}` compares whole answers, undiscounted")
+
+
+def check_clip_ranges(**ranges: float | None) -> None:
+    """Make sure that clip ranges are positive; None does not clip.
+
+    Raises:
+        ConfigError: Naming the one that is not.
+    """
+    for name, value in ranges.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"`{name}` must be positive and finite, or None, got {value}")
+
+
+def spread(per_answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One number per answer as the same number on each of its tokens.
+
+    Args:
+        per_answer: Shape ``(N,)``.
+        mask: True on tokens that the policy chose, shape ``(N, T)``.
+
+    Returns:
+        Shape ``(N, T)``, 0 off the mask.
+    """
+    return torch.where(mask, per_answer[:, None], 0.0)
+
+
+def surrogate_loss(
+    new: SequenceScores,
+    old: OldTokens,
+    config: LearnerConfig,
+    *,
+    clip_range: float | None,
+    clip_range_high: float | None = None,
+) -> TokenLoss:
+    """Probability ratio times advantage of each token, with the penalties of the configuration.
+
+    At ratio 1, so in the first step of every iteration, the gradient is that of REINFORCE, ``−A ∇ log π``.
+
+    Args:
+        new: The policy's scores now.
+        old: The same tokens at rollout time.
+        config: Entropy bonus and KL in the loss.
+        clip_range: The ratio is clipped at 1 ± this; None does not clip it.
+        clip_range_high: Another distance for above; None takes ``clip_range``.
+    """
+    width = math.inf if clip_range is None else clip_range
+    policy = clipped_policy_loss(
+        new.logprobs, old.logprobs, old.advantages, old.mask, clip_range=width, clip_range_high=clip_range_high
+    )
+    return penalized(policy.loss, policy, new, old, config)
+
+
+def penalized(
+    objective: torch.Tensor, policy: PolicyLoss, new: SequenceScores, old: OldTokens, config: LearnerConfig
+) -> TokenLoss:
+    """A policy objective with entropy bonus and, where the configuration puts it there, the KL in the loss.
+
+    Args:
+        objective: What each token adds to the loss on behalf of its advantage, shape ``(B, T)``.
+        policy: Ratio, approx-KL and clipping of the same tokens, for the log.
+        new: The policy's scores now.
+        old: The same tokens at rollout time.
+        config: Entropy bonus and KL in the loss.
+    """
+    total = old.importance * objective - config.ent_coef * new.entropy
+    if config.kl_placement == "loss":
+        total = total + old.kl_coef * ESTIMATORS[config.kl_estimator](new.logprobs - old.ref_logprobs)
+    figures = {
+        "loss/policy": objective,
+        "policy/approx_kl": policy.approx_kl,
+        "policy/clip_fraction": policy.clipped,
+        "policy/ratio": policy.ratio,
+    }
+    return TokenLoss(total, figures)

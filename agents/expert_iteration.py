@@ -1,0 +1,80 @@
+"""Expert iteration: answer each prompt n times, learn the best answer by heart, repeat.
+
+This is best-of-n distillation. Its expected gradient at a policy π is that of the cross-entropy to best-of-n from π, so
+one round taken to its end makes best-of-n from the policy that played; k rounds make best-of-n^k. Nothing but stopping
+keeps it from the single best answer: it has no regularised optimum. One long iteration (many ``num_envs`` and
+``epochs``) is a round; many short ones follow the moving target instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from agents.critic_free import check_groups, penalized, spread
+from agents.learning.config import LearnerConfig
+from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
+from agents.learning.learner import Learner
+from agents.losses import Aggregation, clipped_policy_loss
+from agents.policy import SequenceScores
+
+
+@dataclass(frozen=True)
+class ExpertIterationConfig(LearnerConfig):
+    """Settings of expert iteration; the papers' sizes differ too much to take any of them over.
+
+    Attributes:
+        group_size: Answers to each prompt, n, at least 2.
+        kl_coef: Where it is not 0 and paid in the reward, the best answer is that with the best reward after it.
+        loss_aggregation: ``"constant"``: the log-probability of the best answer counts as a whole, whatever its length,
+            which is what makes the optimum best-of-n.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    group_size: int = 8
+    kl_coef: float = 0.0
+    loss_aggregation: Aggregation = "constant"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_groups(self)
+
+
+def best_of_group(rewards: torch.Tensor) -> torch.Tensor:
+    """1 for the best reward of each row and 0 for the others; the first of equals is the best.
+
+    Args:
+        rewards: Of the answers to each prompt, shape ``(P, n)``.
+
+    Returns:
+        Shape ``(P, n)``, each row with a single 1.
+    """
+    is_best = rewards == rewards.amax(1, keepdim=True)
+    return (is_best & (is_best.cumsum(1) == 1)).to(rewards.dtype)
+
+
+def expert_advantages(experience: Experience, config: ExpertIterationConfig) -> Advantages:
+    """N for the best answer to each prompt and 0 for the others: with the mean over all, the mean over the best."""
+    best = best_of_group(experience.by_group(experience.sequence_rewards))
+    return Advantages(spread(config.group_size * best.flatten(), experience.mask))
+
+
+def expert_loss(new: SequenceScores, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:
+    """−A·log π of each token: the cross-entropy of supervised fine-tuning on the best answers."""
+    policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, old.mask, clip_range=float("inf"))
+    return penalized(-old.advantages * new.logprobs, policy, new, old, config)
+
+
+class ExpertIteration(Learner[ExpertIterationConfig]):
+    """Best-of-n distillation on text-generation environments; see :class:`Learner`.
+
+    Source: Anthony et al. 2017, arXiv:1705.08439; for language models Dong et al. 2023 (RAFT), arXiv:2304.06767.
+    """
+
+    config_type = ExpertIterationConfig
+    default_estimator = staticmethod(expert_advantages)
+    default_loss = staticmethod(expert_loss)
+    default_stage = "expert_iteration"

@@ -1,0 +1,140 @@
+"""GRPO: advantages relative to the group of answers to one prompt; and Dr. GRPO, which takes its two biases out.
+
+Where theory ends: dividing by the group's standard deviation weights easy and hard prompts up, and the mean over each
+answer's tokens lets long bad answers off lightly; both change what is maximised (Liu et al. 2025, section 3). With two
+answers per prompt, GRPO maximises how often an answer beats the policy's own (``tests/agents/test_grpo.py``). Dr. GRPO
+does neither, and its expected gradient is the policy gradient times (n − 1)/n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from agents.critic_free import check_clip_ranges, check_groups, spread, surrogate_loss
+from agents.learning.config import LearnerConfig
+from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
+from agents.learning.learner import Learner
+from agents.losses import Aggregation
+from agents.policy import SequenceScores
+
+
+@dataclass(frozen=True)
+class GRPOConfig(LearnerConfig):
+    """Settings of GRPO; defaults follow Shao et al. 2024 (DeepSeekMath), arXiv:2402.03300, section 4.2.
+
+    Attributes:
+        learning_rate: Peak of Adam's learning rate.
+        group_size: Answers to each prompt, at least 2.
+        kl_coef: Weight of the KL.
+        kl_placement: ``"loss"`` as in the paper; ``"reward"`` with ``kl_estimator="k1"`` has the optimum
+            π_ref·exp(r/β), which the paper's placement has not.
+        kl_estimator: ``"k3"``, the paper's unbiased estimator; its gradient is that of KL(π_ref‖π).
+        loss_aggregation: ``"sequence_mean"``: the mean over each answer's tokens, then over answers.
+        divide_by_std: Divide a group's advantages by its standard deviation.
+        std_eps: Added to it, in units of reward; not from the paper (TRL's and open-r1's value).
+        clip_range: Of the probability ratio, for several steps per iteration.
+        clip_range_high: Another distance for above (Yu et al. 2025, arXiv:2503.14476); None takes ``clip_range``.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    learning_rate: float = 1e-6
+    group_size: int = 64
+    kl_coef: float = 0.04
+    kl_placement: Literal["reward", "loss"] = "loss"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    loss_aggregation: Aggregation = "sequence_mean"
+    divide_by_std: bool = True
+    std_eps: float = 1e-4
+    clip_range: float = 0.2
+    clip_range_high: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_groups(self)
+        check_clip_ranges(clip_range=self.clip_range, clip_range_high=self.clip_range_high)
+        self._not_negative("std_eps")
+
+
+@dataclass(frozen=True)
+class DrGRPOConfig(GRPOConfig):
+    """Settings of Dr. GRPO; defaults follow Liu et al. 2025, arXiv:2503.20783.
+
+    Attributes:
+        group_size: Answers to each prompt, at least 2.
+        kl_coef: Weight of the KL; 0 in the paper.
+        kl_placement: Where it goes if it is not 0; the paper has none.
+        kl_estimator: The one that leaves the gradient exact.
+        loss_aggregation: ``"constant"``: divided by the length limit whatever the lengths.
+        divide_by_std: Off.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    group_size: int = 8
+    kl_coef: float = 0.0
+    kl_placement: Literal["reward", "loss"] = "reward"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    loss_aggregation: Aggregation = "constant"
+    divide_by_std: bool = False
+
+
+def group_relative(rewards: torch.Tensor, *, divide_by_std: bool, eps: float = 0.0) -> torch.Tensor:
+    """Each reward minus the mean of its row, in units of the row's standard deviation or not.
+
+    Args:
+        rewards: Of the answers to each prompt, shape ``(P, n)``, n ≥ 2.
+        divide_by_std: Divide by the standard deviation (with n − 1) plus ``eps``.
+        eps: Units of reward.
+
+    Returns:
+        Shape ``(P, n)``; 0 where all answers of a row are paid alike.
+    Source: Shao et al. 2024, arXiv:2402.03300, section 4.1.2; the n − 1 is that of the common implementations.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    if not divide_by_std:
+        return centred
+    std = rewards.std(1, keepdim=True)
+    return torch.where(std > 0, centred / (std + eps), 0.0)
+
+
+def grpo_advantages(experience: Experience, config: GRPOConfig) -> Advantages:
+    """The group-relative advantage of an answer, on each of its tokens."""
+    rewards = experience.by_group(experience.sequence_rewards)
+    per_answer = group_relative(rewards, divide_by_std=config.divide_by_std, eps=config.std_eps)
+    return Advantages(spread(per_answer.flatten(), experience.mask))
+
+
+def grpo_loss(new: SequenceScores, old: OldTokens, config: GRPOConfig) -> TokenLoss:
+    """Clipped surrogate of each token, and the KL.
+
+    Source: Shao et al. 2024, arXiv:2402.03300, eq. 3.
+    """
+    return surrogate_loss(new, old, config, clip_range=config.clip_range, clip_range_high=config.clip_range_high)
+
+
+class GRPO(Learner[GRPOConfig]):
+    """Group relative policy optimisation on text-generation environments; see :class:`Learner`.
+
+    Source: Shao et al. 2024, arXiv:2402.03300.
+    """
+
+    config_type = GRPOConfig
+    default_estimator = staticmethod(grpo_advantages)
+    default_loss = staticmethod(grpo_loss)
+    default_stage = "grpo"
+
+
+class DrGRPO(GRPO):
+    """GRPO without its biases; see :class:`Learner`.
+
+    Source: Liu et al. 2025, arXiv:2503.20783.
+    """
+
+    config_type = DrGRPOConfig
+    default_stage = "dr_grpo"

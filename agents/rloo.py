@@ -1,0 +1,80 @@
+"""RLOO: REINFORCE with the mean of the other answers to the same prompt as the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from agents.critic_free import check_clip_ranges, check_groups, spread, surrogate_loss
+from agents.learning.config import LearnerConfig
+from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
+from agents.learning.learner import Learner
+from agents.losses import Aggregation
+from agents.policy import SequenceScores
+
+
+@dataclass(frozen=True)
+class RLOOConfig(LearnerConfig):
+    """Settings of RLOO; defaults follow Ahmadian et al. 2024 (TL;DR), arXiv:2402.14740.
+
+    Attributes:
+        learning_rate: Peak of Adam's learning rate.
+        group_size: Answers to each prompt, at least 2.
+        kl_coef: Reward units per nat of KL against the reference.
+        loss_aggregation: ``"constant"``: an answer's log-probability counts as a whole, whatever its length, which is
+            what makes the gradient unbiased.
+        clip_range: Of the probability ratio, for several steps per iteration; None does not clip: REINFORCE.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    learning_rate: float = 1e-6
+    group_size: int = 4
+    kl_coef: float = 0.03
+    loss_aggregation: Aggregation = "constant"
+    clip_range: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_groups(self)
+        check_clip_ranges(clip_range=self.clip_range)
+
+
+def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
+    """Each reward minus the mean of the others in its row.
+
+    Args:
+        rewards: Of the answers to each prompt, shape ``(P, n)``, n ≥ 2.
+
+    Returns:
+        Shape ``(P, n)``; the baseline of an answer does not depend on it, so the gradient stays unbiased.
+    Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Ahmadian et al. 2024,
+        arXiv:2402.14740, section 3.
+    """
+    others = rewards.shape[1] - 1
+    return rewards - (rewards.sum(1, keepdim=True) - rewards) / others
+
+
+def rloo_advantages(experience: Experience, config: RLOOConfig) -> Advantages:
+    """The leave-one-out advantage of an answer, on each of its tokens."""
+    per_answer = leave_one_out(experience.by_group(experience.sequence_rewards)).flatten()
+    return Advantages(spread(per_answer, experience.mask))
+
+
+def rloo_loss(new: SequenceScores, old: OldTokens, config: RLOOConfig) -> TokenLoss:
+    """REINFORCE, or the clipped surrogate where a clip range is set."""
+    return surrogate_loss(new, old, config, clip_range=config.clip_range)
+
+
+class RLOO(Learner[RLOOConfig]):
+    """REINFORCE leave-one-out on text-generation environments; see :class:`Learner`.
+
+    Source: Ahmadian et al. 2024, arXiv:2402.14740.
+    """
+
+    config_type = RLOOConfig
+    default_estimator = staticmethod(rloo_advantages)
+    default_loss = staticmethod(rloo_loss)
+    default_stage = "rloo"
