@@ -112,6 +112,11 @@ class SlotEngine:
         Raises:
             ShapeError: If a sequence is empty or longer than ``max_length``.
         """
+        return self.head(self.hidden(tokens, lengths, rows))
+
+    @torch.no_grad()
+    def hidden(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
+        """Last hidden states ``(B, D)``, for heads of one's own; arguments and errors as of :meth:`logits`."""
         if len(rows) == 0:
             raise ShapeError("`rows` is empty: ask for at least one sequence")
         longest = int(lengths.max())
@@ -125,8 +130,15 @@ class SlotEngine:
         width = tokens.shape[1]
         self._tokens[rows, :width] = tokens
         self._cached[rows] = lengths
-        hidden = self._feed(rows, first)
-        return self._head(hidden)
+        return self._feed(rows, first)
+
+    @torch.no_grad()
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits ``(B, V)`` of hidden states ``(B, D)``; the product's shape is rounded up."""
+        rows = len(hidden)
+        padded = torch.nn.functional.pad(hidden, (0, 0, 0, round_up(rows, 16) - rows))
+        head = self.model.get_output_embeddings() if self._packed is None else self._packed.head
+        return head(padded)[:rows]
 
     # --- which tokens are new -----------------------------------------------------------------------------------------
 
@@ -321,10 +333,3 @@ class SlotEngine:
             use_cache=True,
         )
         return output.last_hidden_state
-
-    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits ``(B, V)``; the product's shape is rounded up."""
-        rows = len(hidden)
-        padded = torch.nn.functional.pad(hidden, (0, 0, 0, round_up(rows, 16) - rows))
-        head = self.model.get_output_embeddings() if self._packed is None else self._packed.head
-        return head(padded)[:rows]
