@@ -270,7 +270,8 @@ class CausalLMPolicy(nn.Module):
             padded = torch.zeros(batch.response_mask.shape, dtype=flat.dtype, device=flat.device)
             return padded.masked_scatter(batch.response_mask, flat)
 
-        return SequenceScores(spread(scores.logprobs), spread(estimates), last_values, spread(scores.entropy))
+        # FSDP's hooks want no views.
+        return SequenceScores(spread(scores.logprobs), spread(estimates), last_values.clone(), spread(scores.entropy))
 
     def _values(
         self, batch: SequenceBatch, hidden: torch.Tensor, last_hidden: torch.Tensor

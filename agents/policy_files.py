@@ -101,15 +101,35 @@ def _saved_head(file: Path, device: str | torch.device) -> dict[str, torch.Tenso
         raise CheckpointError(f"cannot load the value head `{file}`: {error}") from error
 
 
-def save(policy: CausalLMPolicy, folder: Path) -> None:
-    """Write model (adapter merged), tokenizer and critic."""
+def save(policy: CausalLMPolicy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write model (adapter merged), tokenizer and critic.
+
+    Args:
+        policy: What to write.
+        folder: Made where it is missing.
+        weights: The language model's, where processes share them (see :func:`gathered`); the critic, which only
+            training needs, is then left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.model
-    if policy.has_adapter:
+    if policy.has_adapter and weights is None:
         model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)
-    save_critic(policy, folder)
+    if weights is None:
+        save_critic(policy, folder)
+
+
+def gathered(policy: CausalLMPolicy) -> dict[str, torch.Tensor]:
+    """The language model's weights, gathered from all processes; all call it together.
+
+    Raises:
+        ConfigError: If the policy has an adapter, which cannot be merged while its base is divided.
+    """
+    if policy.has_adapter:
+        raise ConfigError("the best policy cannot be kept where FSDP divides a LoRA policy; leave out `held_out`")
+    state = policy.model.state_dict()
+    return {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in state.items()}
 
 
 def save_critic(policy: CausalLMPolicy, folder: Path) -> None:

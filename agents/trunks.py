@@ -23,7 +23,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     depth = getattr(model.config, "num_hidden_layers", None)
     stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if model.config.is_encoder_decoder or not stacks:
-        raise ConfigError(f"{type(model).__name__} has no single stack of decoder layers to freeze")
+        raise ConfigError(f"{type(model).__name__} has no single stack of decoder layers to freeze or divide")
     return stacks[0]
 
 

@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from agents.advantages import check_same_shape
-from agents.learning import checks, metrics, state
+from agents.learning import checks, metrics, sharding, state
 from agents.learning.assessment import assess
 from agents.learning.clock import Clock
 from agents.learning.config import LearnerConfig
@@ -105,13 +105,15 @@ class Learner(Generic[C]):
         self._share_start()
         self.reference = Reference(policy, reference, moves=self.config.reference_update != "none")
         self._check_settings()
+        self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
+        if sharding.wanted(self.world):
+            self._shard()
         self.optimizer = torch.optim.Adam(
             [p for p in policy.parameters() if p.requires_grad],
             lr=self.config.learning_rate,
             eps=self.config.adam_eps,
             fused=policy.device.type == "cpu" or None,
         )
-        self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
         self.prompts = PromptOrder(self.collector.core.task.prompts, self.config.seed)
         self.kl = make_controller(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
         self.iteration = 0
@@ -129,6 +131,12 @@ class Learner(Generic[C]):
         """Let all processes start from the first one's weights: an adapter is drawn at random in each."""
         self.world.share_weights(p for p in self.policy.parameters() if p.requires_grad)
         self.policy.push_weights()
+
+    def _shard(self) -> None:
+        self.world.sharded = True
+        sharding.shard(self.policy, self.world)
+        if self.reference.model is not None:
+            sharding.shard(self.reference.model, self.world)
 
     def _check_settings(self) -> None:
         config, slots = self.config, self.envs.num_envs
@@ -188,10 +196,11 @@ class Learner(Generic[C]):
     def _evaluate(self, held_out: HeldOut) -> dict[str, float]:
         """Measure the policy on held-out prompts, and keep it where it is the best so far."""
         began = time.monotonic()
-        found = held_out.measure(self.policy, self.reference, self.collector)
+        with sharding.whole(self.policy):
+            found = held_out.measure(self.policy, self.reference, self.collector)
         if self.best is None or found["eval/score"] > self.best:
             self.best = found["eval/score"]
-            if self.run is not None and self.world.is_main:
+            if self.run is not None:
                 state.keep_best(self, self.run)
         return found | {"eval/best_score": self.best, "time/evaluation_seconds": time.monotonic() - began}
 
@@ -230,7 +239,8 @@ class Learner(Generic[C]):
 
     def _collect(self, first_episode: int, prompts: NDArray[np.int64]) -> Rollout:
         try:
-            return self.collector.collect(first_episode, prompts)
+            with sharding.whole(self.policy):
+                return self.collector.collect(first_episode, prompts)
         except (RunCheckError, RewardError) as error:
             where, last = f"rollout of iteration {self.iteration}", self._last_checkpoint() or "none"
             raise type(error)(f"{where}: {error}; last good checkpoint: {last}") from error
@@ -322,7 +332,7 @@ class Learner(Generic[C]):
             self.policy.drop_actor_gradients()
         self.world.reduce_gradients(self.policy.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        measured["policy/grad_norm"] = float(norm)
+        measured["policy/grad_norm"] = float(sharding.full(norm))
         if not math.isfinite(sum(measured.values())):
             losses = {row: float(loss) for row, loss in summed.row_losses.items()}
             where, last = f"update of iteration {self.iteration}", self._last_checkpoint()

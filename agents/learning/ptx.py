@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.language_modeling import Example, collate, token_losses
+from agents.language_modeling import Example, collate
 from agents.learning.world import World
 from agents.policy import CausalLMPolicy
 from textenv.errors import DataError
@@ -99,9 +99,9 @@ def ptx_backward(
     for start in range(0, len(ordered), step):
         # Every process makes as many passes; one without an example repeats the first and counts it for nothing.
         mine = ordered[start : start + step][world.rank :: world.size]
-        losses = token_losses(policy.compute.model, collate(mine or ordered[:1], policy.device))
-        loss = losses.sum() * (bool(mine) / tokens)
-        (coef * loss).backward()
+        logprobs = policy.evaluate(collate(mine or ordered[:1], policy.device), values=False).logprobs
+        loss = -logprobs.sum() * (bool(mine) / tokens)
+        (coef * world.loss_scale * loss).backward()
         policy.pull_gradients()
         share += loss.detach()
     return share

@@ -13,6 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from agents import policy_files
+from agents.learning.sharding import full, place_like, place_state
 from agents.policy import CausalLMPolicy
 from agents.rollouts import layers
 from textenv.checkpoints import (
@@ -23,7 +24,7 @@ from textenv.checkpoints import (
     save_state,
     write_atomic,
 )
-from textenv.errors import CheckpointError
+from textenv.errors import CheckpointError, ConfigError
 from textenv.runs import Run
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def snapshot(agent: Learner[Any]) -> Snapshot:
         "environment": agent.world.gather_objects(own),
         "callbacks": [part.get_state() for part in _stateful(agent.callbacks)],
     }
-    return Snapshot(tensors | optimizer_tensors(agent.optimizer), meta)
+    tensors |= optimizer_tensors(agent.optimizer)
+    return Snapshot({name: full(tensor.detach()) for name, tensor in tensors.items()}, meta)
 
 
 def save_checkpoint(agent: Learner[Any], run: Run) -> None:
@@ -97,7 +99,7 @@ def read(agent: Learner[Any], folder: Path) -> None:
     _restore(agent.policy, "policy", tensors, folder)
     if agent.reference.moves and agent.reference.model is not None:
         _restore(agent.reference.model, "reference", tensors, folder, frozen=True)
-    load_optimizer_tensors(agent.optimizer, tensors)
+    load_optimizer_tensors(agent.optimizer, place_state(agent.optimizer, tensors))
     agent.iteration, agent.episodes, agent.tokens = meta["iteration"], meta["episodes"], meta["tokens"]
     agent.updates = meta["updates"]
     agent.kl.set_state(meta["kl"])
@@ -138,13 +140,19 @@ def _stateful_layers(envs: VectorEnv) -> list[Any]:
 
 
 def keep_best(agent: Learner[Any], run: Run) -> None:
-    """Keep the policy as the best so far, in ``<stage>/best/step-…``, in place of the one before."""
+    """Keep the policy as the best so far, in ``<stage>/best/step-…``, in place of the one before.
+
+    All processes take part, the first writes.
+    """
+    weights = policy_files.gathered(agent.policy) if agent.world.sharded else None
 
     def fill(folder: Path) -> None:
-        agent.policy.save_pretrained(folder)
+        policy_files.save(agent.policy, folder, weights)
         write_atomic(folder / "score.json", json.dumps({"iteration": agent.iteration, "eval/score": agent.best}))
 
-    Checkpoints(run.stage(agent.stage) / "best", keep=1).save(agent.iteration, fill)
+    if agent.world.is_main:
+        Checkpoints(run.stage(agent.stage) / "best", keep=1).save(agent.iteration, fill)
+    agent.world.barrier()
 
 
 @torch.no_grad()
@@ -157,7 +165,7 @@ def _restore(
             saved = tensors.get(f"{prefix}/{name}")
             if saved is None or saved.shape != p.shape:
                 raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
-            p.copy_(saved)
+            p.copy_(place_like(p, saved))
     policy.push_weights()
 
 
@@ -176,6 +184,10 @@ def resume(agent: Learner[Any], run: Run) -> None:
 
 def save_agent(agent: Learner[Any], folder: Path) -> None:
     """Write policy, reference, learner and configuration; all processes take part, the first writes."""
+    if agent.world.sharded:
+        raise ConfigError(
+            "an agent divided by FSDP is not saved as a folder; give it a `run`, whose checkpoints resume"
+        )
     found = snapshot(agent)
     if agent.world.is_main:
         _write_agent(agent, found, folder)

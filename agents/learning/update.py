@@ -74,7 +74,7 @@ def accumulate(
             max_tokens=max_tokens,
         )
         losses = (torch.where(counted, found.total, 0.0) * weights).sum(1)
-        losses.sum().backward()
+        (losses.sum() * experience.world.loss_scale).backward()
         policy.pull_gradients()
         row_losses |= dict(zip(part.rows.tolist(), losses.detach(), strict=True))
         for name, figure in found.figures.items():

@@ -22,10 +22,12 @@ class World:
     Attributes:
         rank: Number of this process.
         size: Number of processes.
+        sharded: Whether FSDP divides the weights: it then averages gradients by itself.
     """
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False
 
     @staticmethod
     def current(device: torch.device) -> World:
@@ -50,6 +52,11 @@ class World:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
+    @property
+    def loss_scale(self) -> float:
+        """What a process's share of a loss is multiplied by, so that reduced gradients are sums."""
+        return float(self.size) if self.sharded else 1.0
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum of a tensor over all processes."""
         return tensor
@@ -73,7 +80,7 @@ class World:
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sum gradients over all processes; all must have them for the same parameters."""
-        gradients = [p.grad for p in parameters if p.grad is not None] if self.size > 1 else []
+        gradients = [p.grad for p in parameters if p.grad is not None] if self.size > 1 and not self.sharded else []
         for bucket in _buckets(gradients):
             total = self.sum(torch.cat([gradient.flatten() for gradient in bucket]))
             for gradient, part in zip(bucket, total.split([g.numel() for g in bucket]), strict=True):

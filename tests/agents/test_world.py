@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,3 +137,44 @@ def test_error_of_one_process_names_its_rows(make_policy, tokenizer):
 def test_world_of_one_is_found_without_a_launcher(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert type(World.current(torch.device("cpu"))) is World
+
+
+def launch(folder: Path, *flags: str, stop_after: int = 0) -> None:
+    """Run ``tests/agents/launched.py`` alone, or under ``accelerate launch`` with some flags."""
+    program = ["-m", "tests.agents.launched", str(folder), str(stop_after)]
+    if flags:
+        common = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        program = ["-m", "accelerate.commands.launch", *flags, *common, *program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    figures = [{k: v for k, v in r.items() if not k.startswith(("time/", "seconds", "stage"))} for r in records]
+    return json.loads((folder / "final.json").read_text()) | {"metrics": figures}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("kind", ["--multi_gpu", "--use_fsdp"])  # without a GPU the processes talk through gloo
+def test_accelerate_launch_gives_the_numbers_of_one_process(tmp_path: Path, kind: str, size: int):
+    pytest.importorskip("accelerate")
+    sharded = kind == "--use_fsdp"
+    flags = [kind, "--num_processes", str(size), "--main_process_port", str(29700 + 2 * size + sharded)]
+    launch(tmp_path / "alone")
+    launch(tmp_path / "together", *flags)
+    alone, together = outcome(tmp_path / "alone"), outcome(tmp_path / "together")
+    assert together["kinds"] == (["DTensor"] if sharded else ["Parameter"])
+    assert len(alone["metrics"]) == 4
+    for ours, theirs in zip(together["metrics"], alone["metrics"], strict=True):
+        assert ours == {name: pytest.approx(value, rel=2e-4, abs=1e-5) for name, value in theirs.items()}
+    for name, p in alone["weights"].items():
+        found = torch.tensor(together["weights"][name])
+        torch.testing.assert_close(found, torch.tensor(p), atol=5e-5, rtol=1e-3)
+    assert list((tmp_path / "together" / "ppo" / "best").iterdir())
+    if size == 2:
+        launch(tmp_path / "cut", *flags, stop_after=3)
+        launch(tmp_path / "cut", *flags)
+        assert outcome(tmp_path / "cut") == together
