@@ -196,7 +196,7 @@ class Learner(Generic[C]):
     def _evaluate(self, held_out: HeldOut) -> dict[str, float]:
         """Measure the policy on held-out prompts, and keep it where it is the best so far."""
         began = time.monotonic()
-        with sharding.whole(self.policy):
+        with sharding.whole(self.policy, self.world):
             found = held_out.measure(self.policy, self.reference, self.collector)
         if self.best is None or found["eval/score"] > self.best:
             self.best = found["eval/score"]
@@ -239,7 +239,7 @@ class Learner(Generic[C]):
 
     def _collect(self, first_episode: int, prompts: NDArray[np.int64]) -> Rollout:
         try:
-            with sharding.whole(self.policy):
+            with sharding.whole(self.policy, self.world):
                 return self.collector.collect(first_episode, prompts)
         except (RunCheckError, RewardError) as error:
             where, last = f"rollout of iteration {self.iteration}", self._last_checkpoint() or "none"

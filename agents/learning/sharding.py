@@ -51,8 +51,11 @@ def shard(policy: CausalLMPolicy, world: World) -> None:
 
 
 @contextmanager
-def whole(policy: CausalLMPolicy) -> Iterator[None]:
+def whole(policy: CausalLMPolicy, world: World) -> Iterator[None]:
     """Inside this context each process holds all weights of a policy, and no forward pass waits for another process."""
+    if not world.sharded:
+        yield
+        return
     from torch.distributed.fsdp import FSDPModule
 
     modules = [module for module in policy.modules() if isinstance(module, FSDPModule)]
