@@ -212,3 +212,23 @@ def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_figures(stage: s
         return {k: v for k, v in json.loads((run / "summary.json").read_text()).items() if k != "seconds"}
 
     assert figures(tmp_path / "tiny") == figures(finished / "runs" / "tiny")
+
+
+def test_rlhf_optimises_a_model_that_is_there_already(finished: Path, tmp_path: Path):
+    start = finished / "runs" / "tiny" / "sft"
+    recipe = tmp_path / "tiny.yaml"
+    settings = {name: TINY[name] for name in ("data", "builtin_texts", "evaluation_prompts", "reward")}
+    ppo = {**TINY["ppo"], "lora_rank": 2, "eval_every": 2, "eval_prompts": 4}
+    recipe.write_text(yaml.safe_dump({**settings, "name": "lora", "model": str(start), "ppo": ppo}))
+    assert main(["rlhf", "--config", str(recipe), "--runs_dir", str(tmp_path)]) == 0
+    run = tmp_path / "lora"
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["policy"]) == {"sft", "ppo"}
+    assert summary["policy"]["ppo"]["kl"] != 0
+    assert all(summary["checks"].values())
+    assert {path.name for path in run.iterdir()} >= {"reward", "ppo", "samples.jsonl", "report.html"}
+
+
+def test_negative_lora_rank_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert main(["ppo", "--ppo.lora_rank", "-1"]) == 1
+    assert "`lora_rank` must be ≥ 0, got -1" in capsys.readouterr().err

@@ -15,10 +15,12 @@ from textenv.cli.configs import (
     PretrainCommand,
     QuickstartCommand,
     RewardCommand,
+    RLHFCommand,
     RunConfig,
     SFTCommand,
 )
 from textenv.cli.data import RatedData
+from textenv.datasets import smollm2_path
 from textenv.report import summary_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
@@ -75,6 +77,34 @@ def ppo(config: PPOCommand, run: Run, data: RatedData) -> None:
     """``textenv ppo``."""
     start = stages.check_folder("policy", config.policy)
     scorer = stages.load_reward(config.reward_model)
+    finish(run, config, data, optimise(config, run, data, start, scorer))
+
+
+def rlhf(config: RLHFCommand, run: Run, data: RatedData) -> None:
+    """``textenv rlhf``: reward model, PPO, evaluation and report for a language model that is there already."""
+    start = smollm2_path() if config.model == "smollm2" else stages.check_folder("model", config.model)
+    reward_summary = stages.once(
+        run,
+        "reward",
+        lambda: stages.reward_stage(
+            run,
+            data,
+            config.reward,
+            trunk_folder=start,
+            policy_folder=start,
+            domain=config.ppo.domain,
+            sampling=SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens),
+            seed=config.seed,
+        ),
+    )
+    scorer = stages.load_reward(run.stage("reward"))
+    finish(run, config, data, {"reward": reward_summary, **optimise(config, run, data, start, scorer)})
+
+
+def optimise(
+    config: PPOCommand | RLHFCommand, run: Run, data: RatedData, start: Path, scorer: Any
+) -> dict[str, dict[str, Any]]:
+    """PPO from a folder, then both policies on held-out prompts: the summaries of the two stages."""
     summary = stages.once(
         run,
         "ppo",
@@ -95,7 +125,7 @@ def ppo(config: PPOCommand, run: Run, data: RatedData) -> None:
             seed=config.seed + 1,
         ),
     )
-    finish(run, config, data, {"ppo": summary, "evaluate": evaluated})
+    return {"ppo": summary, "evaluate": evaluated}
 
 
 def quickstart(config: QuickstartCommand, run: Run, data: RatedData) -> None:

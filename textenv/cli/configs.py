@@ -49,6 +49,7 @@ class PPOStageConfig:
         eval_every: Iterations between evaluations on validation prompts.
         eval_prompts: How many validation prompts.
         dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
+        lora_rank: Rank of an adapter on every linear layer, which alone is trained; 0 trains all weights.
         training: Settings of the algorithm.
     """
 
@@ -59,9 +60,12 @@ class PPOStageConfig:
     eval_every: int = 20
     eval_prompts: int = 128
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    lora_rank: int = 0
     training: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ConfigError(f"`lora_rank` must be ≥ 0, got {self.lora_rank}; 0 trains all weights")
         for name in ("total_episodes", "num_envs", "max_new_tokens", "eval_every", "eval_prompts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
@@ -164,6 +168,39 @@ class PPOCommand(RunConfig):
     reward_model: str = ""
     evaluation_prompts: int = 512
     ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count("evaluation_prompts", self.evaluation_prompts)
+
+
+def _rlhf_ppo() -> PPOStageConfig:
+    return PPOStageConfig(
+        total_episodes=5120,
+        num_envs=64,
+        max_new_tokens=24,
+        eval_prompts=64,
+        lora_rank=16,
+        training=PPOConfig(learning_rate=3e-4, warmup_iterations=3, epochs=2, num_minibatches=2, temperature=0.7),
+    )
+
+
+@dataclass(frozen=True)
+class RLHFCommand(RunConfig):
+    """``textenv rlhf``: reward model and PPO for a language model that is there already, with a report.
+
+    Attributes:
+        model: Folder of a causal language model, or ``smollm2``: SmolLM2-135M-Instruct, fetched.
+        evaluation_prompts: Held-out test prompts that all policy figures are measured on.
+        reward: The reward model's stage.
+        ppo: The policy's stage.
+    """
+
+    name: str = "rlhf"
+    model: str = "smollm2"
+    evaluation_prompts: int = 256
+    reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+    ppo: PPOStageConfig = field(default_factory=_rlhf_ppo)
 
     def __post_init__(self) -> None:
         super().__post_init__()

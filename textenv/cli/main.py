@@ -20,6 +20,7 @@ COMMANDS = {
     "sft": "fine-tune a language model on demonstrations",
     "reward": "train a reward model on human ratings",
     "ppo": "optimise a policy against a reward model",
+    "rlhf": "reward model and PPO for a model that is there already, with a report",
     "play": "be the policy: choose tokens yourself, see log-probs and reward",
     "report": "write the report of a run again",
     "sample": "answer prompts with a model; the answers go into a trajectory store",
@@ -106,6 +107,7 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
         "sft": configs.SFTCommand,
         "reward": configs.RewardCommand,
         "ppo": configs.PPOCommand,
+        "rlhf": configs.RLHFCommand,
     }[command]
     values, resume = _parse_fields(command, kind, arguments, resumable=True)
     return kind(**values), resume

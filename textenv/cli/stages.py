@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 
 from agents.evaluation import Evaluation, evaluate_policy
@@ -34,7 +35,7 @@ from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path
 from textenv.envs import TextGenerationVectorEnv
-from textenv.errors import ConfigError, DataError
+from textenv.errors import ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
@@ -156,11 +157,26 @@ def load_reward(name: str | Path) -> Any:
     return Lexicon() if str(name) == "lexicon" else SequenceRewardModel.from_pretrained(name)
 
 
+def lora_config(rank: int) -> Any:
+    """An adapter on every linear layer, scaled by 2 as is usual.
+
+    Raises:
+        MissingDependencyError: If peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def ppo_stage(
     run: Run, data: RatedData, config: PPOStageConfig, *, policy_folder: Path, reward: Any, seed: int
 ) -> dict[str, Any]:
     """Stage four: writes ``ppo/``, the optimised policy with its value head."""
-    policy = CausalLMPolicy.from_pretrained(policy_folder, dtype=config.dtype)
+    torch.manual_seed(seed)  # peft draws an adapter's first weights from the global generator
+    adapter = lora_config(config.lora_rank) if config.lora_rank else None
+    policy = CausalLMPolicy.from_pretrained(policy_folder, dtype=config.dtype, lora=adapter)
     envs = TextGenerationVectorEnv(
         config.num_envs,
         policy.tokenizer,
@@ -178,7 +194,7 @@ def ppo_stage(
 
     def evaluate(agent: PPO, metrics: dict[str, float]) -> None:
         if agent.iteration % config.eval_every == 0 or agent.episodes >= config.total_episodes:
-            found = evaluate_policy(policy, held_out, reward, reference=agent.reference.model, sampling=sampling, seed=seed)
+            found = evaluate_policy(policy, held_out, reward, reference=agent.reference, sampling=sampling, seed=seed)
             metrics |= {"eval/score": found.summary["reward_mean"], "eval/kl": found.summary["kl"]}
 
     agent.learn(config.total_episodes, callback=evaluate)
