@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents.a2c import A2C, A2CConfig
+    from agents.critic import Critic
     from agents.evaluation import Evaluation, evaluate_policy
     from agents.expert_iteration import ExpertIteration, ExpertIterationConfig
     from agents.finetuning import SFTConfig, sft
     from agents.forward import SequenceBatch
     from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
     from agents.language_modeling import LMConfig
+    from agents.learning.held_out import HeldOut
+    from agents.learning.protocols import Agent
+    from agents.learning.recording import StoreRecorder
+    from agents.learning.trackers import Trackers
     from agents.policy import CausalLMPolicy
     from agents.ppo import PPO, PPOConfig
     from agents.pretraining import ModelConfig, PretrainConfig, pretrain
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "A2C": "agents.a2c",
     "A2CConfig": "agents.a2c",
+    "Agent": "agents.learning.protocols",
     "CausalLMPolicy": "agents.policy",
+    "Critic": "agents.critic",
     "DrGRPO": "agents.grpo",
     "DrGRPOConfig": "agents.grpo",
     "Evaluation": "agents.evaluation",
@@ -35,6 +42,7 @@ _HOMES = {
     "ExpertIterationConfig": "agents.expert_iteration",
     "GRPO": "agents.grpo",
     "GRPOConfig": "agents.grpo",
+    "HeldOut": "agents.learning.held_out",
     "LMConfig": "agents.language_modeling",
     "ModelConfig": "agents.pretraining",
     "PPO": "agents.ppo",
@@ -47,6 +55,8 @@ _HOMES = {
     "SFTConfig": "agents.finetuning",
     "SamplingParams": "textenv.sampling.params",
     "SequenceBatch": "agents.forward",
+    "StoreRecorder": "agents.learning.recording",
+    "Trackers": "agents.learning.trackers",
     "evaluate_policy": "agents.evaluation",
     "pretrain": "agents.pretraining",
     "sft": "agents.finetuning",
@@ -58,13 +68,16 @@ __all__ = [
     "PPO",
     "RLOO",
     "A2CConfig",
+    "Agent",
     "CausalLMPolicy",
+    "Critic",
     "DrGRPO",
     "DrGRPOConfig",
     "Evaluation",
     "ExpertIteration",
     "ExpertIterationConfig",
     "GRPOConfig",
+    "HeldOut",
     "LMConfig",
     "ModelConfig",
     "PPOConfig",
@@ -75,6 +88,8 @@ __all__ = [
     "SFTConfig",
     "SamplingParams",
     "SequenceBatch",
+    "StoreRecorder",
+    "Trackers",
     "evaluate_policy",
     "pretrain",
     "sft",
