@@ -24,7 +24,9 @@ from textenv.datasets.fetch import cache_dir
 _logger = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-shared", "-fPIC", "-std=gnu11"]
+# Not -ffast-math: linked with it, a library switches subnormal numbers off in the whole process.
+_MATH = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
+_FLAGS = ["-O3", "-march=native", *_MATH, "-shared", "-fPIC", "-std=gnu11"]
 MAX_HEAD_DIM = 256
 MAX_HEADS = 64
 

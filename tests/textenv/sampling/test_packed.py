@@ -107,3 +107,9 @@ def test_without_a_working_compiler_there_are_no_helpers(monkeypatch: pytest.Mon
     with caplog.at_level(logging.INFO):
         assert kernels.__wrapped__() is None
     assert "decoding without compiled helpers" in caplog.text
+
+
+@needs_compiler
+def test_subnormal_numbers_stay_switched_on():
+    kernels()
+    assert (torch.tensor([1e-20]) * torch.tensor([1e-20])).item() > 0
