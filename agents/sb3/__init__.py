@@ -9,14 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agents.sb3.buffer import SequenceRolloutBuffer
+    from agents.sb3.maskable import MaskableSequenceRolloutBuffer, MaskableTextPolicy
+    from agents.sb3.policy import TextPolicy
     from agents.sb3.vec_env import TextVecEnv, as_vec_env
 
 _HOMES = {
+    "MaskableSequenceRolloutBuffer": "agents.sb3.maskable",
+    "MaskableTextPolicy": "agents.sb3.maskable",
+    "SequenceRolloutBuffer": "agents.sb3.buffer",
+    "TextPolicy": "agents.sb3.policy",
     "TextVecEnv": "agents.sb3.vec_env",
     "as_vec_env": "agents.sb3.vec_env",
 }
 
-__all__ = ["TextVecEnv", "as_vec_env"]
+__all__ = [
+    "MaskableSequenceRolloutBuffer",
+    "MaskableTextPolicy",
+    "SequenceRolloutBuffer",
+    "TextPolicy",
+    "TextVecEnv",
+    "as_vec_env",
+]
 
 
 def __getattr__(name: str) -> Any:
