@@ -129,3 +129,10 @@ def expected_gradient(agent: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray
     figures = agent.step(weighted, estimated, minibatches[0])
     assert figures["policy/ratio"] == pytest.approx(1.0, abs=1e-12)
     return -found["gradient"] * mdp.horizon
+
+
+def variation(mdp: toy.ToyMDP, policy: np.ndarray, other: dict[Any, float]) -> float:
+    """Total variation between a policy's answers and another distribution over answers, the mean over prompts."""
+    ours = toy.answer_distribution(mdp, policy)
+    apart = sum(abs(ours.get(answer, 0.0) - other.get(answer, 0.0)) for answer in ours.keys() | other.keys())
+    return 0.5 * apart / mdp.num_prompts

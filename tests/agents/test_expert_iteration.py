@@ -13,7 +13,15 @@ from agents.expert_iteration import (
     expert_advantages,
     expert_loss,
 )
-from tests.agents.groups import MDPS, every_group, expected_gradient, make_agent, make_experience, make_tokens
+from tests.agents.groups import (
+    MDPS,
+    every_group,
+    expected_gradient,
+    make_agent,
+    make_experience,
+    make_tokens,
+    variation,
+)
 from textenv.envs import toy
 from textenv.errors import ConfigError
 
@@ -60,11 +68,6 @@ def test_expected_gradient_is_that_of_the_cross_entropy_to_best_of_n(name: str, 
     expected = imitation_gradient(mdp, agent.policy.probabilities, size)
     np.testing.assert_allclose(expected_gradient(agent, monkeypatch), expected, atol=1e-9)
     assert np.abs(expected).max() > 0.01
-
-
-def variation(mdp: toy.ToyMDP, policy: np.ndarray, other: dict) -> float:
-    ours = toy.answer_distribution(mdp, policy)
-    return 0.5 * sum(abs(ours[answer] - other.get(answer, 0.0)) for answer in ours) / mdp.num_prompts
 
 
 def test_rounds_taken_to_their_end_make_best_of_n_to_the_power_of_the_rounds():
