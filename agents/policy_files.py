@@ -113,7 +113,7 @@ def save(policy: CausalLMPolicy, folder: Path, weights: dict[str, torch.Tensor] 
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.model
     if policy.has_adapter and weights is None:
-        model = copy.deepcopy(model).merge_and_unload()
+        model = copy.deepcopy(model).float().merge_and_unload()  # bfloat16 would round small adapters away
     model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)
     if weights is None:

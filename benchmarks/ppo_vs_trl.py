@@ -59,7 +59,7 @@ class Meter:
         page = os.sysconf("SC_PAGE_SIZE")
         while True:
             resident = int(Path("/proc/self/statm").read_text("ascii").split()[1]) * page
-            phase = self._stack[-1]
+            phase = self.current
             self.peak_bytes[phase] = max(self.peak_bytes[phase], resident)
             time.sleep(0.005)
 
@@ -75,6 +75,11 @@ class Meter:
         self.iterations.append({**self._seconds, OTHER: self._seconds[OTHER] + whole - inside, "total": whole})
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._began = time.perf_counter()
+
+    @property
+    def current(self) -> str:
+        """The innermost phase."""
+        return self._stack[-1]
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -194,8 +199,13 @@ def measure_textenv(meter: Meter, iterations: int, *, lora: bool) -> None:
     config = agents.PPOConfig(learning_rate=1e-6, epochs=EPOCHS, micro_batch_size=EPISODES)
     agent = agents.PPO(policy, envs, config=config)
     agent.collector.collect = meter.wrap(agent.collector.collect, ROLLOUT)
-    agent.reference.logprobs = meter.wrap(agent.reference.logprobs, REFERENCE)
-    policy.evaluate = meter.wrap(policy.evaluate, lambda: FORWARD if torch.is_grad_enabled() else OLD)
+    agent.reference.evaluate = meter.wrap(agent.reference.evaluate, REFERENCE)
+
+    def purpose() -> str:
+        # The adapter's reference is the policy itself.
+        return FORWARD if torch.is_grad_enabled() else REFERENCE if meter.current == REFERENCE else OLD
+
+    policy.evaluate = meter.wrap(policy.evaluate, purpose)
     torch.Tensor.backward = meter.wrap(torch.Tensor.backward, BACKWARD)
     policy.compute.pull_gradients = meter.wrap(policy.compute.pull_gradients, BACKWARD)
     agent.optimizer.step = meter.wrap(agent.optimizer.step, OPTIMISER)
