@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from agents.critic import Critic
 from agents.forward import SequenceBatch
@@ -43,6 +50,30 @@ def t5(tokenizer) -> CausalLMPolicy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = T5ForConditionalGeneration(config)
+    return CausalLMPolicy(model, tokenizer)
+
+
+@pytest.fixture
+def bart(tokenizer) -> CausalLMPolicy:
+    config = BartConfig(
+        vocab_size=280,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        forced_eos_token_id=None,
+    )
+    config.decoder_start_token_id = 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BartForConditionalGeneration(config)
     return CausalLMPolicy(model, tokenizer)
 
 
@@ -189,10 +220,16 @@ def test_lora_holds_one_copy_of_the_weights(folder, tokenizer):
     assert agent.checks["KL(reference‖reference) is 0"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_lora_agent_saved_and_loaded_goes_on_with_the_same_numbers(folder, tokenizer, tmp_path: Path, dtype: str):
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [("float32", {}), ("bfloat16", {"critic": "separate", "gradient_checkpointing": True})],
+    ids=["float32", "bfloat16, separate critic, recomputed"],
+)
+def test_lora_agent_saved_and_loaded_goes_on_with_the_same_numbers(
+    folder, tokenizer, tmp_path: Path, dtype: str, options: Any
+):
     def start() -> PPO:
-        policy = CausalLMPolicy.from_pretrained(folder, lora=lora_config(), dtype=dtype)
+        policy = CausalLMPolicy.from_pretrained(folder, lora=lora_config(), dtype=dtype, **options)
         with torch.no_grad():  # the adapter's first matrix is drawn at random
             for name, p in policy.named_parameters():
                 if "lora_A" in name:
@@ -237,12 +274,18 @@ def test_encoder_decoder_logprobs_equal_the_models_own(t5):
             torch.testing.assert_close(scores.last_values[row], alone.last_values[0])
 
 
-def test_encoder_decoder_generates_what_it_scores_and_what_transformers_generates(t5):
-    greedy = t5.generate(PROMPTS, SamplingParams(temperature=0, max_new_tokens=6))
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_encoder_decoder_generates_what_transformers_generates_and_what_it_scores(
+    kind: str, tokenizer, request: pytest.FixtureRequest
+):
+    policy: CausalLMPolicy = request.getfixturevalue(kind)
+    greedy = policy.generate(PROMPTS, SamplingParams(temperature=0, max_new_tokens=6))
     for trajectory in greedy:
         ids = torch.as_tensor(trajectory.prompt_ids)[None]
-        theirs = t5.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        theirs = policy.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
         assert trajectory.token_ids.tolist() == theirs[0, 1 : 1 + len(trajectory)].tolist()
+    agent = PPO(policy, make_envs(tokenizer, variety), config=CONFIG)
+    assert agent.iterate(1e-3)["policy/sampler_mismatch"] < 1e-5
 
 
 def test_encoder_decoder_trains_and_resumes(t5, tokenizer, tmp_path: Path):

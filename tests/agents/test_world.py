@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from agents.learning import sharding, world
 from agents.learning.held_out import HeldOut
 from agents.learning.world import World
 from agents.ppo import PPO
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from tests.agents.worlds import in_parallel
-from textenv.errors import CheckpointError, RunCheckError
+from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.runs import Run
 from textenv.wrappers.vector import WhitenReward
 
@@ -137,6 +138,31 @@ def test_error_of_one_process_names_its_rows(make_policy, tokenizer):
 def test_world_of_one_is_found_without_a_launcher(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert type(World.current(torch.device("cpu"))) is World
+
+
+def test_fsdp_is_used_where_the_launcher_says_so_and_others_are_there(monkeypatch):
+    several = World()
+    several.size = 2
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert not sharding.wanted(several)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert sharding.wanted(several)
+    assert not sharding.wanted(World())
+
+
+def test_what_fsdp_cannot_do_is_refused(make_policy, tokenizer, tmp_path: Path):
+    with pytest.raises(ConfigError, match="FSDP needs weights of one data type without a compute copy"):
+        sharding.shard(make_policy(dtype=torch.bfloat16), World())
+    agent = PPO(make_policy(), make_envs(tokenizer, variety), config=CONFIG)
+    agent.world.sharded = True
+    with pytest.raises(ConfigError, match="an agent divided by FSDP is not saved as a folder; give it a `run`"):
+        agent.save(tmp_path)
+
+
+def test_gradients_are_sent_in_buckets_of_one_type():
+    tensors = [torch.zeros(3), torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)]
+    found = world._buckets(tensors)
+    assert [[t.numel() for t in bucket] for bucket in found] == [[3], [4, 2]]
 
 
 def launch(folder: Path, *flags: str, stop_after: int = 0) -> None:
