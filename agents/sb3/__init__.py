@@ -10,26 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents.sb3.buffer import SequenceRolloutBuffer
+    from agents.sb3.callbacks import TextLogger
+    from agents.sb3.kl import FrozenReference, connect_kl
     from agents.sb3.maskable import MaskableSequenceRolloutBuffer, MaskableTextPolicy
     from agents.sb3.policy import TextPolicy
     from agents.sb3.vec_env import TextVecEnv, as_vec_env
 
 _HOMES = {
+    "FrozenReference": "agents.sb3.kl",
     "MaskableSequenceRolloutBuffer": "agents.sb3.maskable",
     "MaskableTextPolicy": "agents.sb3.maskable",
     "SequenceRolloutBuffer": "agents.sb3.buffer",
+    "TextLogger": "agents.sb3.callbacks",
     "TextPolicy": "agents.sb3.policy",
     "TextVecEnv": "agents.sb3.vec_env",
     "as_vec_env": "agents.sb3.vec_env",
+    "connect_kl": "agents.sb3.kl",
 }
 
 __all__ = [
+    "FrozenReference",
     "MaskableSequenceRolloutBuffer",
     "MaskableTextPolicy",
     "SequenceRolloutBuffer",
+    "TextLogger",
     "TextPolicy",
     "TextVecEnv",
     "as_vec_env",
+    "connect_kl",
 ]
 
 

@@ -142,7 +142,9 @@ class LanguageModelPolicy(BaseModel):
         """The cache of a kind of caller, made anew where it asks for more rows than before."""
         lane = self._lanes.get(name)
         if lane is None or lane.num_slots < len(rows.lengths):
-            width = min(rows.tokens.shape[1], self.lm.context_length or rows.tokens.shape[1])
+            width = rows.tokens.shape[1]
+            if self.lm.context_length == width - 1:
+                width -= 1  # nothing follows the last token, so it need not be read
             lane = self._lanes[name] = Lane(self.lm, len(rows.lengths), width)
         return lane
 
@@ -211,9 +213,9 @@ class LanguageModelPolicy(BaseModel):
             Nats, float64, shape ``(k, V)``, under the policy that samples (temperature, masks).
         """
         rows = Rows(np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, 0), lengths)
-        latest = self._latest
-        if latest is not None and _equal(latest.rows, rows):
-            logits = latest.logits
+        known = None if self._latest is None else _find(self._latest.rows, rows)
+        if known is not None and self._latest is not None:
+            logits = self._latest.logits[known]
         else:
             logits = self._next_logits(rows, "wrappers")
         return torch.log_softmax(logits.double() / self.temperature, -1).cpu().numpy()
@@ -381,6 +383,11 @@ def _packed_bits(masks: Any) -> NDArray[np.uint8]:
     return np.packbits(torch.as_tensor(masks).bool().cpu().numpy(), axis=1)
 
 
-def _equal(a: Rows, b: Rows) -> bool:
-    width = min(a.tokens.shape[1], b.tokens.shape[1])
-    return np.array_equal(a.lengths, b.lengths) and np.array_equal(a.tokens[:, :width], b.tokens[:, :width])
+def _find(known: Rows, wanted: Rows) -> torch.Tensor | None:
+    """Where the wanted rows stand among the known ones, int64 ``(k,)``; None where one of them is missing."""
+    width = min(known.tokens.shape[1], wanted.tokens.shape[1])
+    if int(wanted.lengths.max()) > width:
+        return None
+    same = (known.tokens[None, :, :width] == wanted.tokens[:, None, :width]).all(2)
+    same &= known.lengths == wanted.lengths[:, None]
+    return torch.as_tensor(same.argmax(1)) if same.any(1).all() else None

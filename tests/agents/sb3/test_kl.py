@@ -1,0 +1,168 @@
+"""KL penalties under algorithms that know nothing of them: the amounts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from agents.policy import CausalLMPolicy
+from agents.sb3 import (
+    FrozenReference,
+    MaskableTextPolicy,
+    TextLogger,
+    TextPolicy,
+    as_vec_env,
+    connect_kl,
+)
+from tests.agents.sb3.models import TOY, toy_lm
+from textenv import wrappers
+from textenv.errors import ConfigError
+from textenv.wrappers import vector
+
+SETTINGS: dict[str, Any] = {"n_steps": 12, "batch_size": 48, "n_epochs": 1, "device": "cpu", "seed": 0}
+
+
+def penalised(
+    lm: CausalLMPolicy, reference: Any, algorithm: Any = PPO, policy: Any = TextPolicy, **options: Any
+) -> Any:
+    envs = gym.make_vec(TOY, num_envs=4, **options.pop("env", {}))
+    envs = vector.KLPenalty(envs, reference, coef=0.3, **options)
+    model = algorithm(policy, VecMonitor(as_vec_env(envs)), policy_kwargs={"policy": lm}, **SETTINGS)
+    connect_kl(model)
+    return model
+
+
+class Steps(TextLogger):
+    """Keeps rewards, scores and divergences by step."""
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        self.__dict__.setdefault("rewards", []).append(self.locals["rewards"].copy())
+        self.__dict__.setdefault("scores", []).append([info["score"] for info in infos])
+        self.__dict__.setdefault("kl", []).append([info["kl"] for info in infos])
+        return super()._on_step()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_penalty_is_the_difference_to_the_log_probs_that_the_buffer_holds(dtype):
+    lm, other = toy_lm(dtype=dtype), toy_lm(1)
+    envs = gym.make_vec(TOY, num_envs=4)
+    reference = FrozenReference(other, envs)
+    model, kept = penalised(lm, reference), Steps()
+    asked: list[np.ndarray] = []
+    hook = model.get_env().unwrapped.envs.hook
+
+    def recorded(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        asked.append(reference(tokens, lengths))
+        return asked[-1]
+
+    hook.reference = recorded
+    model.learn(48, callback=kept)
+    # The stock buffer has been flattened slot by slot for the update.
+    logprobs = model.rollout_buffer.log_probs.reshape(4, 12).T
+    actions = model.rollout_buffer.actions.reshape(4, 12).T.astype(int)
+    ref_logprobs = np.take_along_axis(np.stack(asked), actions[..., None], 2)[..., 0]
+    paid, scores = np.stack(kept.rewards), np.stack(kept.scores)  # type: ignore[attr-defined]
+    assert np.allclose(paid, scores - 0.3 * (logprobs - ref_logprobs), atol=2e-5)
+    assert np.allclose(np.stack(kept.kl), logprobs - ref_logprobs, atol=2e-5)  # type: ignore[attr-defined]
+    assert np.abs(logprobs - ref_logprobs).max() > 0.1
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3", "full"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_divergence_from_itself_is_zero_until_the_first_update(dtype, estimator):
+    lm = toy_lm(dtype=dtype)
+    model = penalised(lm, FrozenReference(lm, gym.make_vec(TOY, num_envs=4)), estimator=estimator)
+    kept = Steps()
+    model.learn(96, callback=kept)
+    measured = np.stack(kept.kl)  # type: ignore[attr-defined]
+    assert np.abs(measured[:12]).max() < (1e-6 if dtype is None else 1e-2)
+    assert np.abs(measured[12:]).max() > np.abs(measured[:12]).max()
+
+
+def test_frozen_reference_stays_where_the_policy_was_and_excludes_padding(make_policy):
+    lm = make_policy()
+    envs: Any = gym.make_vec(
+        "textenv/TextGeneration-v0",
+        num_envs=2,
+        max_new_tokens=8,
+        tokenizer=lm.tokenizer,
+        prompts=["the"],
+        reward=lambda p, r: [0.0] * len(r),
+    )
+    reference = FrozenReference(lm, envs, temperature=2.0)
+    rows = np.array([[5, 6, 7], [5, 9, 0]]), np.array([3, 2])
+    before = reference(*rows)
+    assert (before[:, lm.tokenizer.pad_token_id] == -np.inf).all()
+    assert np.allclose(np.exp(before).sum(1), 1.0)
+    logits = lm.model(torch.tensor([[5, 6, 7], [5, 9, 0]])).logits[[0, 1], [2, 1]] / 2.0
+    logits[:, lm.tokenizer.pad_token_id] = -torch.inf
+    assert np.allclose(np.exp(before), logits.softmax(-1).detach().numpy(), atol=1e-6)
+    with torch.no_grad():
+        for weight in lm.parameters():
+            weight.add_(1.0)
+    assert np.allclose(reference(*rows), before)
+
+
+def test_single_environments_and_masks_are_penalised_too():
+    lm = toy_lm()
+    reference = FrozenReference(toy_lm(1), gym.make_vec(TOY, num_envs=1))
+
+    def one() -> Any:
+        return wrappers.KLPenalty(gym.make(TOY, min_new_tokens=2), reference, coef=0.3)
+
+    model = MaskablePPO(MaskableTextPolicy, DummyVecEnv([one] * 4), policy_kwargs={"policy": lm}, **SETTINGS)
+    connect_kl(model)
+    kept = Steps()
+    model.learn(48, callback=kept)
+    paid, scores, measured = (np.stack(getattr(kept, name)) for name in ("rewards", "scores", "kl"))
+    assert np.allclose(paid, scores - 0.3 * measured, atol=1e-5)
+
+
+def test_reference_reward_for_algorithms_that_expose_nothing():
+    table = np.log(np.array([0.1, 0.2, 0.3, 0.4]))
+
+    def reference(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return np.tile(table, (len(tokens), 1))
+
+    envs = as_vec_env(vector.ReferenceLogProb(gym.make_vec(TOY, num_envs=2), reference, 0.5))
+    model = DQN("MlpPolicy", envs, learning_starts=100, buffer_size=100, device="cpu", seed=0)
+    model.learn(40)
+    buffer = model.replay_buffer
+    assert buffer is not None
+    actions, rewards = buffer.actions[:20, :, 0], buffer.rewards[:20]
+    bonus = 0.5 * table[actions]
+    ended = buffer.dones[:20].astype(bool)
+    assert np.allclose(rewards[~ended], bonus[~ended], atol=1e-6)
+    assert ((rewards - bonus)[ended] >= -1e-6).all()
+
+
+def test_logger_sums_the_divergence_of_each_answer():
+    def policy(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return np.full((len(tokens), 4), -1.0)
+
+    def reference(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return np.full((len(tokens), 4), -1.1)
+
+    envs = vector.KLPenalty(gym.make_vec(TOY, num_envs=4), reference, policy, target_kl=0.01, horizon=10.0)
+    model = PPO(TextPolicy, as_vec_env(envs), policy_kwargs={"policy": toy_lm()}, **SETTINGS)
+    model.learn(48, callback=TextLogger())
+    found = model.logger.name_to_value
+    assert found["objective/kl"] == pytest.approx(0.1 * found["rollout/response_tokens"])
+    assert 0 <= found["objective/score"] <= 1
+    assert envs.coef > 0.05
+
+
+def test_what_cannot_be_connected_is_refused():
+    envs = as_vec_env(gym.make_vec(TOY, num_envs=4))
+    with pytest.raises(ConfigError, match="needs a TextPolicy, got ActorCriticPolicy"):
+        connect_kl(PPO("MlpPolicy", envs, **SETTINGS))
+    with pytest.raises(ConfigError, match="there is no KLPenalty"):
+        connect_kl(PPO(TextPolicy, envs, policy_kwargs={"policy": toy_lm()}, **SETTINGS))
