@@ -30,6 +30,7 @@ from textenv.sampling import packed as packed_module
 VOCABULARY = (20, 49_000)
 TARGETS = {"uniform": 3.0, "mixed": 2.0, "shared prompt": 3.0}
 STEPPING_TARGET = 1.10
+AGREEMENT_TARGET = 1e-4
 
 
 class Endless:
@@ -190,6 +191,22 @@ def breakdown(policy: Policy, prompts: Sequence[list[int]], steps: int, n: int) 
     }
 
 
+@torch.no_grad()
+def disagreement(model: Any, vocabulary: int) -> tuple[float, float]:
+    """Mean and largest difference in nats between the engine's log-probs of sampled tokens and one full forward's."""
+    rng, rows, start, steps = np.random.default_rng(1), np.arange(16), 16, 32
+    tokens = rng.integers(*VOCABULARY, (16, start + steps))
+    engine, stepped = SlotEngine(model, 16, start + steps), np.zeros((16, steps))
+    for step in range(steps):
+        lengths = np.full(16, start + step)
+        drawn = draw(engine.logits(tokens, lengths, rows)[:, :vocabulary], SamplingParams(), rng.random(16))
+        tokens[:, start + step], stepped[:, step] = drawn.tokens.cpu().numpy(), drawn.logprobs.cpu().numpy()
+    logits = model(torch.as_tensor(tokens, device=model.device)).logits[:, start - 1 : -1, :vocabulary]
+    targets = torch.as_tensor(tokens[:, start:], device=model.device)[..., None]
+    whole = logits.double().log_softmax(-1).gather(-1, targets).squeeze(-1).cpu().numpy()
+    return float(np.abs(stepped - whole).mean()), float(np.abs(stepped - whole).max())
+
+
 def bandwidth_share(policy: Policy, milliseconds: float) -> float:
     """Share of the GPU's memory bandwidth (measured by a copy) that reading the weights once a step amounts to."""
     source = torch.empty(2**28, dtype=torch.bfloat16, device="cuda")
@@ -266,6 +283,14 @@ def main() -> int:
     print(f"stepping the vector environment costs {stepping:.2f} of generate to the end (target {STEPPING_TARGET})")
     if stepping > STEPPING_TARGET:
         missed.append("stepping")
+    for dtype in (torch.float32, torch.bfloat16):
+        other: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(args.device).eval()
+        mean, largest = disagreement(other, policy.vocab_size)
+        print(
+            f"log-probs while decoding and of one full forward, {dtype}: differ by {mean:.1e} (mean), {largest:.1e} nats"
+        )
+        if dtype == torch.float32 and largest > AGREEMENT_TARGET:
+            missed.append("agreement")
     print(f"\n{'milliseconds':14} {'prefill':>8} | {'a step':>8} = {'matmul':>7} + attention + sampling + rest")
     for name, batch, n in (("uniform", uniform, 1), ("shared prompt", shared, 8)):
         parts = breakdown(policy, batch, 32, n)

@@ -1,5 +1,6 @@
-/* The small steps of decoding that cost torch more in calls than in work: the norm, and rotary embedding, cache write
- * and attention of one new token per sequence. Compiled for the local machine on first use; see kernels.py.
+/* The small steps of decoding that cost torch more in calls than in work: the norm; rotary embedding, cache write and
+ * attention of one new token per sequence; the draw of the next token. Compiled for the local machine on first use; see
+ * kernels.py.
  *
  * `low` says whether tensors are bfloat16 (1) or float32 (0); all sums are float32. Work is dealt to the threads of the
  * OpenMP runtime that torch already runs, whose entry point the caller passes in.
@@ -204,4 +205,103 @@ void decode_attention(runtime parallel, const void *qkv, const float *cos, const
                          rows, heads, kv_heads, dim, positions, 0, scale, low};
     if (parallel && rows > 1) parallel(attention_region, &job, 0, 0);
     else attention_region(&job);
+}
+
+/* --- drawing a token per row by inverse transform ------------------------------------------------------------------- */
+
+#define BLOCK 512
+
+typedef struct {
+    const void *logits;    /* (rows, vocabulary), rows `stride` entries apart */
+    const double *points;  /* where in the cumulative distribution to look, in [0, 1) */
+    int64_t *tokens;
+    double *tops, *totals; /* largest logit, and sum of exp(logit - top) */
+    long rows, vocabulary, stride, next;
+    int low;
+} draw_job;
+
+/* Integers in the order of the floats: their maximum vectorises without a word about NaN. */
+INLINE int32_t ordered(const void *p, long i, int low) {
+    if (low) {
+        const int16_t bits = ((const int16_t *)p)[i];
+        return (int16_t)(bits ^ ((bits >> 15) & 0x7fff));
+    }
+    const int32_t bits = ((const int32_t *)p)[i];
+    return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+INLINE float largest(const void *p, long count, int low) {
+    union { int32_t i; float f; } value;
+    if (low) {
+        int16_t best = INT16_MIN;
+        for (long i = 0; i < count; i++) {
+            const int16_t here = (int16_t)ordered(p, i, 1);
+            best = here > best ? here : best;
+        }
+        value.i = (int32_t)((uint32_t)(uint16_t)(best ^ ((best >> 15) & 0x7fff)) << 16);
+    } else {
+        int32_t best = INT32_MIN;
+        for (long i = 0; i < count; i++) {
+            const int32_t here = ordered(p, i, 0);
+            best = here > best ? here : best;
+        }
+        value.i = best ^ ((best >> 31) & 0x7fffffff);
+    }
+    return value.f;
+}
+
+INLINE float weight(const void *p, long i, float top, int low) {
+    const float x = get(p, i, low) - top, e = exponential(x);
+    return x < -86.0f ? 0.0f : e;
+}
+
+INLINE float block_sum(const void *p, long begin, long end, float top, int low) {
+    float sum = 0;
+    for (long i = begin; i < end; i++) sum += weight(p, i, top, low);
+    return sum;
+}
+
+INLINE void draw_row(const draw_job *job, long row, int low) {
+    const long vocabulary = job->vocabulary, blocks = (vocabulary + BLOCK - 1) / BLOCK;
+    const void *logits = (const char *)job->logits + row * job->stride * (low ? 2 : 4);
+    const float top = largest(logits, vocabulary, low);
+    double sums[blocks], total = 0, before = 0;
+    for (long b = 0; b < blocks; b++) {
+        const long end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
+        sums[b] = block_sum(logits, b * BLOCK, end, top, low);
+        total += sums[b];
+    }
+    job->tops[row] = top;
+    job->totals[row] = total;
+
+    const double point = job->points[row] * total;
+    long b = 0;
+    while (b < blocks - 1 && before + sums[b] <= point) before += sums[b++];
+    while (b > 0 && sums[b] == 0) before -= sums[--b]; /* rounding may lead past the last block with a weight */
+    const long end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
+    long found = b * BLOCK;
+    for (long i = b * BLOCK; i < end; i++) {
+        const float w = weight(logits, i, top, low);
+        if (!(w > 0)) continue;
+        found = i;
+        before += w;
+        if (before > point) break;
+    }
+    job->tokens[row] = found;
+}
+
+static void draw_region(void *data) {
+    draw_job *job = data;
+    long row;
+    while ((row = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->rows) {
+        if (job->low) draw_row(job, row, 1);
+        else draw_row(job, row, 0);
+    }
+}
+
+void draw_tokens(runtime parallel, const void *logits, const double *points, int64_t *tokens, double *tops,
+                 double *totals, long rows, long vocabulary, long stride, int low) {
+    draw_job job = {logits, points, tokens, tops, totals, rows, vocabulary, stride, 0, low};
+    if (parallel && rows > 1) parallel(draw_region, &job, 0, 0);
+    else draw_region(&job);
 }

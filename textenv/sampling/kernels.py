@@ -11,11 +11,13 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,9 +28,24 @@ _logger = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels.c")
 # Not -ffast-math: linked with it, a library switches subnormal numbers off in the whole process.
 _MATH = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
-_FLAGS = ["-O3", "-march=native", *_MATH, "-shared", "-fPIC", "-std=gnu11"]
+_WIDE = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
+_FLAGS = ["-O3", "-march=native", *_WIDE, *_MATH, "-shared", "-fPIC", "-std=gnu11"]
 MAX_HEAD_DIM = 256
 MAX_HEADS = 64
+
+
+class RowDraws(NamedTuple):
+    """Columns that were drawn, and what their log-probabilities are made of, shape ``(B,)`` each.
+
+    Attributes:
+        tokens: Columns, int64.
+        tops: Largest logit, float64.
+        totals: Sum of ``exp(logits - top)``, float64.
+    """
+
+    tokens: torch.Tensor
+    tops: torch.Tensor
+    totals: torch.Tensor
 
 
 class Kernels:
@@ -46,6 +63,8 @@ class Kernels:
         self._rms_norm.argtypes = [pointer] * 4 + [long] * 2 + [real, flag]
         self._attention = library.decode_attention
         self._attention.argtypes = [pointer] * 10 + [long] * 5 + [real, flag]
+        self._draw = library.draw_tokens
+        self._draw.argtypes = [pointer] * 6 + [long] * 3 + [flag]
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """``x / sqrt(mean(x²) + eps) · weight`` along the last dimension of a contiguous ``(N, D)`` tensor."""
@@ -94,6 +113,20 @@ class Kernels:
         low = qkv.dtype == torch.bfloat16
         self._attention(self._parallel, *addresses, rows, heads, kv_heads, dim, positions, scale, low)
         return out
+
+    def draw(self, logits: torch.Tensor, points: torch.Tensor) -> RowDraws:
+        """Draw a column of each row in proportion to ``exp(logits)`` by inverse transform.
+
+        Args:
+            logits: float32 or bfloat16, ``(B, V)``, each row contiguous; −inf is never drawn.
+            points: One number in [0, 1) per row, float64, ``(B,)``.
+        """
+        rows, vocabulary = logits.shape
+        tokens = torch.empty(rows, dtype=torch.long)
+        tops, totals = torch.empty(2, rows, dtype=torch.float64)
+        addresses = [tensor.data_ptr() for tensor in (logits, points, tokens, tops, totals)]
+        self._draw(self._parallel, *addresses, rows, vocabulary, logits.stride(0), logits.dtype == torch.bfloat16)
+        return RowDraws(tokens, tops, totals)
 
 
 @cache

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,18 @@ def _uses_onednn(weight: torch.Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return weight.dtype == torch.float32
+
+
+@cache
+def _product() -> Any:
+    """The matrix product of oneDNN with an activation after it; an overload is called faster than its name."""
+    return torch.ops.mkldnn._linear_pointwise.default
+
+
+@cache
+def _product_with() -> Any:
+    """The same with another tensor added or multiplied after it."""
+    return torch.ops.mkldnn._linear_pointwise.binary
 
 
 class _Adapter(NamedTuple):
@@ -111,13 +124,13 @@ class PackedLinear:
     def times(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """The product with ``x``, times ``other`` elementwise."""
         if self._onednn and self._adapter is None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, "mul")
+            return _product_with()(x, other, self._weight, self._bias, "mul")
         return self(x) * other
 
     def plus(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """The product with ``x``, plus ``other``."""
         if self._onednn:
-            out = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, "add")
+            out = _product_with()(x, other, self._weight, self._bias, "add")
             return self._adapt(out, x)
         return self(x) + other
 
@@ -240,8 +253,11 @@ class PackedDecoder:
                 norm_q, norm_k = layer.of_heads
                 q, k, v = qkv.split([self._heads, self._kv_heads, self._kv_heads], 1)
                 qkv = torch.cat([norm_q(q), norm_k(k), v], 1)
-            seen = [one(number, part) for one, part in zip(attend, qkv.split(sizes), strict=True)]
-            x = layer.output.plus(seen[0] if len(seen) == 1 else torch.cat(seen), x)
+            if len(attend) == 1:
+                seen = attend[0](number, qkv)
+            else:
+                seen = torch.cat([one(number, part) for one, part in zip(attend, qkv.split(sizes), strict=True)])
+            x = layer.output.plus(seen, x)
             normed = layer.before_mlp(x)
             x = layer.down.plus(layer.up.times(normed, layer.gate(normed, self._activation)), x)
         parts = self._norm(x).split(sizes)

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from textenv.errors import ConfigError
 from textenv.sampling.categorical import compute_dtype, exp, exp_, first_largest, look_up, row_chunks, row_sums
+from textenv.sampling.kernels import Kernels, kernels
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import History, Processor
 from textenv.sampling.truncation import truncate_
+
+_COMPILED_FROM = 1024  # vocabulary
 
 
 class Draw(NamedTuple):
@@ -92,11 +95,16 @@ def _draw_rows(
     """Draw a few rows at a time: each step of the way is a pass over what the cache holds already."""
     count, vocabulary = logits.shape
     points = torch.as_tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
+    plain = params.stochastic and not processor.active and params.temperature == 1.0 and not params.truncates
+    compiled = _compiled(logits) if plain else None
+    if compiled is not None:
+        drawn = compiled.draw(logits, points.contiguous())
+        logprobs = logits.gather(1, drawn.tokens[:, None]).squeeze(1).double() - drawn.tops - drawn.totals.log()
+        return Draw(drawn.tokens, logprobs, logprobs)
     tokens = torch.empty(count, dtype=torch.long, device=logits.device)
     tops, totals, normalisers = torch.empty(3, count, dtype=torch.float64, device=logits.device)
     chunks = row_chunks(logits)
     buffer = torch.empty(chunks[0].stop, vocabulary, dtype=compute_dtype(logits), device=logits.device)
-    plain = not processor.active and params.temperature == 1.0 and not params.truncates
     for rows in chunks:
         work = buffer[: rows.stop - rows.start].copy_(logits[rows])
         top = work.amax(-1, keepdim=True)
@@ -122,3 +130,9 @@ def _draw_rows(
     score = processor.at(own.to(buffer.dtype), tokens).double()
     behaviour = (score - tops) / params.temperature - totals.log()
     return Draw(tokens, behaviour, behaviour if plain else own.double() - normalisers)
+
+
+def _compiled(logits: torch.Tensor) -> Kernels | None:
+    """The compiled draw where it applies and pays: long rows of float32 or bfloat16 on a CPU."""
+    fits = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16) and logits.stride(1) == 1
+    return kernels() if fits and logits.shape[1] >= _COMPILED_FROM else None

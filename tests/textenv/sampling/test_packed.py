@@ -113,3 +113,43 @@ def test_without_a_working_compiler_there_are_no_helpers(monkeypatch: pytest.Mon
 def test_subnormal_numbers_stay_switched_on():
     kernels()
     assert (torch.tensor([1e-20]) * torch.tensor([1e-20])).item() > 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [5, 512, 1300])
+def test_compiled_draw_is_the_inverse_of_the_cumulative_distribution(dtype: torch.dtype, vocabulary: int):
+    compiled = kernels()
+    assert compiled is not None
+    generator = torch.Generator().manual_seed(0)
+    wide = (torch.randn(40, vocabulary + 3, generator=generator) * 4).to(dtype)
+    wide[:, ::3] = -torch.inf
+    logits = wide[:, :vocabulary]  # rows further apart than they are long
+    points = torch.rand(40, generator=generator, dtype=torch.float64)
+    found = compiled.draw(logits, points)
+    exact = logits.double().softmax(-1).cumsum(-1)
+    assert torch.equal(found.tokens, torch.searchsorted(exact, points[:, None], right=True).squeeze(1))
+    torch.testing.assert_close(found.tops, logits.double().amax(-1))
+    torch.testing.assert_close(found.tops + found.totals.log(), logits.double().logsumexp(-1), atol=1e-6, rtol=0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("point", [0.0, 0.5, 1 - 2**-53])
+def test_compiled_draw_never_takes_an_impossible_token(point: float):
+    compiled = kernels()
+    assert compiled is not None
+    logits = torch.full((3, 2000), -torch.inf)
+    logits[0, 700], logits[1, 1999], logits[2, 3:5] = 0.0, -50.0, 7.0
+    found = compiled.draw(logits, torch.full((3,), point, dtype=torch.float64))
+    assert found.tokens[:2].tolist() == [700, 1999]
+    assert found.tokens[2] in (3, 4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+def test_compiled_draw_shows_rows_without_a_distribution(bad: float):
+    compiled = kernels()
+    assert compiled is not None
+    logits = torch.full((1, 1500), bad)
+    found = compiled.draw(logits, torch.tensor([0.3], dtype=torch.float64))
+    assert not (found.tops + found.totals.log()).isfinite().any()
