@@ -7,7 +7,7 @@ responders hold for the native learners as they do for anybody else's.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class Rollout:
         truncated: True where something outside the task cut the episode off, shape ``(N,)``.
         episodes: The environment's records, one per row.
         seconds: Wall-clock time of collecting, reward calls included.
+        environment_seconds: The part of it that was spent in the environment: nearly all of that is the reward's.
     """
 
     tokens: NDArray[np.int64]
@@ -54,6 +55,7 @@ class Rollout:
     truncated: NDArray[np.bool_]
     episodes: list[Episode]
     seconds: float
+    environment_seconds: float = 0.0
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -200,7 +202,7 @@ class Collector:
         allowed = None
         if self._token_masks is not None:
             allowed = np.full((count, width, -(-self.policy.vocab_size // 8)), 255, np.uint8)
-        running, step = np.arange(count), 0
+        running, step, inside = np.arange(count), 0, 0.0
         while len(running):
             before = slots.lengths[running].copy()
             logits = self.engine.logits(slots.tokens[running], before, running)[:, : self.policy.vocab_size]
@@ -213,14 +215,17 @@ class Collector:
             drawn = self._draw(logits, uniforms[running, step], mask, running)
             actions = np.full(count, IDLE, np.int64)
             actions[running] = drawn.tokens.cpu().numpy()
+            stepped = time.monotonic()
             _, paid, terminated, cut, _ = self.envs.step(actions)
+            inside += time.monotonic() - stepped
             taken[running, places] = actions[running]
             rewards[running, places] = paid[running]
             behaviour[running, places] = drawn.behaviour_logprobs.cpu().numpy()
             truncated |= cut
             running = running[~(terminated | cut)[running]]
             step += 1
-        return self._rollout(taken, rewards, behaviour, allowed, truncated, time.monotonic() - began)
+        rollout = self._rollout(taken, rewards, behaviour, allowed, truncated, time.monotonic() - began)
+        return replace(rollout, environment_seconds=inside)
 
     def _draw(
         self, logits: torch.Tensor, uniforms: NDArray[np.float64], mask: torch.Tensor | None, rows: NDArray[np.int64]

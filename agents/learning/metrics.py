@@ -46,6 +46,7 @@ def summarize(
         "policy/ratio_first": steps[0]["policy/ratio"],
         "policy/sampler_mismatch": float(world.sum(torch.tensor(float(mismatch)))) / tokens,
         "policy/steps": float(len(steps)),
+        "time/environment_seconds": rollout.environment_seconds,
     }
     if config.kl_estimator != "k1":
         estimate = torch.where(mask, ESTIMATORS[config.kl_estimator](experience.log_ratio), 0.0).double().sum(1)

@@ -20,6 +20,7 @@ _TITLES = {
 _PPO_PARTS = {
     "time/rollout_seconds": "generating answers",
     "time/reward_seconds": "scoring them",
+    "time/scoring_seconds": "log-probs and values",
     "time/update_seconds": "updating the policy",
 }
 
