@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
+from agents.learning.held_out import HeldOut
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPO
 from agents.pretraining import PretrainConfig, pretrain
@@ -188,16 +189,10 @@ def ppo_stage(
     )
     if isinstance(reward, SequenceRewardModel):
         reward.autocast = fast_bf16(reward.device)  # off by 0.02 at most, in a third of the time
-    agent = PPO(policy, envs, config=replace(config.training, seed=seed), run=run)
-    held_out = [d.prompt for d in data.demonstrations("validation", config.domain)][: config.eval_prompts]
-    sampling = SamplingParams(config.training.temperature, max_new_tokens=config.max_new_tokens)
-
-    def evaluate(agent: PPO, metrics: dict[str, float]) -> None:
-        if agent.iteration % config.eval_every == 0 or agent.episodes >= config.total_episodes:
-            found = evaluate_policy(policy, held_out, reward, reference=agent.reference, sampling=sampling, seed=seed)
-            metrics |= {"eval/score": found.summary["reward_mean"], "eval/kl": found.summary["kl"]}
-
-    agent.learn(config.total_episodes, callback=evaluate)
+    validation = [d.prompt for d in data.demonstrations("validation", config.domain)][: config.eval_prompts]
+    training = replace(config.training, seed=seed, eval_every=config.eval_every)
+    agent = PPO(policy, envs, config=training, run=run, held_out=HeldOut(validation, reward, seed=seed))
+    agent.learn(config.total_episodes)
     policy.save_pretrained(run.stage("ppo"))
     if isinstance(reward, SequenceRewardModel):
         reward.autocast = False
