@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agents.a2c import A2C, A2CConfig
     from agents.critic import Critic
+    from agents.dpo import DPO
+    from agents.dpo_objective import DPOConfig
     from agents.evaluation import Evaluation, evaluate_policy
     from agents.expert_iteration import ExpertIteration, ExpertIterationConfig
     from agents.finetuning import SFTConfig, sft
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from agents.learning.trackers import Trackers
     from agents.policy import CausalLMPolicy
     from agents.ppo import PPO, PPOConfig
+    from agents.preference_pairs import TokenPair, pairs_from_trajectories
     from agents.pretraining import ModelConfig, PretrainConfig, pretrain
     from agents.reinforce_pp import ReinforcePP, ReinforcePPConfig
     from agents.rloo import RLOO, RLOOConfig
@@ -35,6 +38,8 @@ _HOMES = {
     "Agent": "agents.learning.protocols",
     "CausalLMPolicy": "agents.policy",
     "Critic": "agents.critic",
+    "DPO": "agents.dpo",
+    "DPOConfig": "agents.dpo_objective",
     "DrGRPO": "agents.grpo",
     "DrGRPOConfig": "agents.grpo",
     "Evaluation": "agents.evaluation",
@@ -56,14 +61,17 @@ _HOMES = {
     "SamplingParams": "textenv.sampling.params",
     "SequenceBatch": "agents.forward",
     "StoreRecorder": "agents.learning.recording",
+    "TokenPair": "agents.preference_pairs",
     "Trackers": "agents.learning.trackers",
     "evaluate_policy": "agents.evaluation",
+    "pairs_from_trajectories": "agents.preference_pairs",
     "pretrain": "agents.pretraining",
     "sft": "agents.finetuning",
 }
 
 __all__ = [
     "A2C",
+    "DPO",
     "GRPO",
     "PPO",
     "RLOO",
@@ -71,6 +79,7 @@ __all__ = [
     "Agent",
     "CausalLMPolicy",
     "Critic",
+    "DPOConfig",
     "DrGRPO",
     "DrGRPOConfig",
     "Evaluation",
@@ -89,8 +98,10 @@ __all__ = [
     "SamplingParams",
     "SequenceBatch",
     "StoreRecorder",
+    "TokenPair",
     "Trackers",
     "evaluate_policy",
+    "pairs_from_trajectories",
     "pretrain",
     "sft",
 ]

@@ -1,0 +1,84 @@
+"""A DPO learner on disk: checkpoints, and folders that :meth:`agents.dpo.DPO.load` goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from agents import policy_files
+from agents.dpo_objective import DPOConfig
+from agents.policy import CausalLMPolicy
+from agents.preference_pairs import fingerprint
+from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from textenv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from agents.dpo import DPO
+
+
+def write(agent: DPO, folder: Path) -> None:
+    """Write all that decides how training goes on, the reference's log-probs included."""
+    tensors = {f"policy/{name}": p for name, p in agent.policy.model.named_parameters() if p.requires_grad}
+    meta = {"iteration": agent.iteration, "checks": agent.checks, "comparisons": fingerprint(agent.pairs)}
+    save_state(folder, {**tensors, "ref_logprobs": agent.prepare(), **optimizer_tensors(agent.optimizer)}, meta)
+
+
+@torch.no_grad()
+def read(agent: DPO, folder: Path) -> None:
+    """Put back what :func:`write` wrote.
+
+    Raises:
+        CheckpointError: If the folder is damaged, does not fit the model, or belongs to other comparisons.
+    """
+    tensors, meta = load_state(folder)
+    if meta["comparisons"] != fingerprint(agent.pairs):
+        raise CheckpointError(f"`{folder}` was trained on other comparisons; resume it with the same ones")
+    for name, p in agent.policy.model.named_parameters():
+        if p.requires_grad:
+            saved = tensors.get(f"policy/{name}")
+            if saved is None or saved.shape != p.shape:
+                raise CheckpointError(f"`{folder}` does not fit this model (weight `{name}`)")
+            p.copy_(saved)
+    agent.policy.push_weights()
+    load_optimizer_tensors(agent.optimizer, tensors)
+    agent.ref_logprobs = tensors["ref_logprobs"].to(agent.policy.device)
+    agent.iteration, agent.checks = meta["iteration"], meta["checks"]
+
+
+def save(agent: DPO, folder: Path) -> None:
+    """Write policy, learner and configuration."""
+    policy = agent.policy
+    if policy.has_adapter:
+        policy_files.save_apart(policy, folder / "policy")
+    else:
+        policy.save_pretrained(folder / "policy")
+    write(agent, folder / "learner")
+    meta = {
+        "config": asdict(agent.config),
+        "stage": agent.stage,
+        "dtype": "float32" if policy.computes_in == torch.float32 else "bfloat16",
+        "frozen_layers": policy.frozen_layers,
+        "gradient_checkpointing": policy.gradient_checkpointing,
+        "adapter": policy.has_adapter,
+    }
+    save_state(folder, {}, meta)
+
+
+def load(folder: Path) -> tuple[CausalLMPolicy, dict[str, Any]]:
+    """The policy of a folder that :func:`save` wrote, and the learner's other arguments.
+
+    Raises:
+        CheckpointError: If the folder is not complete.
+    """
+    _, meta = load_state(folder)
+    policy = CausalLMPolicy.from_pretrained(
+        folder / "policy" / "base" if meta["adapter"] else folder / "policy",
+        dtype=meta["dtype"],
+        lora=policy_files.load_adapter_config(folder / "policy") if meta["adapter"] else None,
+        frozen_layers=meta["frozen_layers"],
+        gradient_checkpointing=meta["gradient_checkpointing"],
+    )
+    return policy, {"config": DPOConfig(**meta["config"]), "stage": meta["stage"]}
