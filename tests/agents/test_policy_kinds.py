@@ -328,6 +328,45 @@ def test_encoder_decoder_engine_knows_prompts_by_first_sight_or_by_length(t5):
     assert (seen.logits(rows, np.array([4, 4]), slots) - expected).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_encoder_decoder_engine_feeds_one_token_where_rows_grow_together(
+    kind: str, request: pytest.FixtureRequest, monkeypatch
+):
+    model = request.getfixturevalue(kind).model
+    prompts = np.array([3, 2, 4])
+    tokens = np.random.default_rng(0).integers(4, 280, (3, 12))
+    engine = EncoderDecoderEngine(model, 3, 12)
+    engine.prompt_lengths = prompts
+    decoder, fed = model.get_decoder(), []
+    original = decoder.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        fed.append(options["input_ids"].shape[1])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(decoder, "forward", forward)
+    calls = [
+        ([0, 1, 2], [0, 0, 0], 1),
+        ([0, 1, 2], [1, 1, 1], 1),
+        ([2, 0], [2, 2], 1),  # one has ended, the others come in another order
+        ([2, 0], [3, 3], 1),
+        ([0, 1], [4, 2], 5),  # answers of two lengths: read anew
+        ([0, 1], [3, 3], 4),
+        ([0, 1], [4, 4], 1),
+        ([0, 1], [3, 3], 4),  # rewound
+        ([0, 2], [4, 4], 5),  # one that was not among them
+    ]
+    for rows, answered, expected in calls:
+        lengths = prompts[rows] + np.array(answered)
+        found = engine.logits(tokens[rows], lengths, np.array(rows))
+        assert fed.pop() == expected
+        alone = EncoderDecoderEngine(model, 1, 12)
+        for i, row in enumerate(rows):
+            alone.prompt_lengths = prompts[row : row + 1]
+            single = alone.logits(tokens[row : row + 1], lengths[i : i + 1], np.array([0]))[0]
+            torch.testing.assert_close(found[i], single, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("lengths", "prompts", "message"),
     [

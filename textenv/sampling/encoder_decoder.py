@@ -1,16 +1,19 @@
 """Next-token logits of encoder-decoder models (the T5 and BART kinds), as the slot engine gives those of decoders.
 
-The encoder reads a row's prompt once and keeps what it made of it; the decoder reads the answer so far anew at every
-step (no cache of its keys and values: a step's cost grows with the answer, not with the prompt).
+The encoder reads a row's prompt once and keeps what it made of it. The decoder keeps keys and values while the rows
+that are asked for have answers of one length and grow together, or drop out, as they do where answers are sampled side
+by side; in any other order it reads the answers so far anew.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from textenv.errors import ShapeError
 from textenv.mixed_precision import round_up
@@ -43,6 +46,38 @@ def decode(model: Any, memory: torch.Tensor, memory_mask: torch.Tensor, tokens: 
     ).last_hidden_state
 
 
+@dataclass
+class _Growing:
+    """Rows whose answers have one length, and what the decoder keeps of them.
+
+    Attributes:
+        rows: Their slots, shape ``(B,)``.
+        answers: Answer tokens that the decoder has read, shape ``(B, T)``.
+        memory: Encoder states, shape ``(B, P, D)``.
+        mask: True on real prompt tokens, shape ``(B, P)``.
+        cache: Keys and values.
+    """
+
+    rows: NDArray[np.int64]
+    answers: NDArray[np.int64]
+    memory: torch.Tensor
+    mask: torch.Tensor
+    cache: EncoderDecoderCache
+
+    def keep(self, rows: NDArray[np.int64]) -> bool:
+        """Forget all rows but these, in their order; False where one of them is not there."""
+        place = {row: i for i, row in enumerate(self.rows.tolist())}
+        if not place.keys() >= set(rows.tolist()):
+            return False
+        chosen = np.array([place[row] for row in rows.tolist()])
+        if len(chosen) != len(self.rows) or (chosen != np.arange(len(chosen))).any():
+            indices = torch.as_tensor(chosen, device=self.memory.device)
+            self.cache.batch_select_indices(indices)
+            self.rows, self.answers = self.rows[chosen], self.answers[chosen]
+            self.memory, self.mask = self.memory[indices], self.mask[indices]
+        return True
+
+
 class EncoderDecoderEngine:
     """Next-token logits of many growing sequences, prompt first, as :class:`textenv.sampling.SlotEngine` takes them.
 
@@ -63,14 +98,17 @@ class EncoderDecoderEngine:
         self.prompt_lengths: NDArray[np.int64] | None = None
         self._prompts: list[tuple[int, ...]] = [()] * num_slots
         self._memories: list[torch.Tensor | None] = [None] * num_slots
+        self._growing: _Growing | None = None
 
     def drop(self) -> None:
         """Forget everything cached: call it when the model's weights have changed."""
+        self._growing = None
         self._prompts = [()] * self.num_slots
         self._memories = [None] * self.num_slots
 
     def fork(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
         """Let slots hold what other slots hold; see :meth:`textenv.sampling.SlotEngine.fork`."""
+        self._growing = None
         held = [(self._prompts[source], self._memories[source]) for source in sources.tolist()]
         for target, (prompt, memory) in zip(targets.tolist(), held, strict=True):
             self._prompts[target], self._memories[target] = prompt, memory
@@ -95,17 +133,51 @@ class EncoderDecoderEngine:
         if int(lengths.max()) > self.max_length or int(lengths.min()) < 1:
             raise ShapeError(f"sequence lengths must lie in 1…{self.max_length}, got {lengths.min()}…{lengths.max()}")
         starts = self._encode(tokens, lengths, rows)
-        device = self.model.get_input_embeddings().weight.device
         answered = lengths - starts
         width = int(answered.max())
         columns = np.minimum(starts[:, None] + np.arange(width), lengths[:, None] - 1)
-        answers = torch.as_tensor(np.take_along_axis(tokens, columns, axis=1), device=device)
+        answers = np.take_along_axis(tokens, columns, axis=1)
+        if int(answered.min()) == width:
+            last = self._grow(rows, answers, starts)
+        else:
+            self._growing = None
+            device = self.model.get_input_embeddings().weight.device
+            states = decode(self.model, *self._memory(rows, starts), torch.as_tensor(answers, device=device))
+            last = states[torch.arange(len(rows), device=device), torch.as_tensor(answered, device=device)]
+        return self.model.get_output_embeddings()(last * output_scale(self.model))
+
+    def _memory(self, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder states ``(B, P, D)`` of rows, and where they are real."""
         memories = [memory for row in rows.tolist() if (memory := self._memories[row]) is not None]
         memory = torch.nn.utils.rnn.pad_sequence(memories, batch_first=True)
-        mask = torch.arange(memory.shape[1], device=device) < torch.as_tensor(starts, device=device)[:, None]
-        states = decode(self.model, memory, mask, answers)
-        last = states[torch.arange(len(rows), device=device), torch.as_tensor(answered, device=device)]
-        return self.model.get_output_embeddings()(last * output_scale(self.model))
+        lengths = torch.as_tensor(starts, device=memory.device)
+        return memory, torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
+
+    def _grow(self, rows: NDArray[np.int64], answers: NDArray[np.int64], starts: NDArray[np.int64]) -> torch.Tensor:
+        """Decoder states after answers of one length, ``(B, D)``; feeds one token where the rows are known."""
+        growing, length = self._growing, answers.shape[1]
+        known = (
+            growing is not None
+            and growing.answers.shape[1] == length - 1
+            and growing.keep(rows)
+            and bool((growing.answers == answers[:, :-1]).all())
+        )
+        if growing is None or not known:
+            memory, mask = self._memory(rows, starts)
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            growing = self._growing = _Growing(rows.copy(), answers, memory, mask, cache)
+            start = np.full((len(rows), 1), self.model.config.decoder_start_token_id, np.int64)
+            fed = np.concatenate([start, answers], axis=1)
+        else:
+            growing.answers, fed = answers, answers[:, -1:]
+        states = self.model.get_decoder()(
+            input_ids=torch.as_tensor(fed, device=growing.memory.device),
+            encoder_hidden_states=growing.memory,
+            encoder_attention_mask=growing.mask.long(),
+            past_key_values=growing.cache,
+            use_cache=True,
+        ).last_hidden_state
+        return states[:, -1]
 
     def _encode(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]
@@ -127,6 +199,7 @@ class EncoderDecoderEngine:
                 self._prompts[row] = prompt
                 new.append(i)
         if new:
+            self._growing = None
             device = self.model.get_input_embeddings().weight.device
             width = round_up(int(starts[new].max()), 8)
             ids = np.zeros((len(new), width), np.int64)
