@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("datasets", "prompts", "rewards", "sampling", "trajectories", "wrappers")
+_ROOMS = ("datasets", "prompts", "rewards", "sampling", "testing", "trajectories", "wrappers")
 
 
 def __getattr__(name: str) -> Any:
