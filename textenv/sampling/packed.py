@@ -94,26 +94,34 @@ class PackedLinear:
 
     def refresh(self) -> None:
         """Take over the layers' present weights."""
-        self._adapter = _fused_adapter(self._modules, self._layers)
+        self._adapter = _renewed(self._adapter, _fused_adapter(self._modules, self._layers))
         seen = _fingerprint([p for layer in self._layers for p in (layer.weight, layer.bias)])
         if seen == self._seen:
             return
         self._seen = seen
         weights = [layer.weight.detach() for layer in self._layers]
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._onednn else weight
+        if self._onednn:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        else:  # a lone layer's weight is looked at where it stands
+            self._weight = weight if len(weights) == 1 else _in_place(self._weight, weight)
         if any(layer.bias is not None for layer in self._layers):
             parts = [
                 layer.bias.detach() if layer.bias is not None else layer.weight.new_zeros(layer.out_features)
                 for layer in self._layers
             ]
-            self._bias = torch.cat(parts)
+            self._bias = _in_place(self._bias, torch.cat(parts))
+
+    def addresses(self) -> list[int]:
+        """Where the tensors stand that a recorded step would read."""
+        tensors = (self._weight, self._bias, *(self._adapter or ()))
+        return [] if self._onednn else [tensor.data_ptr() for tensor in tensors if tensor is not None]
 
     def __call__(self, x: torch.Tensor, activation: str | None = None) -> torch.Tensor:
         """``(N, in)`` to ``(N, out)``, with one of the named activations after it."""
         if self._onednn and (activation is None or self._adapter is None):
             name, algorithm = ("none", "") if activation is None else _ACTIVATIONS[activation]
-            return self._adapt(torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, name, [], algorithm), x)
+            return self._adapt(_product()(x, self._weight, self._bias, name, [], algorithm), x)
         out = self(x) if self._onednn else self._adapt(nn.functional.linear(x, self._weight, self._bias), x)
         if activation == "silu":
             return nn.functional.silu(out)
@@ -136,6 +144,19 @@ class PackedLinear:
 
     def _adapt(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return out if self._adapter is None else out.add_((x @ self._adapter.down) @ self._adapter.up)
+
+
+def _in_place(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+    """The new values, in the old tensor where they fit: a step that was recorded on a GPU goes on reading it."""
+    if old is None or old.shape != new.shape or old.dtype != new.dtype or old.device != new.device:
+        return new
+    return old.copy_(new)
+
+
+def _renewed(old: _Adapter | None, new: _Adapter | None) -> _Adapter | None:
+    if old is None or new is None:
+        return new
+    return _Adapter(_in_place(old.down, new.down), _in_place(old.up, new.up))
 
 
 def _fused_adapter(modules: Sequence[Any], layers: Sequence[nn.Linear]) -> _Adapter | None:
@@ -162,11 +183,15 @@ class _Norm:
 
     def __init__(self, module: Any, eps: float, zero_centred: bool, compiled: Kernels | None) -> None:
         self._module, self._eps, self._zero_centred, self._compiled = module, eps, zero_centred, compiled
+        self._weight = torch.zeros(0)
         self.refresh()
 
     def refresh(self) -> None:
         weight = self._module.weight.detach()
-        self._weight = weight + 1 if self._zero_centred else weight
+        self._weight = _in_place(self._weight, weight + 1) if self._zero_centred else weight
+
+    def addresses(self) -> list[int]:
+        return [self._weight.data_ptr()]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._compiled is not None and x.dim() == 2 and x.is_contiguous():
@@ -192,10 +217,9 @@ class _Layer:
         self.down = PackedLinear([mlp.down_proj])
         self.of_heads = (norm(attention.q_norm), norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
 
-    def refresh(self) -> None:
+    def parts(self) -> list[_Norm | PackedLinear]:
         parts = [self.before_attention, self.qkv, self.output, self.before_mlp, self.gate, self.up, self.down]
-        for part in (*parts, *(self.of_heads or ())):
-            part.refresh()
+        return [*parts, *(self.of_heads or ())]
 
 
 class PackedDecoder:
@@ -237,10 +261,15 @@ class PackedDecoder:
 
     def refresh(self) -> None:
         """Take over the model's present weights; costs about nothing where they have not changed."""
-        for layer in self._layers:
-            layer.refresh()
-        self._norm.refresh()
-        self.head.refresh()
+        for part in self._parts():
+            part.refresh()
+
+    def addresses(self) -> list[int]:
+        """Where the weights stand that a recorded step would read."""
+        return [address for part in self._parts() for address in part.addresses()]
+
+    def _parts(self) -> list[_Norm | PackedLinear]:
+        return [*(part for layer in self._layers for part in layer.parts()), self._norm, self.head]
 
     def hidden(self, blocks: Sequence[Block], cache: SlotCache) -> list[torch.Tensor]:
         """Last hidden states ``(b, s, D)`` of each block; their products are computed together."""

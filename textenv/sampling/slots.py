@@ -21,6 +21,7 @@ from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.cache import Block, SlotCache
 from textenv.sampling.packed import packed_decoder
+from textenv.sampling.recorded import RecordedSteps
 
 _PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
 
@@ -32,12 +33,13 @@ class SlotEngine:
         model: A transformers causal language model with standard attention.
         num_slots: Number of sequences.
         max_length: Longest sequence in tokens, prompt included.
+        cuda_graphs: On a GPU, record decode steps and replay them (models that have a packed form).
 
     Raises:
         ConfigError: If ``max_length`` exceeds the model's context.
     """
 
-    def __init__(self, model: Any, num_slots: int, max_length: int) -> None:
+    def __init__(self, model: Any, num_slots: int, max_length: int, *, cuda_graphs: bool = False) -> None:
         context = getattr(model.config, "max_position_embeddings", None)
         if context is not None and max_length > context:
             raise ConfigError(
@@ -55,6 +57,10 @@ class SlotEngine:
         self._owners = np.arange(num_slots)
         self._packed = packed_decoder(model)
         self._stale = False
+        # A GPU replays recorded steps, for which few shapes are worth more than small ones.
+        self._recorded: RecordedSteps | None = None
+        if cuda_graphs and self._packed is not None and model.get_input_embeddings().weight.device.type == "cuda":
+            self._recorded = RecordedSteps(self._packed, self._cache)
 
     def drop(self) -> None:
         """Forget everything cached: call it when the model's weights have changed."""
@@ -251,12 +257,15 @@ class SlotEngine:
     ) -> tuple[Block, NDArray[np.int64], NDArray[np.int64]]:
         """The last token of each row; with it where in the block each row stands, and which answer it is."""
         places, last = self._places[rows], self._cached[rows] - 1
-        size = min(round_up(int(places.max()) + 1, 16), self.num_slots)
+        size, grain = round_up(int(places.max()) + 1, 16), 16
+        if self._recorded is not None:
+            size, grain = 1 << (size - 1).bit_length(), 128
+        size = min(size, self.num_slots)
         tokens, positions = np.zeros((2, size, 1), np.int64)
         # Rows that were not asked for write where nobody looks.
         targets = np.full((size, 1), self.max_length)
         tokens[places, 0], positions[places, 0], targets[places, 0] = self._tokens[rows, last], last, last
-        length = min(round_up(int(last.max()) + 1, 16), self.max_length)
+        length = min(round_up(int(last.max()) + 1, grain), self.max_length)
         return self._block(tokens, positions, None, targets, length, fresh=False), places, answers
 
     def _prompt_parts(self, longer: NDArray[np.int64], new: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -309,6 +318,8 @@ class SlotEngine:
 
     def _forward(self, blocks: list[Block]) -> list[torch.Tensor]:
         """Hidden states ``(b, s, D)`` of each block."""
+        if self._recorded is not None and len(blocks) == 1 and blocks[0].places is None:
+            return [self._recorded.hidden(blocks[0])]
         if self._packed is not None:
             found: list[torch.Tensor] = []
             while blocks:

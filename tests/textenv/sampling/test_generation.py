@@ -112,7 +112,8 @@ def test_a_free_slot_is_filled_at_once():
 def test_texts_and_ids_are_both_prompts():
     torch.manual_seed(0)
     policy = Policy(MODELS["llama"]())
-    by_text, by_ids = (generate(policy, [p], SamplingParams(max_new_tokens=4)) for p in ("5 6 7", [5, 6, 7]))
+    by_text = generate(policy, ["5 6 7"], SamplingParams(max_new_tokens=4))
+    by_ids = generate(policy, [[5, 6, 7]], SamplingParams(max_new_tokens=4))
     assert by_text[0].token_ids.tolist() == by_ids[0].token_ids.tolist()
     assert by_text[0].prompt == by_ids[0].prompt == "5 6 7"
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB
 from textenv.errors import ConfigError, ShapeError
 from textenv.sampling import SlotEngine, packed, slots
+from textenv.sampling.recorded import RecordedSteps
 
 
 def make_engine(monkeypatch: pytest.MonkeyPatch, model: Any, path: str, num_slots: int, max_length: int) -> SlotEngine:
@@ -18,14 +21,30 @@ def make_engine(monkeypatch: pytest.MonkeyPatch, model: Any, path: str, num_slot
     if path in ("sdpa", "eager"):
         monkeypatch.setattr(slots, "packed_decoder", lambda model: None)
         model.set_attn_implementation(path)
-    return SlotEngine(model, num_slots, max_length)
+    engine = SlotEngine(model, num_slots, max_length)
+    if path == "recorded":
+        monkeypatch.setattr(packed.PackedLinear, "addresses", lambda self: [])
+        assert engine._packed is not None
+        engine._recorded = RecordedSteps(engine._packed, engine._cache, rerun)
+    return engine
+
+
+def rerun(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+    """Stands for a CUDA graph: the same work on the same tensors, at every replay."""
+    result = run()
+
+    def replay() -> None:
+        result.copy_(run())
+
+    return replay, result
 
 
 PATHS = ["packed", "packed without compiled helpers", "sdpa", "eager"]
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "path"), [*itertools.product(MODELS, PATHS), ("llama", "recorded"), ("qwen3", "recorded")]
+)
 @torch.no_grad()
 def test_engine_under_an_adversarial_driver_equals_full_forward(monkeypatch: pytest.MonkeyPatch, name: str, path: str):
     """Random skips, rewinds, forks, shared prompts, edited histories: always what a fresh forward pass says."""
@@ -135,6 +154,38 @@ def test_engine_drop_takes_over_new_weights(monkeypatch: pytest.MonkeyPatch, pat
     engine.drop()
     found = engine.logits(tokens, np.array([4]), rows)
     torch.testing.assert_close(found[0], model(torch.full((1, 4), 5)).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_recordings_are_made_once_per_shape_and_again_when_weights_move(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(packed, "_uses_onednn", lambda weight: False)
+    monkeypatch.setattr(packed, "kernels", lambda: None)
+    model = MODELS["llama"]()
+    engine = SlotEngine(model, 2, 30)
+    assert engine._packed is not None
+    made: list[int] = []
+    engine._recorded = RecordedSteps(engine._packed, engine._cache, lambda run: made.append(1) or rerun(run))
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (2, 30))
+
+    def check(length: int) -> None:
+        found = engine.logits(tokens, np.full(2, length), np.arange(2))
+        expected = model(torch.as_tensor(tokens[:, :length])).logits[:, -1]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+    for length in (5, 6, 7):
+        check(length)
+    assert len(made) == 1
+    for p in model.parameters():
+        p.add_(0.05)
+    engine.drop()
+    check(8)
+    check(9)
+    assert len(made) == 1  # new weights where the old ones stood
+    model.base_model.layers[0].mlp.down_proj.weight.data = torch.randn(32, 48) * 0.1
+    engine.drop()
+    check(10)
+    check(11)
+    assert len(made) == 2
 
 
 @torch.no_grad()
