@@ -287,7 +287,7 @@ def main() -> int:
         other: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(args.device).eval()
         mean, largest = disagreement(other, policy.vocab_size)
         print(
-            f"log-probs while decoding and of a full forward, {dtype}: {mean:.1e} nats apart (mean), {largest:.1e} at most"
+            f"log-probs of decoding and of a full forward, {dtype}: {mean:.1e} nats apart (mean), {largest:.1e} at most"
         )
         if dtype == torch.float32 and largest > AGREEMENT_TARGET:
             missed.append("agreement")
