@@ -37,7 +37,8 @@ class World:
         variables say how to join.
 
         Args:
-            device: Where the policy is; decides how processes talk to each other.
+            device: Where the policy is, on GPUs a different one for each process; decides how processes talk to each
+                other.
         """
         if not distributed.is_available():
             return World()
@@ -45,7 +46,9 @@ class World:
             if int(os.environ.get("WORLD_SIZE", "1")) == 1:
                 return World()
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return Processes() if distributed.get_world_size() > 1 else World()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return Processes(device) if distributed.get_world_size() > 1 else World()
 
     @property
     def is_main(self) -> bool:
@@ -88,24 +91,29 @@ class World:
 
 
 class Processes(World):
-    """The processes of ``torch.distributed``'s default group."""
+    """The processes of ``torch.distributed``'s default group.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where tensors are sent from; results come back to where they were.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self.rank = distributed.get_rank()
         self.size = distributed.get_world_size()
+        self._device = device
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum of a tensor over all processes."""
-        total = tensor.detach().clone()
+        total = tensor.detach().to(self._device, copy=True)
         distributed.all_reduce(total)
-        return total
+        return total.to(tensor.device)
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """All processes' rows, in the order of ranks."""
-        flat = tensor.detach().contiguous()
+        flat = tensor.detach().to(self._device).contiguous()
         found = [torch.empty_like(flat) for _ in range(self.size)]
         distributed.all_gather(found, flat)
-        return torch.cat(found)
+        return torch.cat(found).to(tensor.device)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Something from each process, in the order of ranks."""
