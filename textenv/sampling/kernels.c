@@ -215,8 +215,10 @@ typedef struct {
     const void *logits;    /* (rows, vocabulary), rows `stride` entries apart */
     const double *points;  /* where in the cumulative distribution to look, in [0, 1) */
     int64_t *tokens;
-    double *tops, *totals; /* largest logit, and sum of exp(logit - top) */
+    double *tops, *totals; /* largest logit, and sum of exp((logit - top) / temperature) */
+    double *plain;         /* sum of exp(logit - top); null at temperature 1 */
     long rows, vocabulary, stride, next;
+    float scale, rest;     /* 1 / temperature, as the sum of two floats */
     int low;
 } draw_job;
 
@@ -250,29 +252,31 @@ INLINE float largest(const void *p, long count, int low) {
     return value.f;
 }
 
-INLINE float weight(const void *p, long i, float top, int low) {
-    const float x = get(p, i, low) - top, e = exponential(x);
+INLINE float weight(const void *p, long i, float top, float scale, float rest, int low) {
+    const float above = get(p, i, low) - top, x = above * scale + above * rest, e = exponential(x);
     return x < -86.0f ? 0.0f : e;
 }
 
-INLINE float block_sum(const void *p, long begin, long end, float top, int low) {
+INLINE float block_sum(const void *p, long begin, long end, float top, float scale, float rest, int low) {
     float sum = 0;
-    for (long i = begin; i < end; i++) sum += weight(p, i, top, low);
+    for (long i = begin; i < end; i++) sum += weight(p, i, top, scale, rest, low);
     return sum;
 }
 
 INLINE void draw_row(const draw_job *job, long row, int low) {
     const long vocabulary = job->vocabulary, blocks = (vocabulary + BLOCK - 1) / BLOCK;
     const void *logits = (const char *)job->logits + row * job->stride * (low ? 2 : 4);
-    const float top = largest(logits, vocabulary, low);
-    double sums[blocks], total = 0, before = 0;
+    const float top = largest(logits, vocabulary, low), scale = job->scale, rest = job->rest;
+    double sums[blocks], total = 0, plain = 0, before = 0;
     for (long b = 0; b < blocks; b++) {
         const long end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
-        sums[b] = block_sum(logits, b * BLOCK, end, top, low);
+        sums[b] = block_sum(logits, b * BLOCK, end, top, scale, rest, low);
         total += sums[b];
+        if (job->plain) plain += block_sum(logits, b * BLOCK, end, top, 1.0f, 0.0f, low);
     }
     job->tops[row] = top;
     job->totals[row] = total;
+    if (job->plain) job->plain[row] = plain;
 
     const double point = job->points[row] * total;
     long b = 0;
@@ -281,7 +285,7 @@ INLINE void draw_row(const draw_job *job, long row, int low) {
     const long end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
     long found = b * BLOCK;
     for (long i = b * BLOCK; i < end; i++) {
-        const float w = weight(logits, i, top, low);
+        const float w = weight(logits, i, top, scale, rest, low);
         if (!(w > 0)) continue;
         found = i;
         before += w;
@@ -300,8 +304,10 @@ static void draw_region(void *data) {
 }
 
 void draw_tokens(runtime parallel, const void *logits, const double *points, int64_t *tokens, double *tops,
-                 double *totals, long rows, long vocabulary, long stride, int low) {
-    draw_job job = {logits, points, tokens, tops, totals, rows, vocabulary, stride, 0, low};
+                 double *totals, double *plain, long rows, long vocabulary, long stride, double inverse_temperature,
+                 int low) {
+    const float scale = (float)inverse_temperature, rest = (float)(inverse_temperature - scale);
+    draw_job job = {logits, points, tokens, tops, totals, plain, rows, vocabulary, stride, 0, scale, rest, low};
     if (parallel && rows > 1) parallel(draw_region, &job, 0, 0);
     else draw_region(&job);
 }

@@ -40,12 +40,14 @@ class RowDraws(NamedTuple):
     Attributes:
         tokens: Columns, int64.
         tops: Largest logit, float64.
-        totals: Sum of ``exp(logits - top)``, float64.
+        totals: Sum of ``exp((logits - top) / temperature)``, float64.
+        plain_totals: The same at temperature 1.
     """
 
     tokens: torch.Tensor
     tops: torch.Tensor
     totals: torch.Tensor
+    plain_totals: torch.Tensor
 
 
 class Kernels:
@@ -64,7 +66,7 @@ class Kernels:
         self._attention = library.decode_attention
         self._attention.argtypes = [pointer] * 10 + [long] * 5 + [real, flag]
         self._draw = library.draw_tokens
-        self._draw.argtypes = [pointer] * 6 + [long] * 3 + [flag]
+        self._draw.argtypes = [pointer] * 7 + [long] * 3 + [ctypes.c_double, flag]
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """``x / sqrt(mean(x²) + eps) · weight`` along the last dimension of a contiguous ``(N, D)`` tensor."""
@@ -114,19 +116,28 @@ class Kernels:
         self._attention(self._parallel, *addresses, rows, heads, kv_heads, dim, positions, scale, low)
         return out
 
-    def draw(self, logits: torch.Tensor, points: torch.Tensor) -> RowDraws:
-        """Draw a column of each row in proportion to ``exp(logits)`` by inverse transform.
+    def draw(self, logits: torch.Tensor, points: torch.Tensor, temperature: float = 1.0) -> RowDraws:
+        """Draw a column of each row in proportion to ``exp(logits / temperature)`` by inverse transform.
 
         Args:
             logits: float32 or bfloat16, ``(B, V)``, each row contiguous; −inf is never drawn.
             points: One number in [0, 1) per row, float64, ``(B,)``.
+            temperature: Positive.
         """
         rows, vocabulary = logits.shape
         tokens = torch.empty(rows, dtype=torch.long)
-        tops, totals = torch.empty(2, rows, dtype=torch.float64)
-        addresses = [tensor.data_ptr() for tensor in (logits, points, tokens, tops, totals)]
-        self._draw(self._parallel, *addresses, rows, vocabulary, logits.stride(0), logits.dtype == torch.bfloat16)
-        return RowDraws(tokens, tops, totals)
+        tops, totals, plain = torch.empty(3, rows, dtype=torch.float64)
+        self._draw(
+            self._parallel,
+            *(tensor.data_ptr() for tensor in (logits, points, tokens, tops, totals)),
+            None if temperature == 1.0 else plain.data_ptr(),
+            rows,
+            vocabulary,
+            logits.stride(0),
+            1.0 / temperature,
+            logits.dtype == torch.bfloat16,
+        )
+        return RowDraws(tokens, tops, totals, totals if temperature == 1.0 else plain)
 
 
 @cache

@@ -95,12 +95,11 @@ def _draw_rows(
     """Draw a few rows at a time: each step of the way is a pass over what the cache holds already."""
     count, vocabulary = logits.shape
     points = torch.as_tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
-    plain = params.stochastic and not processor.active and params.temperature == 1.0 and not params.truncates
-    compiled = _compiled(logits) if plain else None
+    tempered_only = params.stochastic and not processor.active and not params.truncates
+    compiled = _compiled(logits) if tempered_only else None
     if compiled is not None:
-        drawn = compiled.draw(logits, points.contiguous())
-        logprobs = logits.gather(1, drawn.tokens[:, None]).squeeze(1).double() - drawn.tops - drawn.totals.log()
-        return Draw(drawn.tokens, logprobs, logprobs)
+        return _compiled_draw(compiled, logits, points.contiguous(), params.temperature)
+    plain = tempered_only and params.temperature == 1.0
     tokens = torch.empty(count, dtype=torch.long, device=logits.device)
     tops, totals, normalisers = torch.empty(3, count, dtype=torch.float64, device=logits.device)
     chunks = row_chunks(logits)
@@ -136,3 +135,10 @@ def _compiled(logits: torch.Tensor) -> Kernels | None:
     """The compiled draw where it applies and pays: long rows of float32 or bfloat16 on a CPU."""
     fits = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16) and logits.stride(1) == 1
     return kernels() if fits and logits.shape[1] >= _COMPILED_FROM else None
+
+
+def _compiled_draw(compiled: Kernels, logits: torch.Tensor, points: torch.Tensor, temperature: float) -> Draw:
+    drawn = compiled.draw(logits, points, temperature)
+    above = logits.gather(1, drawn.tokens[:, None]).squeeze(1).double() - drawn.tops
+    behaviour = above / temperature - drawn.totals.log()
+    return Draw(drawn.tokens, behaviour, behaviour if temperature == 1.0 else above - drawn.plain_totals.log())

@@ -118,7 +118,10 @@ def test_subnormal_numbers_stay_switched_on():
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [5, 512, 1300])
-def test_compiled_draw_is_the_inverse_of_the_cumulative_distribution(dtype: torch.dtype, vocabulary: int):
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.3, 2.0])
+def test_compiled_draw_is_the_inverse_of_the_cumulative_distribution(
+    dtype: torch.dtype, vocabulary: int, temperature: float
+):
     compiled = kernels()
     assert compiled is not None
     generator = torch.Generator().manual_seed(0)
@@ -126,11 +129,13 @@ def test_compiled_draw_is_the_inverse_of_the_cumulative_distribution(dtype: torc
     wide[:, ::3] = -torch.inf
     logits = wide[:, :vocabulary]  # rows further apart than they are long
     points = torch.rand(40, generator=generator, dtype=torch.float64)
-    found = compiled.draw(logits, points)
-    exact = logits.double().softmax(-1).cumsum(-1)
+    found = compiled.draw(logits, points, temperature)
+    exact = (logits.double() / temperature).softmax(-1).cumsum(-1)
     assert torch.equal(found.tokens, torch.searchsorted(exact, points[:, None], right=True).squeeze(1))
     torch.testing.assert_close(found.tops, logits.double().amax(-1))
-    torch.testing.assert_close(found.tops + found.totals.log(), logits.double().logsumexp(-1), atol=1e-6, rtol=0)
+    for totals, divisor in ((found.totals, temperature), (found.plain_totals, 1.0)):
+        expected = (logits.double() / divisor).logsumexp(-1)
+        torch.testing.assert_close(found.tops / divisor + totals.log(), expected, atol=5e-7, rtol=0)
 
 
 @needs_compiler
