@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textenv.errors import RunCheckError
+from textenv.errors import ConfigError, RunCheckError
 
 if TYPE_CHECKING:
     from agents.learning.experience import Experience
@@ -204,3 +204,23 @@ def check_experience(agent: Learner[Any], experience: Experience, minibatches: S
     if not dense and agent.envs is agent.collector.core:
         check_score_placement(rollout.rewards, rollout.scores, rollout.action_mask)
         agent.checks["score on the last action token"] = True
+
+
+def check_settings(agent: Learner[Any]) -> None:
+    """An agent's settings fit its environment, its hooks and each other.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    config, slots = agent.config, agent.envs.num_envs
+    if (config.ptx_coef > 0) != (agent.ptx is not None):
+        raise ConfigError(f"`ptx` batches and `ptx_coef` > 0 belong together; `ptx_coef` is {config.ptx_coef}")
+    if config.critic_warmup_iterations and not agent.uses_critic:
+        raise ConfigError(f"`critic_warmup_iterations` is set, but {type(agent).__name__} has no critic")
+    if agent.episodes_per_iteration < config.num_minibatches:
+        raise ConfigError(
+            f"{config.num_minibatches} minibatches need as many episodes per iteration, there are "
+            f"{agent.episodes_per_iteration}; raise `num_envs` or lower `num_minibatches`"
+        )
+    if slots % config.group_size:
+        raise ConfigError(f"`num_envs` ({slots}) must be a multiple of `group_size` ({config.group_size})")

@@ -32,7 +32,7 @@ from agents.learning.update import accumulate
 from agents.learning.world import World
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, PromptOrder, Rollout
-from textenv.errors import ConfigError, RewardError, RunCheckError
+from textenv.errors import RewardError, RunCheckError
 from textenv.progress import StageProgress
 from textenv.runs import Run
 from textenv.wrappers.kl import make_controller
@@ -104,7 +104,7 @@ class Learner(Generic[C]):
         self.world = World.current(policy.device) if world is None else world
         self._share_start()
         self.reference = Reference(policy, reference, moves=self.config.reference_update != "none")
-        self._check_settings()
+        checks.check_settings(self)
         self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
         if sharding.wanted(self.world):
             self._shard()
@@ -137,20 +137,6 @@ class Learner(Generic[C]):
         sharding.shard(self.policy, self.world)
         if self.reference.model is not None:
             sharding.shard(self.reference.model, self.world)
-
-    def _check_settings(self) -> None:
-        config, slots = self.config, self.envs.num_envs
-        if (config.ptx_coef > 0) != (self.ptx is not None):
-            raise ConfigError(f"`ptx` batches and `ptx_coef` > 0 belong together; `ptx_coef` is {config.ptx_coef}")
-        if config.critic_warmup_iterations and not self.uses_critic:
-            raise ConfigError(f"`critic_warmup_iterations` is set, but {type(self).__name__} has no critic")
-        if self.episodes_per_iteration < config.num_minibatches:
-            raise ConfigError(
-                f"{config.num_minibatches} minibatches need as many episodes per iteration, there are "
-                f"{self.episodes_per_iteration}; raise `num_envs` or lower `num_minibatches`"
-            )
-        if slots % config.group_size:
-            raise ConfigError(f"`num_envs` ({slots}) must be a multiple of `group_size` ({config.group_size})")
 
     @property
     def episodes_per_iteration(self) -> int:
@@ -365,10 +351,32 @@ class Learner(Generic[C]):
         state.save_agent(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, envs: VectorEnv) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        envs: VectorEnv,
+        *,
+        advantage_estimator: AdvantageEstimator | None = None,
+        loss: Loss | None = None,
+        ptx: Any = None,
+        held_out: HeldOut | None = None,
+        callbacks: Sequence[Callback] = (),
+        run: Run | None = None,
+    ) -> Self:
         """Go on from what :meth:`save` wrote; on the same environment and machine with the same numbers.
+
+        Args:
+            folder: What :meth:`save` wrote.
+            envs: As in the class; wrapped as it was.
+            advantage_estimator: As in the class: functions, texts and callbacks are not saved.
+            loss: As in the class.
+            ptx: As in the class.
+            held_out: As in the class.
+            callbacks: As in the class; those with a state in the order in which they were.
+            run: As in the class; a new one.
 
         Raises:
             CheckpointError: If the folder is not complete.
         """
-        return state.load_agent(cls, Path(folder), envs)
+        hooks = state.Hooks(advantage_estimator, loss, ptx, held_out, callbacks, run)
+        return state.load_agent(cls, Path(folder), envs, hooks)

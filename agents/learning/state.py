@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -215,8 +215,25 @@ def _write_agent(agent: Learner[Any], found: Snapshot, folder: Path) -> None:
     save_state(folder, {}, meta)
 
 
-def load_agent(kind: type[L], folder: Path, envs: VectorEnv) -> L:
+class Hooks(NamedTuple):
+    """What of an agent no folder holds; each as in :class:`agents.learning.learner.Learner`."""
+
+    advantage_estimator: Any = None
+    loss: Any = None
+    ptx: Any = None
+    held_out: Any = None
+    callbacks: Sequence[Any] = ()
+    run: Run | None = None
+
+
+def load_agent(kind: type[L], folder: Path, envs: VectorEnv, hooks: Hooks) -> L:
     """An agent as :func:`save_agent` left it.
+
+    Args:
+        kind: Its class.
+        folder: What was written.
+        envs: To play in.
+        hooks: What was not written.
 
     Raises:
         CheckpointError: If the folder is not complete.
@@ -233,6 +250,6 @@ def load_agent(kind: type[L], folder: Path, envs: VectorEnv) -> L:
     if meta["own_reference"]:
         reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=meta["dtype"])
     config = kind.config_type(**meta["config"])
-    agent = kind(policy, envs, reference=reference, config=config, stage=meta["stage"])
+    agent = kind(policy, envs, reference=reference, config=config, stage=meta["stage"], **hooks._asdict())
     read(agent, folder / "learner")
     return agent

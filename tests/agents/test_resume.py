@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from agents.learning.held_out import HeldOut
 from agents.learning.recording import StoreRecorder
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig
+from agents.ppo import PPO, PPOConfig, ppo_loss
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from textenv.errors import CheckpointError
@@ -117,6 +117,26 @@ def test_resumed_run_is_the_uninterrupted_one(kind: str, folder: Path, tokenizer
     assert figures(tmp_path / "whole") == figures(tmp_path / "cut")
     assert len(figures(tmp_path / "whole")) == 5
     assert whole.kl.coef == resumed.kl.coef
+
+
+def test_saved_agent_is_loaded_with_the_hooks_that_it_had(make_policy, tokenizer, tmp_path: Path):
+    config = replace(CONFIG, ptx_coef=0.5)
+
+    def loss(new, old, config):
+        return ppo_loss(new, old._replace(importance=0.5 * old.importance), config)
+
+    hooks: dict[str, Any] = {"ptx": [make_text(2), make_text(3)], "loss": loss}
+    whole = PPO(make_policy(), make_envs(tokenizer, variety), config=config, callbacks=[Counter()], **hooks)
+    whole.learn(16)
+    whole.save(tmp_path)
+    resumed = PPO.load(tmp_path, make_envs(tokenizer, variety), callbacks=[counter := Counter()], **hooks)
+    assert counter.calls == 2
+    expected, found = whole.iterate(1e-3), resumed.iterate(1e-3)
+    assert {k: v for k, v in found.items() if "time/" not in k} == {
+        k: v for k, v in expected.items() if "time/" not in k
+    }
+    with pytest.raises(CheckpointError, match=r"the state of 1 callbacks part\(s\), this agent has 0"):
+        PPO.load(tmp_path, make_envs(tokenizer, variety), **hooks)
 
 
 def test_last_checkpoints_and_the_best_policy_stay(make_policy, tokenizer, tmp_path: Path):
