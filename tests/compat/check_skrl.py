@@ -1,4 +1,4 @@
-"""skrl: its wrapper around our vector and single environments, in the forms that it supports."""
+"""skrl: its wrapper around our environments, in the forms that it supports; the example learns."""
 
 # The client is not installed where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
@@ -10,6 +10,8 @@ import sys
 import gymnasium as gym
 import torch
 from skrl.envs.wrappers.torch import wrap_env
+
+from examples import skrl_ppo
 
 
 def main() -> None:
@@ -30,6 +32,9 @@ def main() -> None:
                     env.reset()
             assert ended > 0
             sys.stdout.write(f"{type(made).__name__} {form or 'tokens'}: {ended} episodes\n")
+    reward = skrl_ppo.main()
+    sys.stdout.write(f"example: {reward:.3f} of 1\n")
+    assert reward >= 0.95
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tianshou: its collector and one PPO update on our environments, in its two kinds of vector."""
+"""Tianshou: its collector and one PPO update on our environments, in its two kinds of vector; the example learns."""
 
 # The client is not installed where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
@@ -17,6 +17,8 @@ from tianshou.env import DummyVectorEnv, SubprocVectorEnv
 from tianshou.utils.net.common import Net
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 from tianshou.utils.torch_utils import policy_within_training_step
+
+from examples import tianshou_ppo
 
 ENV_ID = "textenv:textenv/Toy-v0"
 
@@ -52,6 +54,9 @@ def main() -> None:
         assert (np.asarray(again.lens) <= 4).all()
         envs.close()
         sys.stdout.write(f"{kind.__name__}: {found.n_collected_episodes + again.n_collected_episodes} episodes\n")
+    reward = tianshou_ppo.main()
+    sys.stdout.write(f"example: {reward:.3f} of 1\n")
+    assert reward >= 0.95
 
 
 if __name__ == "__main__":

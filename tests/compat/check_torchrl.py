@@ -1,4 +1,4 @@
-"""TorchRL: ``check_env_specs`` on our single and vector environments, with warnings as errors."""
+"""TorchRL: ``check_env_specs`` on our environments, with warnings as errors; and the example learns."""
 
 # The client is not installed where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportArgumentType=false
@@ -46,6 +46,13 @@ def main() -> None:
                 envs = gym.make_vec(env_id, num_envs=3, autoreset_mode=mode, **ARGUMENTS[env_id], **options)
                 check_env_specs(GymWrapper(envs, categorical_action_encoding=True))
                 sys.stdout.write(f"{env_id} {form}: vector {mode.name} ok\n")
+
+    warnings.simplefilter("ignore")  # the collector announces its next version
+    from examples import torchrl_ppo
+
+    reward = torchrl_ppo.main()
+    sys.stdout.write(f"example: {reward:.3f} of 1\n")
+    assert reward >= 0.95
 
 
 if __name__ == "__main__":

@@ -1,0 +1,207 @@
+"""Stock Stable-Baselines3 PPO on SmolLM2-135M: rollouts with and without a cache, updates with and without sequences.
+
+    python benchmarks/sb3_rollouts.py            # about four minutes on two cores
+    python benchmarks/sb3_rollouts.py --check    # fails where a ratio misses its target
+
+Rollouts: 16 slots, prompts of 48 tokens, answers of 48, bfloat16; PPO's own ``collect_rollouts`` with ``TextPolicy``,
+with a policy that lets the padded observation through the model at every token (a few steps of it are timed), and the
+native agents' collector. A rollout of SB3 is two answers long in every slot; its last act is to ask for the value of
+what comes next, prompts of new answers here. Update: one epoch over the same rollout, minibatches of 32 actions, stock
+buffer (its first minibatches are timed) and ``SequenceRolloutBuffer``. Agreement: float32, one minibatch, fewer and
+shorter answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+import agents
+from agents.rollouts import Collector
+from agents.sb3 import SequenceRolloutBuffer, TextPolicy, as_vec_env
+from textenv.datasets import smollm2_path
+
+PROMPT_TOKENS, ANSWER_TOKENS, SLOTS = 48, 48, 16
+VOCABULARY = (1000, 40_000)  # ids of ordinary words, for random prompts
+BATCH = 32
+UNCACHED_STEPS = 8
+TARGETS = {"cache": 10.0, "native": 1.3, "update": 10.0, "agreement": 1e-5}
+
+
+class Silent(BaseCallback):
+    """Goes on."""
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class UncachedPolicy(TextPolicy):
+    """Lets the whole padded observation through the model at every token, as a policy without a cache does."""
+
+    @torch.no_grad()
+    def forward(self, obs: Any, deterministic: bool = False, action_masks: Any = None) -> Any:
+        """Tokens, values and log-probs from a full pass."""
+        rows = self._read(obs)
+        model, lm = self.lm.compute.model, self.lm
+        hidden = model.base_model(input_ids=torch.as_tensor(rows.tokens), use_cache=False).last_hidden_state
+        last = hidden[torch.arange(len(hidden)), torch.as_tensor(rows.lengths) - 1]
+        tokens, logprobs = self._draw(self._head(model)(last), deterministic, action_masks)
+        assert lm.value_head is not None
+        return tokens, lm.value_head(last.to(lm.value_head.weight.dtype)), logprobs
+
+
+def make_envs(tokenizer: Any, slots: int, prompt_tokens: int, answer_tokens: int) -> Any:
+    """Random prompts of one length; no token ends an answer early; a reward that costs nothing."""
+    rng = np.random.default_rng(0)
+    return gym.make_vec(
+        "textenv/TextGeneration-v0",
+        num_envs=slots,
+        vectorization_mode="vector_entry_point",
+        tokenizer=tokenizer,
+        prompts=[rng.integers(*VOCABULARY, prompt_tokens).tolist() for _ in range(256)],
+        reward=lambda asked, answers: [float(len(answer) % 7) for answer in answers],
+        max_prompt_tokens=prompt_tokens,
+        max_new_tokens=answer_tokens,
+        eos_token_id=[],
+    )
+
+
+def make_model(lm: Any, policy: Any, envs: Any, n_steps: int, **options: Any) -> PPO:
+    """Stock PPO, ready for ``collect_rollouts`` and ``train``."""
+    model = PPO(
+        policy,
+        as_vec_env(envs),
+        policy_kwargs={"policy": lm},
+        n_steps=n_steps,
+        seed=0,
+        device="cpu",
+        n_epochs=1,
+        **options,
+    )
+    model._setup_learn(1, None)
+    return model
+
+
+def collect_seconds(model: PPO) -> float:
+    """Seconds of one of SB3's rollouts, the cache empty at its start as after an update."""
+    callback = Silent()
+    callback.init_callback(model)
+    assert model.env is not None
+    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    model.policy.set_training_mode(True)
+    began = time.perf_counter()
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    return time.perf_counter() - began
+
+
+def rollouts(lm: Any, repeats: int) -> tuple[dict[str, float], PPO]:
+    """Tokens per second of each kind of rollout, in turns; and the cached model, its rollout collected."""
+    envs = [make_envs(lm.tokenizer, SLOTS, PROMPT_TOKENS, ANSWER_TOKENS) for _ in range(3)]
+    cached = make_model(
+        lm, TextPolicy, envs[0], 2 * ANSWER_TOKENS, batch_size=BATCH, rollout_buffer_class=SequenceRolloutBuffer
+    )
+    uncached = make_model(lm, UncachedPolicy, envs[1], UNCACHED_STEPS, batch_size=BATCH)
+    collector = Collector(lm, envs[2], temperature=1.0, seed=0)
+    collect_seconds(cached)  # kernels are made for the shapes
+    collector.collect(0)
+    seconds: dict[str, list[float]] = {"TextPolicy": [], "native": [], "no cache": []}
+    tokens = 2 * ANSWER_TOKENS * SLOTS
+    for number in range(repeats):
+        seconds["TextPolicy"].append(collect_seconds(cached))
+        began = time.perf_counter()
+        for part in range(2):
+            collector.collect((2 * number + part) * SLOTS)
+        seconds["native"].append(time.perf_counter() - began)
+        if number == 0:
+            # Its observations are padded to their full width, so every step costs the same.
+            seconds["no cache"].append(collect_seconds(uncached) * 2 * ANSWER_TOKENS / UNCACHED_STEPS)
+    return {name: tokens / statistics.median(values) for name, values in seconds.items()}, cached
+
+
+def stock_update_seconds(lm: Any, minibatches: int) -> float:
+    """Seconds per action of ``PPO.train`` with the stock buffer, over its first minibatches."""
+    model = make_model(
+        lm, TextPolicy, make_envs(lm.tokenizer, SLOTS, PROMPT_TOKENS, ANSWER_TOKENS), ANSWER_TOKENS, batch_size=BATCH
+    )
+    collect_seconds(model)
+    whole = model.rollout_buffer.get
+
+    def first(batch_size: int | None = None) -> Any:
+        for number, samples in enumerate(whole(batch_size)):
+            if number == minibatches:
+                return
+            yield samples
+
+    model.rollout_buffer.get = first  # type: ignore[method-assign]
+    began = time.perf_counter()
+    model.train()
+    return (time.perf_counter() - began) / (minibatches * BATCH)
+
+
+def update_seconds(model: PPO) -> float:
+    """Seconds per action of ``PPO.train`` with sequences, one epoch."""
+    began = time.perf_counter()
+    model.train()
+    return (time.perf_counter() - began) / model.rollout_buffer.rewards.size
+
+
+def disagreement() -> float:
+    """Largest difference of a weight after one float32 update in one minibatch, stock buffer or sequences."""
+    weights = []
+    for buffer in (None, SequenceRolloutBuffer):
+        lm = agents.CausalLMPolicy.from_pretrained(smollm2_path())
+        envs = make_envs(lm.tokenizer, 4, 8, 6)
+        model = make_model(lm, TextPolicy, envs, 6, batch_size=24, rollout_buffer_class=buffer, learning_rate=1e-5)
+        collect_seconds(model)
+        model.train()
+        weights.append([p.detach() for p in lm.parameters()])
+    return max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
+
+
+def main() -> int:
+    """Measure everything and print it; 1 where ``--check`` finds a miss."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the cached rollouts; the medians count")
+    parser.add_argument("--minibatches", type=int, default=2, help="of the stock buffer that are timed")
+    parser.add_argument("--check", action="store_true", help="fail where a ratio misses its target")
+    args = parser.parse_args()
+    lm = agents.CausalLMPolicy.from_pretrained(smollm2_path(), dtype="bfloat16")
+    print(
+        f"SmolLM2-135M, bfloat16, {torch.get_num_threads()} threads; {PROMPT_TOKENS} + {ANSWER_TOKENS} tokens",
+        flush=True,
+    )
+    speed, model = rollouts(lm, args.repeats)
+    for name, value in speed.items():
+        print(f"rollout, {name:12} {value:8.1f} tokens/s", flush=True)
+    ours = update_seconds(model)
+    theirs = stock_update_seconds(lm, args.minibatches)
+    print(f"update, sequences    {1e3 * ours:8.1f} ms per action and epoch", flush=True)
+    print(f"update, stock buffer {1e3 * theirs:8.1f} ms per action and epoch", flush=True)
+    found = {
+        "cache": speed["TextPolicy"] / speed["no cache"],
+        "native": speed["native"] / speed["TextPolicy"],
+        "update": theirs / ours,
+        "agreement": disagreement(),
+    }
+    print(f"TextPolicy over a policy without cache: {found['cache']:.1f} times (target {TARGETS['cache']:.0f})")
+    print(f"native engine over TextPolicy: {found['native']:.2f} times (target at most {TARGETS['native']})")
+    print(f"sequences over the stock buffer: {found['update']:.1f} times (target {TARGETS['update']:.0f})")
+    print(f"weights after one float32 update differ by {found['agreement']:.1e} (target {TARGETS['agreement']:.0e})")
+    missed = [name for name in ("cache", "update") if found[name] < TARGETS[name]]
+    missed += [name for name in ("native", "agreement") if found[name] > TARGETS[name]]
+    if missed:
+        print(f"missed: {', '.join(missed)}")
+    return 1 if args.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

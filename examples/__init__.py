@@ -1,0 +1,1 @@
+"""Short scripts and recipes, each run by the tests."""
