@@ -179,15 +179,16 @@ def score_tokens(
             logits = logits / temperature
         if bits is not None:
             logits = logits.masked_fill(~bits, -torch.inf)
-        # One fused pass; gather and logsumexp apart take twice as long on CPU.
-        logprobs = -torch.nn.functional.cross_entropy(logits, t, reduction="none")
-        if not entropy:
+        if not entropy:  # one fused pass; gather and logsumexp apart take twice as long on CPU
+            logprobs = -torch.nn.functional.cross_entropy(logits, t, reduction="none")
             return logprobs, torch.zeros_like(logprobs)
         log_p = logits.log_softmax(-1)
         # The masked copy keeps 0 · −inf out of the product and out of its gradient.
-        return logprobs, -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+        finite = log_p if bits is None else log_p.masked_fill(~bits, 0.0)
+        return log_p.gather(1, t[:, None]).squeeze(1), -(log_p.exp() * finite).sum(-1)
 
     vocabulary = vocab_size or head.weight.shape[0]
+    # The same with and without gradients: in bfloat16 log-probs depend on the chunk's size in their last digits.
     size = max(1, _CHUNK_ELEMENTS // vocabulary)
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for start in range(0, len(hidden), size):

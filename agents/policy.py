@@ -124,7 +124,7 @@ class CausalLMPolicy(nn.Module):
         Args:
             path: What :meth:`save_pretrained` or transformers wrote.
             dtype: ``"float32"``; or ``"bfloat16"``: the optimiser keeps float32 weights, a bfloat16 copy computes (with
-                LoRA the frozen weights are bfloat16 themselves and the adapter is float32); ``"auto"`` takes
+                LoRA the frozen weights are bfloat16 themselves, and only the adapter has a float32 original); ``"auto"`` takes
                 bfloat16 where the hardware is fast at it.
             lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
             critic: ``"shared"``: a value head on the policy's trunk; ``"separate"``: a copy of the trunk; or a causal
@@ -231,8 +231,15 @@ class CausalLMPolicy(nn.Module):
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside this context a LoRA policy is its own reference."""
+        twins = [m for m in self.compute.model.modules() if hasattr(m, "lora_A")]
         with self.model.disable_adapter():
-            yield
+            for twin in twins:
+                twin.enable_adapters(False)
+            try:
+                yield
+            finally:
+                for twin in twins:
+                    twin.enable_adapters(True)
 
     def evaluate(
         self,

@@ -67,7 +67,7 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
             raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
         model = get_peft_model(model, lora)
     head = _saved_head(Path(path) / _VALUE_HEAD_FILE, device) if own is None else None
-    return PolicyParts(model, tokenizer, own, head, compute if lora is None else None)
+    return PolicyParts(model, tokenizer, own, head, compute)
 
 
 def _load_language_model(path: str | Path, dtype: torch.dtype) -> Any:

@@ -41,7 +41,11 @@ class ComputeCopy:
     def __init__(self, model: Any, dtype: torch.dtype | None) -> None:
         self.dtype = dtype
         self._master = model
-        self.model = model if dtype is None else copy.deepcopy(model).to(dtype)
+        self.model = model
+        if dtype is not None:
+            # Weights that are not trained and have the right type already (a LoRA policy's trunk) are not copied.
+            shared = {id(p): p for p in model.parameters() if not p.requires_grad and p.dtype == dtype}
+            self.model = copy.deepcopy(model, shared).to(dtype)
         if dtype is not None and next(model.parameters()).device.type == "cpu":
             self.model.set_attn_implementation("eager")
         self._pairs = [

@@ -210,7 +210,6 @@ def test_lora_holds_one_copy_of_the_weights(folder, tokenizer):
     policy = CausalLMPolicy.from_pretrained(folder, lora=lora_config(), dtype="bfloat16")
     agent = PPO(policy, make_envs(tokenizer, variety), config=CONFIG)
     assert agent.reference.model is None
-    assert policy.compute.model is policy.causal_lm
     frozen = {p.data_ptr(): p for p in policy.parameters() if not p.requires_grad}
     assert all(p.dtype == torch.bfloat16 for p in frozen.values())
     base = AutoModelForCausalLM.from_pretrained(folder)
@@ -218,6 +217,33 @@ def test_lora_holds_one_copy_of_the_weights(folder, tokenizer):
     metrics = agent.iterate(1e-3)
     assert metrics["policy/ratio_first"] == pytest.approx(1, abs=1e-6)
     assert agent.checks["KL(reference‖reference) is 0"]
+    master, twin = dict(policy.causal_lm.named_parameters()), dict(policy.compute.model.named_parameters())
+    for name, p in twin.items():
+        adapter = "lora" in name
+        assert p.dtype == torch.bfloat16
+        assert master[name].dtype == (torch.float32 if adapter else torch.bfloat16)
+        assert (p.data_ptr() == master[name].data_ptr()) != adapter
+
+
+def test_lora_in_bfloat16_is_its_own_reference_and_trains_the_adapter(folder):
+    policy = CausalLMPolicy.from_pretrained(folder, lora=lora_config(), dtype="bfloat16")
+    batch = SequenceBatch.from_ids([[3, 4, 5]], [[6, 7]])
+    plain = policy.evaluate(batch).logprobs.detach()
+    with torch.no_grad():
+        for name, p in policy.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.5)
+    policy.push_weights()
+    adapted = policy.evaluate(batch).logprobs
+    assert (adapted - plain).abs().max() > 1e-2
+    with policy.without_adapter():
+        assert torch.equal(policy.evaluate(batch).logprobs, plain)
+    assert torch.equal(policy.evaluate(batch).logprobs, adapted)
+    adapted.sum().backward()
+    policy.pull_gradients()
+    moved = [name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert moved
+    assert all("lora" in name for name in moved)
 
 
 @pytest.mark.parametrize(
