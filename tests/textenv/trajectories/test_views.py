@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from tests.textenv.trajectories.helpers import make, make_full
@@ -172,6 +173,19 @@ def test_frontier_is_drawn_with_best_of_n(tmp_path: Path):
     with Image.open(path) as image:
         assert image.size == (1152, 736)
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_frontier_names_a_series_without_labels_in_a_legend(tmp_path: Path, monkeypatch):
+    named: list[list[str]] = []
+    legend = Axes.legend
+    monkeypatch.setattr(
+        Axes, "legend", lambda axes, **o: named.append(axes.get_legend_handles_labels()[1]) or legend(axes, **o)
+    )
+    points = [FrontierPoint("", kl, (kl, kl), kl, (kl, kl), "ours") for kl in (1.0, 2.0)]
+    write_frontier([*points, FrontierPoint("theirs", 1.5, (1, 2), 1.0, (1, 1))], tmp_path / "f.png")
+    assert named == [["ours"]]
+    write_frontier([FrontierPoint("theirs", 1.5, (1, 2), 1.0, (1, 1))], tmp_path / "f.png")
+    assert len(named) == 1
 
 
 def test_frontier_says_what_is_missing(tmp_path: Path):

@@ -18,15 +18,15 @@ from textenv.trajectories.estimators.best_of_n import BestOfNCurve
 from textenv.trajectories.views.summary import Summary
 
 # Okabe and Ito's palette, told apart by colour-blind people; markers differ too.
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^vPX"
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255", "#777777")
+_MARKERS = "osD^vPX*."
 
 
 class FrontierPoint(NamedTuple):
     """One policy, or one checkpoint of it.
 
     Attributes:
-        label: Its name in the picture.
+        label: Its name in the picture; empty draws none. A series without any label is named in a legend.
         kl: KL to the reference, nats per answer.
         kl_interval: Interval of it.
         score: Mean score.
@@ -94,6 +94,8 @@ def write_frontier(
     axes.set_xlabel("KL to the reference, nats per answer", fontsize=9, color=SOFT)
     axes.set_title(f"{score_label} (95% intervals)", loc="left", fontsize=10, color=INK)
     style_axes(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
     axes.margins(x=0.12, y=0.14)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
@@ -106,7 +108,10 @@ def _draw_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
     for number, name in enumerate(names):
         color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
         row = sorted((p for p in points if (p.series or p.label) == name), key=lambda p: p.kl)
-        axes.plot([p.kl for p in row], [p.score for p in row], color=color, linewidth=1.4, alpha=0.7, zorder=2)
+        line = {"color": color, "linewidth": 1.4, "alpha": 0.7, "zorder": 2}
+        if not any(point.label for point in row):
+            line |= {"label": name, "marker": marker, "markersize": 5}
+        axes.plot([p.kl for p in row], [p.score for p in row], **line)
         for point in row:
             low, high = point.score_interval
             left, right = point.kl_interval
