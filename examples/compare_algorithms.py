@@ -49,8 +49,8 @@ def make_task(args: argparse.Namespace) -> Task:
         reward = SequenceRewardModel.from_pretrained(args.reward)
         return Task(policy, reward, prompts, agents.SamplingParams(max_new_tokens=32))
     torch.manual_seed(args.seed)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=MDP.vocab_size + 1, max_position_embeddings=8, **size))
+    size: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=MDP.vocab_size + 1, intermediate_size=64, **size))
     torch.nn.init.zeros_(model.lm_head.weight)  # every letter is as likely as any other
     letters, known = toy.ToyVocabulary(MDP.vocab_size), ToyGenerativePolicy(MDP)
     letters.pad_token_id = MDP.vocab_size
@@ -59,7 +59,7 @@ def make_task(args: argparse.Namespace) -> Task:
 
 
 def learners(task: Task, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Each with a policy of its own; DPO gets as many answers of the start, of every four the best against the worst."""
+    """Each with a policy of its own; DPO gets as many answers of the start: the best of every four and the worst."""
     common = {"learning_rate": args.learning_rate, "seed": args.seed}
     for kind in ONLINE:
         policy, length = copy.deepcopy(task.policy), task.sampling.max_new_tokens

@@ -12,18 +12,20 @@ import torch
 
 import agents
 from agents.learning.protocols import Agent
+from agents.learning.world import World
 from tests.agents.tasks import make_envs, variety
+from tests.agents.worlds import in_parallel
 from textenv.errors import ConfigError
 from textenv.runs import Run
 
 COMMON: dict[str, Any] = {"learning_rate": 1e-3, "num_minibatches": 2, "micro_batch_size": 2, "kl_coef": 0.1}
-GROUPS = COMMON | {"group_size": 4}
+GROUPS: dict[str, Any] = {**COMMON, "group_size": 4}
 KINDS: dict[str, tuple[Any, Any]] = {
     "rloo": (agents.RLOO, agents.RLOOConfig(**GROUPS)),
     "grpo": (agents.GRPO, agents.GRPOConfig(**GROUPS, epochs=2)),
     "dr_grpo": (agents.DrGRPO, agents.DrGRPOConfig(**GROUPS)),
     "reinforce_pp": (agents.ReinforcePP, agents.ReinforcePPConfig(**COMMON, epochs=2)),
-    "a2c": (agents.A2C, agents.A2CConfig(**COMMON | {"num_minibatches": 1})),
+    "a2c": (agents.A2C, agents.A2CConfig(**{**COMMON, "num_minibatches": 1})),
     "expert_iteration": (agents.ExpertIteration, agents.ExpertIterationConfig(**GROUPS)),
 }
 
@@ -34,8 +36,7 @@ def test_two_iterations_pass_the_checks_and_move_what_is_trained(stage: str, mak
     policy = make_policy()
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     agent = kind(policy, make_envs(tokenizer, variety), config=config, run=Run(tmp_path, tensorboard=False))
-    assert isinstance(agent, Agent)
-    agent.learn(16)
+    assert isinstance(agent.learn(16), Agent)
     assert len(agent.checks) == 5
     assert all(agent.checks.values())
     unmoved = [name for name, p in policy.named_parameters() if (p == before[name]).all()]
@@ -86,6 +87,21 @@ def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_p
     resumed.learn(32)
     for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("stage", ["rloo", "grpo", "reinforce_pp", "expert_iteration"])
+def test_two_processes_make_the_updates_of_one(stage: str, make_policy, tokenizer):
+    kind, config = KINDS[stage]
+
+    def work(world: World, policy: Any) -> Any:
+        return kind(policy, make_envs(tokenizer, variety, num_envs=16 // world.size), config=config, world=world).learn(
+            48
+        )
+
+    alone = work(World(), make_policy())
+    for agent in in_parallel(lambda rank: make_policy(), 2, work):
+        for a, b in zip(alone.policy.parameters(), agent.policy.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
 
 
 def test_groups_must_fit_the_slots(make_policy, tokenizer):

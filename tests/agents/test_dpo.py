@@ -105,8 +105,7 @@ def test_gradient_of_exact_preferences_is_zero_at_the_optimum_and_nowhere_near(d
 def test_optimum_of_exact_preferences_is_the_regularised_optimum(beta: float):
     mdp = toy.ToyMDP.random(np.random.default_rng(4), 3, 2)
     agent = make_toy(mdp, beta=beta, learning_rate=0.2, lr_schedule="linear", warmup_iterations=0)
-    assert isinstance(agent, Agent)
-    agent.learn(2 * agent.config.batch_size * 150)
+    assert isinstance(agent.learn(2 * agent.config.batch_size * 150), Agent)
     best, found = toy.solve(mdp, beta), toy.evaluate(mdp, agent.policy.probabilities, beta)
     wanted = toy.answer_distribution(mdp, best.policy)
     assert found.objective > best.objective - 0.01 * abs(best.objective)

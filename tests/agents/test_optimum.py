@@ -9,7 +9,6 @@ import pytest
 
 from agents.a2c import A2C, A2CConfig
 from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
-from agents.learning.protocols import Agent
 from agents.reinforce_pp import ReinforcePP, ReinforcePPConfig
 from agents.rloo import RLOO, RLOOConfig
 from tests.agents.groups import every_group, variation
@@ -33,7 +32,6 @@ def train(name: str, mdp: toy.ToyMDP, beta: float, *, iterations: int, num_envs:
     kind, make_config, options = KINDS[name]
     config = make_config(learning_rate=0.1, micro_batch_size=1000, kl_coef=beta, max_grad_norm=1e9, **options)
     agent = kind(TabularPolicy(mdp), toy.ToyVectorEnv(num_envs, mdp=mdp), config=config)
-    assert isinstance(agent, Agent)
     return agent.learn(num_envs * iterations)
 
 
