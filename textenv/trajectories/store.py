@@ -124,11 +124,13 @@ class TrajectoryStore(TrajectoryReader):
             except BlockingIOError as error:
                 raise DataError(f"{self.path}: another process is merging files; try again later") from error
             merged = 0
+            self.clean()  # what a killed merge left must not be merged once more
             for group in _groups(self.parts(), rows):
                 names = [part.path.name for part in group]
+                earlier = frozenset[str]().union(*(part.replaces for part in group))
                 table = pa.Table.from_batches(self._reading(lambda g=group: self._dataset(g).to_table().to_batches()))
                 table = table.replace_schema_metadata(
-                    {**(schema.SCHEMA.metadata or {}), REPLACES_KEY: json.dumps(names).encode()}
+                    {**(schema.SCHEMA.metadata or {}), REPLACES_KEY: json.dumps([*names, *sorted(earlier)]).encode()}
                 )
                 self._commit(table, f"part-{_number(names[0]):08d}-{secrets.token_hex(5)}.parquet")
                 for part in group:

@@ -463,6 +463,26 @@ def test_kill_between_merging_and_removing_counts_nothing_twice(ten: TrajectoryS
     assert seeds(TrajectoryReader(ten.path)) == list(range(10))
 
 
+def test_compact_after_a_killed_one_counts_nothing_twice(ten: TrajectoryStore):
+    before = [t.traj_id for t in ten]
+    files = {part.path: part.path.read_bytes() for part in ten.parts()}
+    ten.compact(rows=4)
+    for path, content in files.items():  # as if the process had died before it removed them
+        path.write_bytes(content)
+    TrajectoryStore(ten.path).compact()
+    assert [t.traj_id for t in TrajectoryStore(ten.path)] == before
+
+
+def test_compact_twice_still_replaces_the_files_of_the_first(ten: TrajectoryStore):
+    before = [t.traj_id for t in ten]
+    first = ten.parts()[0].path
+    content = first.read_bytes()
+    ten.compact(rows=4)
+    ten.compact()
+    first.write_bytes(content)  # from a backup, or since the removal never reached the disk
+    assert [t.traj_id for t in TrajectoryStore(ten.path)] == before
+
+
 def test_compact_by_two_processes_is_refused(ten: TrajectoryStore):
     import fcntl
 
