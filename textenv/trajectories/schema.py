@@ -83,7 +83,7 @@ def check(trajectory: Trajectory, where: str) -> None:
 
     Raises:
         DataError: If a per-token field has another length than the answer, a number is NaN, infinite or out of range,
-            or the finish reason is unknown; the message names field and place.
+            a text cannot be written as UTF-8, or the finish reason is unknown; the message names field and place.
     """
     if trajectory.finish_reason not in FINISH_REASONS:
         raise DataError(
@@ -101,15 +101,52 @@ def check(trajectory: Trajectory, where: str) -> None:
         elif name in TOKEN_FLOATS:
             _check_floats(array, name, where, unknown_allowed=name in ("behaviour_logprobs", "logprobs"))
     for name, array in (trajectory.reward_parts or {}).items():
+        _check_text(name, "reward_parts", where)
         if np.shape(array) != (len(trajectory),):
             raise DataError(f"{where}: `reward_parts[{name!r}]` has shape {np.shape(array)}, expected as `token_ids`")
         _check_floats(np.asarray(array), f"reward_parts[{name!r}]", where, unknown_allowed=False)
+    _check_scalars(trajectory, where)
+
+
+def check_json(trajectory: Trajectory, where: str) -> None:
+    """Make sure that what is stored as JSON can be; :func:`to_table` does so too.
+
+    Raises:
+        DataError: If it cannot; the message names the field.
+    """
+    for name in JSONS:
+        _as_json(getattr(trajectory, name), name, where)
+
+
+def _check_scalars(trajectory: Trajectory, where: str) -> None:
+    for name in TEXTS:
+        _check_text(getattr(trajectory, name), name, where)
+    for name in INTEGERS:
+        value = getattr(trajectory, name)
+        if value is not None and not -(2**63) <= value < 2**63:
+            raise DataError(f"{where}: `{name}` is {value}, which does not fit into 64 bits")
     numbers = {name: getattr(trajectory, name) for name in FLOATS}
-    numbers |= {f"score_parts[{name!r}]": value for name, value in (trajectory.score_parts or {}).items()}
+    for name, value in (trajectory.score_parts or {}).items():
+        _check_text(name, "score_parts", where)
+        numbers[f"score_parts[{name!r}]"] = value
     for name, value in numbers.items():
         weightless = name == "log_weight" and value == -np.inf
         if value is not None and not np.isfinite(value) and not weightless:
             raise DataError(f"{where}: `{name}` is {value}; leave it None where it is not known")
+
+
+def _check_text(value: Any, name: str, where: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise DataError(f"{where}: `{name}` must be a text, got {type(value).__name__} {value!r}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: `{name}` holds half a surrogate pair, {value[error.start]!r}, at character {error.start}, which "
+            "is no text; decode bytes with errors='replace'"
+        ) from error
 
 
 def _check_integers(array: NDArray[Any], name: str, where: str) -> None:
@@ -142,7 +179,11 @@ def _check_floats(array: NDArray[Any], name: str, where: str, *, unknown_allowed
 
 
 def to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
-    """A table of checked trajectories."""
+    """A table of checked trajectories.
+
+    Raises:
+        DataError: If a field that is stored as JSON cannot be.
+    """
     plain = [_drawn_from_the_policy(t) for t in trajectories]
     arrays: list[pa.Array] = []
     for entry in SCHEMA:
@@ -150,7 +191,8 @@ def to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
         if name == "behaviour_is_policy":
             arrays.append(pa.array(plain, pa.bool_()))
         elif name in JSONS:
-            arrays.append(pa.array([_as_json(getattr(t, name), name) for t in trajectories], pa.string()))
+            texts = [_as_json(getattr(t, name), name, f"trajectory {i}") for i, t in enumerate(trajectories)]
+            arrays.append(pa.array(texts, pa.string()))
         elif name in PER_TOKEN:
             rows = [getattr(t, name) for t in trajectories]
             if name == "behaviour_logprobs":
@@ -187,11 +229,13 @@ def _lists(rows: Sequence[NDArray[Any] | None], kind: pa.ListType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=kind, mask=mask)
 
 
-def _as_json(value: dict[str, Any], name: str) -> str:
+def _as_json(value: dict[str, Any], name: str, where: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise DataError(f"`{name}` must be JSON-able: {error}; got {value!r}") from error
+        raise DataError(f"{where}: `{name}` must be JSON-able: {error}; got {value!r}") from error
+    _check_text(text, name, where)
+    return text
 
 
 # --- and back ---------------------------------------------------------------------------------------------------------

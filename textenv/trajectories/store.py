@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from textenv.checkpoints import write_atomic
@@ -54,28 +55,62 @@ class TrajectoryStore(TrajectoryReader):
         """Commit trajectories: all of them, or none if anything goes wrong.
 
         Args:
-            trajectories: Those without a ``traj_id`` are given one.
+            trajectories: Those without a ``traj_id`` are given one when they are committed.
 
         Returns:
             Their ids.
 
         Raises:
-            DataError: If a trajectory is inconsistent; the message names it and the field.
+            DataError: If a trajectory is inconsistent, or its ``traj_id`` stands in the store or among the others
+                already; the message names it and the field.
         """
         if not trajectories:
             return []
         for number, trajectory in enumerate(trajectories):
             schema.check(trajectory, f"trajectory {number}")
+        held = self._held(trajectories)
+        if held:
+            raise DataError(
+                f"trajectory {held[0]}: the store {self.path} holds `traj_id` {trajectories[held[0]].traj_id!r} "
+                "already; leave it out, or set the id to None to store a copy"
+            )
+        return self._append(trajectories, self._new_name())
+
+    def _append(self, trajectories: Sequence[Trajectory], name: str) -> list[str]:
+        """Commit checked trajectories as the file ``name``; ids stay as they are where the file does not appear."""
+        if not trajectories:
+            return []
+        _check_distinct(trajectories)
+        stem = Path(name).stem.removeprefix("part-")
+        unnamed = [(row, trajectory) for row, trajectory in enumerate(trajectories) if trajectory.traj_id is None]
+        try:
+            for row, trajectory in unnamed:
+                trajectory.traj_id = f"{stem}-{row}"
+            self._commit(schema.to_table(trajectories), name)
+        finally:
+            if not (self.path / name).exists():
+                for _, trajectory in unnamed:
+                    trajectory.traj_id = None
+        return [trajectory.traj_id for trajectory in trajectories if trajectory.traj_id is not None]
+
+    def _new_name(self) -> str:
+        """Name of the file after the last one."""
         check_store(self.path)
         if not self._cleaned:
             self.clean()
         number = 1 + max((_number(path.name) for path in self.path.glob("part-*.parquet")), default=0)
-        stem = f"{number:08d}-{secrets.token_hex(5)}"
-        for row, trajectory in enumerate(trajectories):
-            if trajectory.traj_id is None:
-                trajectory.traj_id = f"{stem}-{row}"
-        self._commit(schema.to_table(trajectories), f"part-{stem}.parquet")
-        return [trajectory.traj_id for trajectory in trajectories if trajectory.traj_id is not None]
+        return f"part-{number:08d}-{secrets.token_hex(5)}.parquet"
+
+    def _held(self, trajectories: Sequence[Trajectory]) -> list[int]:
+        """Numbers of the trajectories whose ids stand in the store already."""
+        named = {t.traj_id for t in trajectories if t.traj_id is not None}
+        parts = self.parts() if named else []
+        if not parts:
+            return []
+        wanted = pc.field("traj_id").isin(sorted(named))
+        found = self._reading(lambda: self._dataset(parts).to_table(columns=["traj_id"], filter=wanted))
+        known = set(found.column("traj_id").to_pylist())
+        return [number for number, t in enumerate(trajectories) if t.traj_id is not None and t.traj_id in known]
 
     def writer(self, *, rows: int = 1024) -> TrajectoryWriter:
         """A context manager that gathers trajectories and appends them in larger files.
@@ -174,17 +209,42 @@ class TrajectoryWriter:
         """Take a trajectory; commits where enough have come together.
 
         Raises:
-            DataError: If it is inconsistent.
+            DataError: If it is inconsistent or was taken already; those taken before stay.
         """
-        schema.check(trajectory, f"trajectory {len(self.pending)} since the last commit")
+        where = f"trajectory {len(self.pending)} since the last commit"
+        schema.check(trajectory, where)
+        schema.check_json(trajectory, where)
+        for number, other in enumerate(self.pending):
+            if other is trajectory or (trajectory.traj_id is not None and other.traj_id == trajectory.traj_id):
+                raise DataError(f"{where}: the same trajectory as number {number} (`traj_id` {trajectory.traj_id!r})")
         self.pending.append(trajectory)
         if len(self.pending) >= self.rows:
             self.flush()
 
     def flush(self) -> None:
-        """Commit what has been gathered."""
-        gathered, self.pending = self.pending, []
-        self.store.append(gathered)
+        """Commit what has been gathered; what could not be committed stays in ``pending``.
+
+        Raises:
+            DataError: If a trajectory was changed and is inconsistent now (nothing is committed), or the store holds
+                its id already (the others are committed).
+        """
+        if not self.pending:
+            return
+        for number, trajectory in enumerate(self.pending):
+            schema.check(trajectory, f"pending trajectory {number}")
+        held = set(self.store._held(self.pending))
+        fresh = [trajectory for number, trajectory in enumerate(self.pending) if number not in held]
+        name = self.store._new_name()
+        try:
+            self.store._append(fresh, name)
+        finally:
+            if (self.store.path / name).exists():
+                self.pending = [self.pending[number] for number in sorted(held)]
+        if held:
+            raise DataError(
+                f"the store {self.store.path} holds `traj_id` {self.pending[0].traj_id!r} and {len(held) - 1} others "
+                "already; take them out of `pending`, or set their ids to None to store copies"
+            )
 
     def __enter__(self) -> TrajectoryWriter:
         return self
@@ -232,6 +292,17 @@ def _sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _check_distinct(trajectories: Sequence[Trajectory]) -> None:
+    seen: dict[object, int] = {}
+    for number, trajectory in enumerate(trajectories):
+        for key in (id(trajectory), trajectory.traj_id):
+            if key is not None and seen.setdefault(key, number) != number:
+                raise DataError(
+                    f"trajectory {number}: the same as trajectory {seen[key]} (`traj_id` {trajectory.traj_id!r}); "
+                    "store it once, or a copy without an id"
+                )
 
 
 def _number(name: str) -> int:

@@ -367,6 +367,100 @@ def test_writer_refuses_a_bad_record_and_keeps_the_good(store: TrajectoryStore):
     assert len(store) == 1
 
 
+def broken(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_writer_keeps_what_it_could_not_commit(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch):
+    writer = store.writer()
+    writer.add(make())
+    with monkeypatch.context() as full:
+        full.setattr(store, "_commit", broken)
+        with pytest.raises(OSError, match="No space left"):
+            writer.flush()
+    assert len(writer.pending) == 1
+    writer.flush()
+    assert (len(store), writer.pending) == (1, [])
+
+
+def test_writer_stopped_right_after_the_commit_does_not_commit_again(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+):
+    commit = store._commit
+
+    def stopped(table: pa.Table, name: str) -> None:
+        commit(table, name)
+        raise KeyboardInterrupt
+
+    with store.writer() as writer:
+        writer.add(make(traj_id="a"))
+        writer.add(make())
+        monkeypatch.setattr(store, "_commit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            writer.flush()
+        monkeypatch.setattr(store, "_commit", commit)
+    assert len(store) == 2
+
+
+def test_writer_refuses_what_it_took_and_commits_all_but_what_the_store_holds(store: TrajectoryStore):
+    store.append([make(traj_id="a")])
+    writer = store.writer()
+    new = make(traj_id="b")
+    for trajectory in (new, make(traj_id="a")):
+        writer.add(trajectory)
+    with pytest.raises(DataError, match="trajectory 2 since the last commit: the same trajectory as number 0"):
+        writer.add(new)
+    with pytest.raises(DataError, match="holds `traj_id` 'a' and 0 others already; take them out of `pending`"):
+        writer.flush()
+    assert [t.traj_id for t in store] == ["a", "b"]
+    assert [t.traj_id for t in writer.pending] == ["a"]
+
+
+def test_append_of_the_same_again_is_refused(store: TrajectoryStore):
+    one, other = make(), make()
+    store.append([one])
+    with pytest.raises(DataError, match=r"trajectory 1: the store .* holds `traj_id` '00000001-\w+-0' already"):
+        store.append([other, one])
+    with pytest.raises(DataError, match="trajectory 1: the same as trajectory 0"):
+        store.append([other, other])
+    with pytest.raises(DataError, match=r"trajectory 1: the same as trajectory 0 \(`traj_id` 'x'\)"):
+        store.append([make(traj_id="x"), make(traj_id="x")])
+    assert other.traj_id is None
+    assert len(store) == 1
+
+
+def test_append_that_fails_leaves_no_id_behind(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch):
+    trajectory = make()
+    with monkeypatch.context() as full:
+        full.setattr(store, "_commit", broken)
+        with pytest.raises(OSError, match="No space left"):
+            store.append([make(traj_id="given"), trajectory])
+    assert trajectory.traj_id is None
+    assert store.append([trajectory]) == [store[0].traj_id]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"response": "bad \ud800 one"}, r"`response` holds half a surrogate pair, '\\ud800', at character 4"),
+        ({"extra": {"a": "\udfff"}}, "`extra` holds half a surrogate pair"),
+        ({"score_parts": {"\ud800": 1.0}}, "`score_parts` holds half a surrogate pair"),
+        ({"reward_parts": {"\ud800": np.zeros(3)}}, "`reward_parts` holds half a surrogate pair"),
+        ({"policy": Path("runs/x")}, "`policy` must be a text, got "),
+        ({"seed": 2**63}, "`seed` is 9223372036854775808, which does not fit"),
+        ({"extra": {"a": object()}}, "`extra` must be JSON-able"),
+    ],
+)
+def test_what_cannot_be_written_is_named_and_loses_nothing_else(store: TrajectoryStore, changes, message):
+    with pytest.raises(DataError, match=f"trajectory 1: {message}"):
+        store.append([make(), make(**changes)])
+    with store.writer() as writer:
+        writer.add(make())
+        with pytest.raises(DataError, match=f"trajectory 1 since the last commit: {message}"):
+            writer.add(make(**changes))
+    assert len(store) == 1
+
+
 def append_many(path: Path, writer: int, count: int) -> None:
     store = TrajectoryStore(path)
     for i in range(count):
