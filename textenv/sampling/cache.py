@@ -81,6 +81,15 @@ class SlotCache(Cache):
         keys, values = self.exchange(layer_idx, key_states.transpose(1, 2), value_states.transpose(1, 2), self.block)
         return keys.transpose(1, 2), values.transpose(1, 2)
 
+    def clear(self, like: torch.Tensor) -> bool:
+        """Make everything zero; returns whether the tensors stay, as they do for weights of one type on one device."""
+        stay = all(t.dtype == like.dtype and t.device == like.device for t in self._keys)
+        if not stay:
+            self._keys, self._values = [], []
+        for tensor in (*self._keys, *self._values):
+            tensor.zero_()
+        return stay
+
     def copy(self, sources: NDArray[np.int64], targets: NDArray[np.int64], length: int) -> None:
         """Copy the first ``length`` positions of rows ``sources`` to rows ``targets``."""
         for tensor in (*self._keys, *self._values):

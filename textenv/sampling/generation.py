@@ -7,7 +7,7 @@ different lengths are not padded to one another, and a prompt with several answe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ def generate(
     limits: Sequence[int] | None = None,
     first_prompt: int = 0,
     max_batch: int = 256,
+    refill: bool = True,
 ) -> list[Trajectory]:
     """Sample answers to prompts.
 
@@ -42,6 +43,7 @@ def generate(
         limits: Length limit of each prompt's answers in tokens, at most ``params.max_new_tokens``; None means that.
         first_prompt: Number of the first of these prompts, where they are part of a longer list.
         max_batch: Sequences that are decoded side by side.
+        refill: Whether a slot that is free takes the next prompt at once; else it waits until all have ended.
 
     Returns:
         ``len(prompts) * n`` trajectories, the answers to one prompt next to each other.
@@ -66,6 +68,7 @@ def stream(
     limits: Sequence[int] | None = None,
     first_prompt: int = 0,
     max_batch: int = 256,
+    refill: bool = True,
 ) -> Iterator[tuple[int, Trajectory]]:
     """Like :func:`generate`, but every answer comes as soon as it has ended.
 
@@ -93,7 +96,7 @@ def stream(
     jobs = [
         _Job(i * n + j, i, first_prompt + i + (j << 32), ids[i], most[i]) for i in range(len(ids)) for j in range(n)
     ]
-    return _run(policy, texts, jobs, params, seed, max_batch)
+    return _run(policy, texts, jobs, params, seed, max_batch, refill)
 
 
 class _Job(NamedTuple):
@@ -118,23 +121,33 @@ def _limits(params: SamplingParams, limits: Sequence[int] | None, count: int) ->
 
 
 def _run(
-    policy: GenerativePolicy, texts: list[str], jobs: list[_Job], params: SamplingParams, seed: int, max_batch: int
+    policy: GenerativePolicy,
+    texts: list[str],
+    jobs: list[_Job],
+    params: SamplingParams,
+    seed: int,
+    max_batch: int,
+    refill: bool,
 ) -> Iterator[tuple[int, Trajectory]]:
     """Decode all jobs in ``max_batch`` slots, the next job in the first slot that is free."""
     if not jobs:
         return
     count = min(max_batch, len(jobs))
     room, steps = max(len(job.ids) + job.limit for job in jobs), max(job.limit for job in jobs)
-    engine = policy.slot_engine(count, room)
     eos = -1 if policy.tokenizer.eos_token_id is None else policy.tokenizer.eos_token_id
     tokens = np.zeros((count, room), np.int64)
     start, lengths, ends = np.zeros((3, count), np.int64)
+    engine: Any = policy.slot_engine(count, room)
+    if hasattr(engine, "prompt_lengths"):  # an encoder-decoder has to know where the answer begins
+        engine.prompt_lengths = start
     uniforms = np.zeros((count, steps))
     behaviour, logprobs = np.zeros((2, count, steps), np.float32)
     held: list[_Job | None] = [None] * count
     waiting = iter(jobs)
     free = np.arange(count)
     while True:
+        if not refill:
+            free = np.arange(count if all(job is None for job in held) else 0)
         for row, job in zip(free, waiting, strict=False):  # `free` first: a job must not be taken for nothing
             held[row], size = job, len(job.ids)
             tokens[row, :size] = job.ids

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from textenv.errors import ConfigError
 from textenv.sampling.cache import Block, SlotCache
 from textenv.sampling.kernels import MAX_HEAD_DIM, MAX_HEADS, Kernels, kernels
 
@@ -255,6 +256,9 @@ class PackedDecoder:
         plain = weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
         self._compiled = kernels() if fits and plain else None
         zero_centred = config.model_type == "gemma"
+        if zero_centred and weight.dtype in (torch.bfloat16, torch.float16):
+            raise TypeError("norms of the Gemma kind add 1 in float32")
+        self._dtype = weight.dtype
         self._layers = [_Layer(layer, config.rms_norm_eps, zero_centred, self._compiled) for layer in base.layers]
         self._norm = _Norm(base.norm, config.rms_norm_eps, zero_centred, self._compiled)
         self.head = PackedLinear([model.get_output_embeddings()])
@@ -273,6 +277,8 @@ class PackedDecoder:
 
     def hidden(self, blocks: Sequence[Block], cache: SlotCache) -> list[torch.Tensor]:
         """Last hidden states ``(b, s, D)`` of each block; their products are computed together."""
+        if self._embedding.weight.dtype != self._dtype:
+            raise ConfigError(f"the model's data type has become {self._embedding.weight.dtype}; call `drop()` first")
         sizes = [block.tokens.numel() for block in blocks]
         x = self._embedding(torch.cat([block.tokens.reshape(-1) for block in blocks]))
         attend = [self._attention(block, cache, x) for block in blocks]
@@ -352,20 +358,35 @@ class PackedDecoder:
         return out.reshape(rows * width, self._heads * self._head_dim)
 
 
-_packed: weakref.WeakKeyDictionary[Any, PackedDecoder | None] = weakref.WeakKeyDictionary()
+class _Known(NamedTuple):
+    """What was found out about a model, and the modules, type and place that it had then."""
+
+    decoder: PackedDecoder | None
+    structure: tuple[Any, ...]
+
+
+_packed: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def _structure(model: Any) -> tuple[Any, ...]:
+    heads = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [head.weight for head in heads if head is not None]
+    return tuple(id(module) for module in model.modules()), *((w.dtype, w.device, w.shape) for w in weights)
 
 
 def packed_decoder(model: Any) -> PackedDecoder | None:
     """The packed form of a model, with its present weights; None where it has none.
 
-    It is made once per model and kept as long as the model lives.
+    It is kept as long as the model lives, and made anew where the model has got other modules (adapters, another
+    vocabulary), another data type or another device.
     """
-    if model not in _packed:
-        _packed[model] = _build(model)
-    decoder = _packed[model]
-    if decoder is not None:
-        decoder.refresh()
-    return decoder
+    structure = _structure(model)
+    known = _packed.get(model)
+    if known is None or known.structure != structure:
+        known = _packed[model] = _Known(_build(model), structure)
+    elif known.decoder is not None:
+        known.decoder.refresh()
+    return known.decoder
 
 
 @torch.no_grad()
@@ -377,7 +398,7 @@ def _build(model: Any) -> PackedDecoder | None:
         return None
     expected, found = _probe(model, decoder)
     tolerance = 0.1 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    if (found - expected).norm() <= tolerance * expected.norm():
+    if not expected.isfinite().all() or (found - expected).norm() <= tolerance * expected.norm():
         return decoder
     _logger.warning("decoding %s with transformers' own, slower path: its packed form differs", type(model).__name__)
     return None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textenv.errors import ConfigError
+from textenv.errors import ConfigError, ShapeError
 from textenv.sampling.categorical import compute_dtype, exp, exp_, first_largest, look_up, row_chunks, row_sums
 from textenv.sampling.kernels import Kernels, kernels
 from textenv.sampling.params import SamplingParams
@@ -94,7 +94,7 @@ def _draw_rows(
 ) -> Draw:
     """Draw a few rows at a time: each step of the way is a pass over what the cache holds already."""
     count, vocabulary = logits.shape
-    points = torch.as_tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
+    points = _points(uniforms, logits)
     tempered_only = params.stochastic and not processor.active and not params.truncates
     compiled = _compiled(logits) if tempered_only else None
     if compiled is not None:
@@ -129,6 +129,15 @@ def _draw_rows(
     score = processor.at(own.to(buffer.dtype), tokens).double()
     behaviour = (score - tops) / params.temperature - totals.log()
     return Draw(tokens, behaviour, behaviour if plain else own.double() - normalisers)
+
+
+def _points(uniforms: NDArray[np.float64] | torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The uniform numbers, float64, ``(B, 1)``."""
+    if tuple(uniforms.shape) != (len(logits),):
+        raise ShapeError(f"`uniforms` has shape {tuple(uniforms.shape)}, expected ({len(logits)},), one per row")
+    if isinstance(uniforms, np.ndarray) and not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise ConfigError("`uniforms` must lie in [0, 1)")
+    return torch.as_tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
 
 
 def _compiled(logits: torch.Tensor) -> Kernels | None:

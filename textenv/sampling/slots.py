@@ -11,6 +11,7 @@ cache, so a step costs what its running sequences cost. Models of the Llama kind
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,57 @@ from textenv.sampling.recorded import RecordedSteps
 
 _PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
 
+_tried: weakref.WeakKeyDictionary[Any, set[int]] = weakref.WeakKeyDictionary()  # lengths that came out right
+_trying: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def smallest_window(config: Any, max_length: int) -> int | None:
+    """How far back some layers of a model see, where that is less than ``max_length``."""
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    names = ("sliding_window", "window_size", "attention_chunk_size")
+    sizes = [size for name in names if isinstance(size := getattr(config, name, None), int) and size < max_length]
+    return min(sizes, default=None)
+
+
+@torch.no_grad()
+def _try_out(model: Any, length: int) -> None:
+    """Make sure that an engine's logits are the model's, at a prompt and at a step after it.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    if length in _tried.setdefault(model, set()):
+        return
+    device = model.get_input_embeddings().weight.device
+    ids = (np.arange(length) * 7 % model.config.vocab_size)[None]
+    _trying[model] = True
+    try:
+        engine = SlotEngine(model, 1, length)
+        rows = np.zeros(1, np.int64)
+        sizes = sorted({max(1, length - 1), length})
+        states = torch.cat([engine.hidden(ids, np.array([size]), rows) for size in sizes])
+        headed = model.get_output_embeddings() is not None
+        found = (engine.head(states) if headed else states).float()
+    finally:
+        del _trying[model]
+    whole = (model if headed else model.base_model)(input_ids=torch.as_tensor(ids, device=device), use_cache=False)
+    expected = (whole.logits if headed else whole.last_hidden_state)[0, -len(sizes) :].float()
+    difference = (found - expected).norm()
+    tolerance = 0.1 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if expected.isfinite().all() and not difference <= tolerance * expected.norm():
+        why = (
+            "it is in training mode, where dropout is at work: call `model.eval()`"
+            if model.training
+            else "it changes its logits after the output embedding, or attends in a way that is not covered"
+        )
+        window = smallest_window(model.config, length)
+        hint = "" if window is None else f"; sequences of up to {window} tokens, its attention window, may work"
+        raise ConfigError(
+            f"cached decoding of {type(model).__name__} does not give the model's own logits: {why}{hint}"
+        )
+    _tried[model].add(length)
+
 
 class SlotEngine:
     """Next-token logits of many growing sequences, with a KV cache per slot.
@@ -36,10 +88,13 @@ class SlotEngine:
         cuda_graphs: On a GPU, record decode steps and replay them (models that have a packed form).
 
     Raises:
-        ConfigError: If ``max_length`` exceeds the model's context.
+        ConfigError: If ``max_length`` exceeds the model's context, there are no slots, or the engine's logits are not
+            the model's own (it is tried out once per model).
     """
 
     def __init__(self, model: Any, num_slots: int, max_length: int, *, cuda_graphs: bool = False) -> None:
+        if num_slots < 1 or max_length < 1:
+            raise ConfigError(f"`num_slots` and `max_length` must be ≥ 1, got {num_slots} and {max_length}")
         context = getattr(model.config, "max_position_embeddings", None)
         if context is not None and max_length > context:
             raise ConfigError(
@@ -59,13 +114,25 @@ class SlotEngine:
         self._stale = False
         # A GPU replays recorded steps, for which few shapes are worth more than small ones.
         self._recorded: RecordedSteps | None = None
+        self._window = smallest_window(model.config, max_length)
+        if not _trying.get(model):
+            _try_out(model, min(max_length, 6 if self._window is None else self._window + 4))
         if cuda_graphs and self._packed is not None and model.get_input_embeddings().weight.device.type == "cuda":
             self._recorded = RecordedSteps(self._packed, self._cache)
 
     def drop(self) -> None:
-        """Forget everything cached: call it when the model's weights have changed."""
+        """Forget everything cached: call it when the model has changed, its weights, adapters or data type."""
         self._cached[:] = 0
         self._stale = True
+
+    def _renew(self) -> None:
+        """Take over a model that has changed."""
+        self._stale = False
+        before, self._packed = self._packed, packed_decoder(self.model)
+        # What stood in the cache must not even be met with weight zero: NaN times zero is NaN.
+        stays = self._cache.clear(self.model.get_input_embeddings().weight)
+        if self._recorded is not None and not (stays and self._packed is before):
+            self._recorded = None if self._packed is None else RecordedSteps(self._packed, self._cache)
 
     def fork(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
         """Let slots hold what other slots hold: their caches are copied.
@@ -123,20 +190,34 @@ class SlotEngine:
     @torch.no_grad()
     def hidden(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
         """Last hidden states ``(B, D)``, for heads of one's own; arguments and errors as of :meth:`logits`."""
+        longest = self._check(tokens, lengths, rows)
+        if self._stale:
+            self._renew()
+        tokens = tokens[:, :longest]
+        try:
+            first = self._share_prefixes(tokens, lengths, rows, self._first_new(tokens, lengths, rows))
+            self._tokens[rows, :longest] = tokens
+            self._cached[rows] = lengths
+            return self._feed(rows, first)
+        except BaseException:
+            self._cached[rows] = 0  # what was to be computed is not there
+            raise
+
+    def _check(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
+        """Refuse rows that cannot be; the longest length."""
         if len(rows) == 0:
             raise ShapeError("`rows` is empty: ask for at least one sequence")
-        longest = int(lengths.max())
-        if longest > self.max_length or int(lengths.min()) < 1:
-            raise ShapeError(f"sequence lengths must lie in 1…{self.max_length}, got {lengths.min()}…{longest}")
-        if self._stale:
-            self._packed = packed_decoder(self.model)
-            self._stale = False
-        tokens = tokens[:, :longest]
-        first = self._share_prefixes(tokens, lengths, rows, self._first_new(tokens, lengths, rows))
-        width = tokens.shape[1]
-        self._tokens[rows, :width] = tokens
-        self._cached[rows] = lengths
-        return self._feed(rows, first)
+        if len(tokens) != len(rows) or len(lengths) != len(rows) or len(set(rows.tolist())) != len(rows):
+            raise ShapeError(
+                f"got {len(tokens)} rows of tokens and {len(lengths)} lengths for slots {rows.tolist()}; give one of "
+                "each per slot, and each slot once"
+            )
+        longest, room = int(lengths.max()), min(self.max_length, tokens.shape[1])
+        if longest > room or int(lengths.min()) < 1:
+            raise ShapeError(f"sequence lengths must lie in 1…{room}, got {lengths.min()}…{longest}")
+        if not np.issubdtype(tokens.dtype, np.integer):
+            raise ShapeError(f"`tokens` must hold integers, got {tokens.dtype}")
+        return longest
 
     @torch.no_grad()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -331,10 +412,11 @@ class SlotEngine:
         return [self._transformers_forward(block) for block in blocks]
 
     def _transformers_forward(self, block: Block) -> torch.Tensor:
-        mask = block.visible
-        if self.model.config._attn_implementation == "eager":  # adds its mask to the attention scores
-            dtype = self.model.get_input_embeddings().weight.dtype
-            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        mask: Any = self._as_added(block.visible)
+        if self._window is not None:
+            keys = torch.arange(block.visible.shape[-1], device=block.visible.device)
+            near = block.visible & (block.positions[:, None, :, None] - keys < self._window)
+            mask = self._by_layer_type(self._as_added(block.visible), self._as_added(near))
         self._cache.block = block
         output = self.model.base_model(
             input_ids=block.tokens,
@@ -344,3 +426,18 @@ class SlotEngine:
             use_cache=True,
         )
         return output.last_hidden_state
+
+    def _as_added(self, visible: torch.Tensor) -> torch.Tensor:
+        """A mask in the form that the model's attention takes."""
+        if self.model.config._attn_implementation != "eager":
+            return visible
+        dtype = self.model.get_input_embeddings().weight.dtype  # plain attention adds its mask to the scores
+        added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return added.masked_fill_(~visible, torch.finfo(dtype).min)
+
+    def _by_layer_type(self, everything: torch.Tensor, near: torch.Tensor) -> Any:
+        """Masks of a model with sliding windows: one, or one for each type of layer that it has."""
+        types = set(getattr(self.model.config, "layer_types", None) or ["sliding_attention"])
+        if len(types) == 1:
+            return everything if types == {"full_attention"} else near
+        return {name: everything if name == "full_attention" else near for name in types}

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -16,6 +18,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -74,10 +78,22 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3": lambda: _llama_kind(Qwen3Config, Qwen3ForCausalLM),
     "gemma": lambda: _llama_kind(GemmaConfig, GemmaForCausalLM, hidden_activation="gelu_pytorch_tanh"),
     "gpt2": _gpt2,
+    "mistral with a window": lambda: _llama_kind(MistralConfig, MistralForCausalLM, sliding_window=8),
+    "phi3 with a window": lambda: _llama_kind(Phi3Config, Phi3ForCausalLM, sliding_window=8),
+    "qwen2 with a window": lambda: _llama_kind(
+        Qwen2Config, Qwen2ForCausalLM, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
+    "gemma3": lambda: _llama_kind(
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        hidden_activation="gelu_pytorch_tanh",
+    ),
 }
 PACKED = ["llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma"]
 
 
-def sliding_window_model() -> Any:
-    """A model whose layers do not all see everything, which the packed form does not cover."""
-    return _llama_kind(Gemma2Config, Gemma2ForCausalLM, sliding_window=8)
+def soft_capping_model() -> Any:
+    """A model that changes its logits after the output embedding."""
+    return _llama_kind(Gemma2Config, Gemma2ForCausalLM, final_logit_softcapping=0.1)

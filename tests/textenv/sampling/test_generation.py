@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.textenv.sampling.models import CONTEXT, MODELS, VOCAB
 from textenv.errors import ConfigError, DataError
 from textenv.sampling import SamplingParams, SlotEngine, generate, stream
+from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 
 
 class Letters:
@@ -107,6 +109,38 @@ def test_a_free_slot_is_filled_at_once():
     places = [place for place, _ in stream(policy, prompts(6), params, limits=limits, max_batch=2)]
     assert places == [1, 2, 3, 4, 0, 5] or places == [1, 2, 3, 4, 5, 0]
     assert policy.engines == [(2, max(len(p) + limit for p, limit in zip(prompts(6), limits, strict=True)))]
+
+
+def test_slots_wait_for_one_another_where_asked_to():
+    torch.manual_seed(0)
+    policy = Policy(MODELS["llama"](), eos_token_id=None)
+    params, limits = SamplingParams(max_new_tokens=10), [10, 2, 2, 2, 2, 2]
+    waited = list(stream(policy, prompts(6), params, limits=limits, max_batch=2, refill=False))
+    assert [place for place, _ in waited] == [1, 0, 2, 3, 4, 5]
+    refilled = generate(policy, prompts(6), params, limits=limits, max_batch=2)
+    for place, answer in waited:
+        assert answer.token_ids.tolist() == refilled[place].token_ids.tolist()
+
+
+@torch.no_grad()
+def test_encoder_decoders_know_prompts_from_answers_in_refilled_slots():
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    model: Any = T5ForConditionalGeneration(config).eval()
+
+    class EncoderDecoder(Policy):
+        def slot_engine(self, num_slots: int, max_length: int) -> Any:
+            return EncoderDecoderEngine(self.model, num_slots, max_length)
+
+    growing = [[5, 6, 7], [5, 6, 7, 8, 9], [5, 6, 7, 8, 9, 10, 11]]
+    for batch in (1, 3):
+        for answer in generate(EncoderDecoder(model), growing, SamplingParams(max_new_tokens=6), max_batch=batch):
+            read = torch.as_tensor(np.concatenate([[0], answer.token_ids[:-1]]))[None]
+            logits = model(input_ids=torch.as_tensor(answer.prompt_ids)[None], decoder_input_ids=read).logits[0]
+            expected = logits.log_softmax(-1).gather(1, torch.as_tensor(answer.token_ids)[:, None]).squeeze(1)
+            np.testing.assert_allclose(answer.logprobs, expected, atol=1e-4)
 
 
 def test_texts_and_ids_are_both_prompts():

@@ -36,6 +36,7 @@ def test_cached_logprobs_equal_full_forward_whatever_is_asked():
 @torch.no_grad()
 def test_cached_logprobs_feed_one_token_per_step_in_any_order(monkeypatch: pytest.MonkeyPatch):
     model = MODELS["llama"]()
+    ask = CachedLogprobs(model, num_slots=4, max_length=40, vocab_size=VOCAB)
     fed = []
     forward = SlotEngine._forward
     monkeypatch.setattr(
@@ -43,7 +44,6 @@ def test_cached_logprobs_feed_one_token_per_step_in_any_order(monkeypatch: pytes
         "_forward",
         lambda self, blocks: fed.extend(b.tokens.shape[1] for b in blocks) or forward(self, blocks),
     )
-    ask = CachedLogprobs(model, num_slots=4, max_length=40, vocab_size=VOCAB)
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, VOCAB, (4, 40))
     for length in range(6, 12):

@@ -5,14 +5,14 @@ import logging
 import pytest
 import torch
 
-from tests.textenv.sampling.models import MODELS, sliding_window_model
+from tests.textenv.sampling.models import MODELS
 from textenv.sampling import packed
 from textenv.sampling.kernels import kernels
 
 
 def test_models_of_other_kinds_are_left_to_transformers():
-    assert packed.packed_decoder(sliding_window_model()) is None
-    assert packed.packed_decoder(MODELS["gpt2"]()) is None
+    for name in ("gpt2", "gemma3", "mistral with a window", "qwen2 with a window"):
+        assert packed.packed_decoder(MODELS[name]()) is None
 
 
 def test_a_model_that_only_looks_like_a_known_kind_is_found_out(caplog: pytest.LogCaptureFixture):

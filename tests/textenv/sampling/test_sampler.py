@@ -364,3 +364,16 @@ def test_draws_on_a_gpu_equal_those_on_the_cpu(name: str):
     np.testing.assert_allclose(
         here.behaviour_logprobs[same].numpy(), there.behaviour_logprobs.cpu()[same].numpy(), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("uniforms", "error", "message"),
+    [
+        (np.array([0.1, 0.2]), ShapeError, r"has shape \(2,\), expected \(3,\)"),
+        (np.array([0.1, 0.2, 1.0]), ConfigError, r"must lie in \[0, 1\)"),
+        (np.array([0.1, np.nan, 0.2]), ConfigError, r"must lie in \[0, 1\)"),
+    ],
+)
+def test_uniforms_that_cannot_be_are_refused(uniforms: np.ndarray, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        draw(torch.zeros(3, 2000), SamplingParams(), uniforms)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB
+from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB, soft_capping_model
 from textenv.errors import ConfigError, ShapeError
 from textenv.sampling import SlotEngine, packed, slots
 from textenv.sampling.recorded import RecordedSteps
@@ -221,6 +221,110 @@ def test_engine_in_bfloat16_stays_near_the_full_forward():
     for length in range(11, CONTEXT + 1):
         found = engine.logits(tokens, np.full(4, length), rows).float().log_softmax(-1)
         assert (found - full[:, length - 1]).abs().max() < 0.05
+
+
+def check_against(model: Any, engine: SlotEngine, tokens: np.ndarray, length: int) -> None:
+    found = engine.logits(tokens, np.full(len(tokens), length), np.arange(len(tokens)))
+    expected = model(torch.as_tensor(tokens[:, :length])).logits[:, -1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_adapters_and_vocabularies_that_come_later_are_seen():
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = MODELS["llama"]()
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (2, 12))
+    check_against(model, SlotEngine(model, 2, 12), tokens, 5)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    engine = SlotEngine(adapted.get_base_model(), 2, 12)
+    check_against(adapted, engine, tokens, 5)
+    adapted.add_adapter("other", peft.LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False))
+    adapted.set_adapter("other")
+    engine.drop()
+    check_against(adapted, engine, tokens, 6)
+    model = MODELS["llama"]()
+    engine = SlotEngine(model, 2, 12)
+    model.resize_token_embeddings(VOCAB + 5)
+    engine.drop()
+    check_against(model, engine, tokens, 5)
+
+
+@torch.no_grad()
+def test_a_new_data_type_is_taken_over_by_drop():
+    model = MODELS["llama"]()
+    engine = SlotEngine(model, 2, 12)
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (2, 12))
+    check_against(model, engine, tokens, 5)
+    model.double()
+    with pytest.raises(ConfigError, match=r"data type has become torch.float64; call `drop\(\)` first"):
+        engine.logits(tokens, np.full(2, 6), np.arange(2))
+    engine.drop()
+    check_against(model, engine, tokens, 6)
+
+
+@torch.no_grad()
+def test_a_forward_pass_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch):
+    model = MODELS["llama"]()
+    engine = SlotEngine(model, 3, 12)
+    tokens = np.tile(np.random.default_rng(0).integers(3, VOCAB, 12), (3, 1))
+    forward = engine._forward
+
+    def interrupted(blocks: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for length in (6, 7):
+        monkeypatch.setattr(engine, "_forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.logits(tokens, np.full(3, length), np.arange(3))
+        monkeypatch.setattr(engine, "_forward", forward)
+        check_against(model, engine, tokens, length)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@torch.no_grad()
+def test_nan_in_the_cache_does_not_outlive_drop(name: str):
+    model = MODELS[name]()
+    engine = SlotEngine(model, 2, 30)
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (2, 30))
+    kept = {key: value.clone() for key, value in model.state_dict().items()}
+    for p in model.parameters():
+        p.fill_(torch.nan)
+    engine.drop()
+    assert engine.logits(tokens, np.full(2, 25), np.arange(2)).isnan().all()
+    model.load_state_dict(kept)
+    engine.drop()
+    for length in (4, 5):
+        check_against(model, engine, tokens, length)
+
+
+def test_models_whose_logits_would_come_out_wrong_are_refused():
+    with pytest.raises(ConfigError, match="changes its logits after the output embedding"):
+        SlotEngine(soft_capping_model(), 1, 8)
+    model = MODELS["gpt2"]().train()
+    with pytest.raises(ConfigError, match=r"training mode, where dropout is at work: call `model.eval\(\)`"):
+        SlotEngine(model, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths", "rows", "message"),
+    [
+        (np.zeros((2, 5), np.int64), [5, 5], [0, 0], "each slot once"),
+        (np.zeros((1, 5), np.int64), [6], [0], "must lie in 1…5, got 6"),
+        (np.zeros((1, 5)), [5], [0], "must hold integers, got float64"),
+        (np.zeros((2, 5), np.int64), [5], [0], "got 2 rows of tokens and 1 lengths"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(tokens: np.ndarray, lengths: list[int], rows: list[int], message: str):
+    engine = SlotEngine(MODELS["llama"](), 3, 20)
+    with pytest.raises(ShapeError, match=message):
+        engine.logits(tokens, np.array(lengths), np.array(rows))
+
+
+def test_an_engine_without_slots_is_refused():
+    with pytest.raises(ConfigError, match="`num_slots` and `max_length` must be ≥ 1, got 0 and 8"):
+        SlotEngine(MODELS["llama"](), 0, 8)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,9 @@ class Rows:
             self.tokens[row, : self.start[row]] = prompts.ids[i]
         self.lengths = self.start.copy()
         self.behaviour, self.logprobs = np.zeros((2, count, steps))
-        self._engine = policy.slot_engine(count, self.tokens.shape[1])
+        self._engine: Any = policy.slot_engine(count, self.tokens.shape[1])
+        if hasattr(self._engine, "prompt_lengths"):  # an encoder-decoder has to know where the answer begins
+            self._engine.prompt_lengths = self.start
         self._fed = np.full_like(self.tokens, -1)
         self._fed_lengths = np.zeros(count, np.int64)
 
