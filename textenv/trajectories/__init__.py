@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from textenv.trajectories.estimators.intervals import (
         Estimate,
         bootstrap_interval,
+        grouped_mean,
+        grouped_ratio,
         mean_estimate,
         mean_interval,
         paired_difference,
@@ -66,6 +68,8 @@ __all__ = [
     "effective_sample_size",
     "entropy_estimate",
     "expected_best",
+    "grouped_mean",
+    "grouped_ratio",
     "importance_weights",
     "kl_estimate",
     "log_ratios",
@@ -94,6 +98,8 @@ _HOMES = {
     "estimators.intervals": (
         "Estimate",
         "bootstrap_interval",
+        "grouped_mean",
+        "grouped_ratio",
         "mean_estimate",
         "mean_interval",
         "paired_difference",

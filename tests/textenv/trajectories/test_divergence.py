@@ -72,6 +72,35 @@ def test_standard_errors_are_those_of_repetitions(problem):
     assert np.mean([f.standard_error for f in found]) == pytest.approx(spread, rel=0.15)
 
 
+def test_standard_errors_of_groups_are_those_of_repetitions():
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(20), 16)
+    found: dict[str, list] = {}
+    for _ in range(200):
+        means = np.repeat(rng.normal(1, 0.5, 20), 16)  # prompts differ, answers to one hardly
+        steps = Ragged.from_rows([np.full(2, (m + 0.05 * rng.normal()) / 2) for m in means])
+        found.setdefault("k1", []).append(kl_estimate(steps, groups=groups))
+        found.setdefault("exact", []).append(rao_blackwell_kl(steps, groups=groups))
+        found.setdefault("entropy", []).append(entropy_estimate(steps, groups=groups))
+        found.setdefault("token", []).append(per_token(steps, groups=groups))
+    for name, estimates in found.items():
+        spread = np.std([f.value for f in estimates])
+        assert np.mean([f.standard_error for f in estimates]) == pytest.approx(spread, rel=0.15), name
+        assert estimates[0].units == 20
+    assert kl_estimate(steps).units == 320
+    assert kl_estimate(steps, groups=np.zeros(320)).units == 320  # one prompt: the figure is about it alone
+
+
+def test_groups_of_unequal_sizes_count_alike_and_tokens_by_their_number():
+    values = Ragged.from_rows([np.ones(2), np.full(2, 3.0), np.full(1, 5.0)])
+    assert rao_blackwell_kl(values, groups=["a", "a", "b"]).value == pytest.approx((4 + 5) / 2)
+    assert per_token(values, groups=["a", "a", "b"]).value == pytest.approx(13 / 5)
+    with pytest.raises(ShapeError, match=r"`groups` has shape \(2,\), expected \(3,\)"):
+        per_token(values, groups=["a", "b"])
+    with pytest.raises(ShapeError, match=r"`groups` has shape \(2,\), expected \(3,\)"):
+        kl_estimate(values, groups=["a", "b"])
+
+
 def test_entropy_estimates_are_unbiased(problem):
     _, truth, answers = problem
     steps = -(truth.policy * np.log(truth.policy)).sum(1)

@@ -127,6 +127,17 @@ def test_summary_figures_by_hand():
     assert found.best_of_n.values[-1] == pytest.approx(2.5 + 0.3)
 
 
+def test_summary_takes_prompts_as_units_or_answers_of_a_single_one():
+    found = summarize(answers(), RNG)
+    figures = [found.length, found.entropy, found.score, *found.kl.values()]
+    assert [f.units for f in figures if f is not None] == [6] * 7
+    alone = summarize(answers(prompts=1, each=8), RNG)
+    figures = [alone.length, alone.entropy, alone.score, *alone.kl.values()]
+    assert [f.units for f in figures if f is not None] == [8] * 7
+    assert alone.score_interval is not None
+    assert alone.score_interval[0] < alone.score_interval[1]
+
+
 def test_summary_leaves_out_what_is_not_known():
     found = summarize([make(seed=1), make(seed=2)], RNG)
     assert (found.score, found.score_interval, found.entropy, found.best_of_n, found.kl) == (None, None, None, None, {})

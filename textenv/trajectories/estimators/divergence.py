@@ -1,6 +1,7 @@
-"""KL divergences and entropies from sampled answers, in nats, with answers as the unit of every standard error.
+"""KL divergences and entropies from sampled answers, in nats.
 
-All log-ratios are ``log π − log π_ref`` of tokens drawn from ``π``.
+All log-ratios are ``log π − log π_ref`` of tokens drawn from ``π``. The unit of a standard error is the answer, or the
+group where ``groups`` says which answers belong together: answers to one prompt are not independent.
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
 from textenv.trajectories.columns import Ragged
-from textenv.trajectories.estimators.intervals import Estimate, mean_estimate, ratio_estimate
+from textenv.trajectories.estimators.intervals import Estimate, grouped_mean, grouped_ratio
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def kl_estimate(
-    log_ratios: Ragged, *, estimator: KLEstimator = "k1", level: Literal["token", "sequence"] = "token"
+    log_ratios: Ragged,
+    *,
+    estimator: KLEstimator = "k1",
+    level: Literal["token", "sequence"] = "token",
+    groups: ArrayLike | None = None,
 ) -> Estimate:
     """KL(π ‖ π_ref) in nats per answer, from answers drawn from π.
 
@@ -29,6 +34,7 @@ def kl_estimate(
         log_ratios: Of each token; 0 on tokens that the policy did not choose.
         estimator: Which one.
         level: Whether it is applied to tokens and then summed, or to the sum over an answer.
+        groups: Prompt of each answer, shape ``(n,)``; see :func:`textenv.trajectories.grouped_mean`.
 
     Raises:
         ConfigError: If an argument is unknown.
@@ -39,12 +45,12 @@ def kl_estimate(
         raise ConfigError(f"`estimator` must be k1, k2 or k3 and `level` token or sequence, got {estimator}, {level}")
     _check_known(log_ratios, "log_ratios")
     if level == "sequence" or estimator == "k1":
-        return mean_estimate(_apply(log_ratios.sums(), estimator))
+        return grouped_mean(_apply(log_ratios.sums(), estimator), groups)
     per_token = _apply(log_ratios.values.astype(np.float64), estimator)
-    return mean_estimate(Ragged(per_token, log_ratios.offsets, log_ratios.known).sums())
+    return grouped_mean(Ragged(per_token, log_ratios.offsets, log_ratios.known).sums(), groups)
 
 
-def rao_blackwell_kl(step_kl: Ragged) -> Estimate:
+def rao_blackwell_kl(step_kl: Ragged, *, groups: ArrayLike | None = None) -> Estimate:
     """KL(π ‖ π_ref) in nats per answer from the exact KL of the next-token distributions at each sampled prefix.
 
     Unbiased and never negative: the expectation over each token is taken exactly, only the prefixes are sampled. It
@@ -52,38 +58,44 @@ def rao_blackwell_kl(step_kl: Ragged) -> Estimate:
 
     Args:
         step_kl: ``KL(π(·|prefix) ‖ π_ref(·|prefix))`` before each answer token.
+        groups: Prompt of each answer, shape ``(n,)``; see :func:`textenv.trajectories.grouped_mean`.
 
     Raises:
         ShapeError: If an answer's divergences are not known.
     Source: Amini, Vieira and Cotterell 2025, arXiv:2504.10637.
     """
     _check_known(step_kl, "step_kl")
-    return mean_estimate(step_kl.sums())
+    return grouped_mean(step_kl.sums(), groups)
 
 
-def entropy_estimate(entropy: Ragged) -> Estimate:
+def entropy_estimate(entropy: Ragged, *, groups: ArrayLike | None = None) -> Estimate:
     """Entropy of a policy over answers in nats per answer, from the exact next-token entropies at sampled prefixes.
 
     Args:
         entropy: Before each answer token; or ``−log π`` of the drawn tokens, which needs nothing but the sample and
             varies more.
+        groups: Prompt of each answer, shape ``(n,)``; see :func:`textenv.trajectories.grouped_mean`.
 
     Raises:
         ShapeError: If an answer's entropies are not known.
     """
     _check_known(entropy, "entropy")
-    return mean_estimate(entropy.sums())
+    return grouped_mean(entropy.sums(), groups)
 
 
-def per_token(values: Ragged) -> Estimate:
-    """Mean over all tokens (long answers weigh more), with answers as the unit of the standard error.
+def per_token(values: Ragged, *, groups: ArrayLike | None = None) -> Estimate:
+    """Mean over all tokens: long answers weigh more, and so do groups with many tokens.
+
+    Args:
+        values: Of each token.
+        groups: Prompt of each answer, shape ``(n,)``; see :func:`textenv.trajectories.grouped_ratio`.
 
     Raises:
         ShapeError: If an answer's values are not known.
         ConfigError: If there are no tokens.
     """
     _check_known(values, "values")
-    return ratio_estimate(values.sums(), values.lengths)
+    return grouped_ratio(values.sums(), values.lengths, groups)
 
 
 def log_ratios(logprobs: Ragged, ref_logprobs: Ragged, action_mask: Ragged | None = None) -> Ragged:

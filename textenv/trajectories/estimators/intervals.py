@@ -81,6 +81,44 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     return Estimate(value, float(residuals.std(ddof=1) / np.sqrt(len(x)) / abs(y.mean())), len(x))
 
 
+def grouped_mean(values: ArrayLike, groups: ArrayLike | None) -> Estimate:
+    """Mean over groups of the groups' means, with groups as the unit of the standard error.
+
+    Answers to one prompt resemble each other; taken for independent they make the error too small.
+
+    Args:
+        values: Shape ``(n,)``.
+        groups: What belongs together, shape ``(n,)``. None takes each value by itself, and so does a single group: the
+            figure is then about that group (this prompt) and no other.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+    """
+    means = None if groups is None else group_means(values, groups)
+    return mean_estimate(values if means is None or len(means) == 1 else means)
+
+
+def grouped_ratio(numerators: ArrayLike, denominators: ArrayLike, groups: ArrayLike | None) -> Estimate:
+    """:func:`ratio_estimate` with groups as units: sums over all values, the error from the groups' sums.
+
+    Args:
+        numerators: Shape ``(n,)``.
+        denominators: Shape ``(n,)``.
+        groups: As for :func:`grouped_mean`.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+        ConfigError: If the denominators sum to 0.
+    """
+    x, y = _row(numerators), _row(denominators)
+    if groups is None or x.shape != y.shape:
+        return ratio_estimate(x, y)
+    index = _group_index(groups, x)
+    if index.max() == 0:
+        return ratio_estimate(x, y)
+    return ratio_estimate(np.bincount(index, weights=x), np.bincount(index, weights=y))
+
+
 def bootstrap_interval(
     values: ArrayLike,
     rng: np.random.Generator,
@@ -145,10 +183,8 @@ def group_means(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ShapeError: If the shapes disagree or there is no value.
     """
-    array, names = _row(values), np.asarray(groups)
-    if names.shape != array.shape:
-        raise ShapeError(f"`groups` has shape {names.shape}, expected {array.shape} to match `values`")
-    _, index = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
+    array = _row(values)
+    index = _group_index(groups, array)
     return np.bincount(index, weights=array) / np.bincount(index)
 
 
@@ -166,6 +202,14 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     if a.shape != b.shape:
         raise ShapeError(f"`second` has shape {b.shape}, expected {a.shape} to match `first`")
     return mean_estimate(b - a)
+
+
+def _group_index(groups: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.int64]:
+    names = np.asarray(groups)
+    if names.shape != values.shape:
+        raise ShapeError(f"`groups` has shape {names.shape}, expected {values.shape} to match `values`")
+    _, index = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
+    return index
 
 
 def _row(values: ArrayLike) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from textenv.trajectories.estimators.intervals import (
     Estimate,
     bootstrap_interval,
     group_means,
-    mean_estimate,
+    grouped_mean,
     paired_difference,
 )
 from textenv.trajectories.reader import TrajectoryReader
@@ -53,10 +53,11 @@ class Summary:
         answers: Number of answers.
         prompts: Number of distinct prompts.
         tokens: Answer tokens in all.
-        length: Tokens per answer.
+        length: Tokens per answer; standard errors here and below take prompts as units where they have several
+            answers, or the answers where all are to one prompt.
         finish_reasons: Share of answers by finish reason.
-        score: Mean score; its standard error takes prompts as units where they have several answers.
-        score_interval: Bootstrap interval of the mean score, prompts resampled.
+        score: Mean score.
+        score_interval: Bootstrap interval of the mean score, prompts resampled (answers where there is one prompt).
         score_std: Standard deviation of the scores.
         entropy: Of the policy, nats per token.
         kl: KL of the distribution that was drawn from to the reference, nats per answer, by estimator (``k1``, ``k2``,
@@ -139,13 +140,13 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
         answers=columns.count,
         prompts=len(names),
         tokens=len(columns.ragged("token_ids").values),
-        length=mean_estimate(columns.ragged("token_ids").lengths),
+        length=grouped_mean(columns.ragged("token_ids").lengths, index),
         finish_reasons=dict(zip(reasons.tolist(), (counts / columns.count).tolist(), strict=True)),
-        score=mean_estimate(means) if scored.any() else None,
-        score_interval=bootstrap_interval(scores[scored], rng, groups=index[scored]) if scored.any() else None,
+        score=grouped_mean(scores[scored], index[scored]) if scored.any() else None,
+        score_interval=_interval(scores[scored], index[scored], rng) if scored.any() else None,
         score_std=float(scores[scored].std()) if scored.any() else None,
-        entropy=_entropy(columns.ragged("entropy")),
-        kl=_divergences(columns, bool(truncated.any())),
+        entropy=_entropy(columns.ragged("entropy"), index),
+        kl=_divergences(columns, index, bool(truncated.any())),
         distinct_1=distinct_n(kept, 1),
         distinct_2=distinct_n(kept, 2),
         self_bleu=_self_bleu(responses, index),
@@ -186,23 +187,32 @@ def _known(ragged: Ragged) -> Ragged | None:
     return Ragged(ragged.values, np.concatenate([[0], np.cumsum(lengths)]), np.ones(len(lengths), bool))
 
 
-def _entropy(entropy: Ragged) -> Estimate | None:
+def _interval(scores: NDArray[np.float64], index: NDArray[np.int64], rng: np.random.Generator) -> tuple[float, float]:
+    return bootstrap_interval(scores, rng, groups=index if len(np.unique(index)) > 1 else None)
+
+
+def _entropy(entropy: Ragged, index: NDArray[np.int64]) -> Estimate | None:
     known = _known(entropy)
-    return per_token(known) if known is not None and len(known.values) else None
+    if known is None or not len(known.values):
+        return None
+    return per_token(known, groups=index[entropy.known])
 
 
-def _divergences(columns: Columns, truncated: bool) -> dict[str, Estimate]:
+def _divergences(columns: Columns, index: NDArray[np.int64], truncated: bool) -> dict[str, Estimate]:
     out: dict[str, Estimate] = {}
-    ratios = _known(
-        log_ratios(columns.ragged("behaviour_logprobs"), columns.ragged("ref_logprobs"), columns.ragged("action_mask"))
+    every = log_ratios(
+        columns.ragged("behaviour_logprobs"), columns.ragged("ref_logprobs"), columns.ragged("action_mask")
     )
+    ratios, groups = _known(every), index[every.known]
     if ratios is not None:
-        out = {"k1": kl_estimate(ratios, estimator="k1"), "k2": kl_estimate(ratios, estimator="k2")}
+        out["k1"] = kl_estimate(ratios, estimator="k1", groups=groups)
+        out["k2"] = kl_estimate(ratios, estimator="k2", groups=groups)
         if not truncated:
-            out["k3"] = kl_estimate(ratios, estimator="k3")
-    exact = _known(columns.ragged("exact_kl"))
+            out["k3"] = kl_estimate(ratios, estimator="k3", groups=groups)
+    steps = columns.ragged("exact_kl")
+    exact = _known(steps)
     if exact is not None:
-        out["exact"] = rao_blackwell_kl(exact)
+        out["exact"] = rao_blackwell_kl(exact, groups=index[steps.known])
     return out
 
 
