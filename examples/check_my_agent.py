@@ -37,8 +37,8 @@ class StockPPO:
     def logprobs(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Log-probs of every next token in nats."""
         self.model.policy.set_training_mode(False)
-        logits = self.model.policy.get_distribution(torch.as_tensor(tokens)).distribution.logits
-        return logits.log_softmax(-1).numpy()
+        distribution: Any = self.model.policy.get_distribution(torch.as_tensor(tokens)).distribution
+        return distribution.logits.log_softmax(-1).numpy()
 
 
 if __name__ == "__main__":

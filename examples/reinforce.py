@@ -17,6 +17,7 @@ def main(updates: int = 150, seed: int = 0) -> float:
     net = nn.Sequential(nn.Linear(25, 64), nn.Tanh(), nn.Linear(64, 4))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     tokens, _ = envs.reset(seed=seed)
+    mean = 0.0
     for _ in range(updates):
         logprobs, rewards, ended = [], [], []
         for _ in range(16):
@@ -35,8 +36,9 @@ def main(updates: int = 150, seed: int = 0) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        mean = float(torch.stack(rewards)[torch.stack(ended)].mean())
     envs.close()
-    return float(torch.stack(rewards)[torch.stack(ended)].mean())
+    return mean
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ Answers must be complete (no end before the fourth letter). A mask keeps the pol
 allowed; the environment refuses masked actions.
 """
 
+from typing import Any
+
 import gymnasium as gym
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
@@ -32,7 +34,7 @@ def main(steps: int = 12_000, seed: int = 0) -> float:
         device="cpu",
     )
     model.learn(steps)
-    reward, _ = evaluate_policy(model, envs, n_eval_episodes=100, deterministic=False)
+    reward: Any = evaluate_policy(model, envs, n_eval_episodes=100, deterministic=False)[0]
     return float(reward)
 
 

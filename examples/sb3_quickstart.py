@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -64,8 +65,9 @@ def train(run: Path, settings: dict[str, Any], episodes: int, log: str | None = 
     connect_kl(model)
     if log is not None:
         model.set_logger(configure(log, ["csv", "tensorboard"]))
-    # Answers shorten as the policy learns: twelve tokens each is what the native agent's take on average.
-    return model.learn(episodes * 12, callback=TextLogger())
+    # SB3 counts tokens, and its learning rate decays by them: an answer of the native agent takes about eleven.
+    stop = StopTrainingOnMaxEpisodes(max(1, episodes // settings["num_envs"]))
+    return model.learn(episodes * 11, callback=[TextLogger(), stop])
 
 
 def evaluate(run: Path, policies: dict[str, CausalLMPolicy], settings: dict[str, Any], count: int) -> dict[str, Any]:

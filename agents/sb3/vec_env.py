@@ -72,8 +72,9 @@ class TextVecEnv(VecEnv):
                 if name not in _OPTIONS:
                     raise ConfigError(f"unknown reset option {name!r}; known: {', '.join(_OPTIONS)}")
                 options.setdefault(_OPTIONS[name], [None] * self.num_envs)[slot] = value
-        seeded = any(seed is not None for seed in self._seeds)
-        observations, infos = self.envs.reset(seed=self._seeds if seeded else None, options=options or None)
+        # Gymnasium's annotation forgets that vector environments take one seed per slot.
+        seeds: Any = self._seeds if any(seed is not None for seed in self._seeds) else None
+        observations, infos = self.envs.reset(seed=seeds, options=options or None)
         self.reset_infos = _by_slot(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()

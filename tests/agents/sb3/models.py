@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.policy import CausalLMPolicy
-from agents.sb3 import TextVecEnv, as_vec_env
+from agents.sb3 import as_vec_env
 from tests.agents.tabular import Vocabulary
 from textenv.envs import toy
 
@@ -40,5 +40,5 @@ def toy_lm(
     return policy.double() if double else policy
 
 
-def toy_envs(num_envs: int = 4, **options: Any) -> TextVecEnv:
+def toy_envs(num_envs: int = 4, **options: Any) -> Any:
     return as_vec_env(gym.make_vec(TOY, num_envs=num_envs, **options))

@@ -77,7 +77,8 @@ def filled(num_steps: int = 20, num_envs: int = 3, **options: Any) -> tuple[Sequ
         SequenceRolloutBuffer(num_steps, *spaces, device="cpu", n_envs=num_envs),
         RolloutBuffer(num_steps, *spaces, device="cpu", n_envs=num_envs),
     )
-    rng, seen, starts = np.random.default_rng(0), envs.reset(), np.ones(num_envs)
+    rng, seen = np.random.default_rng(0), envs.reset()
+    starts = dones = np.ones(num_envs)
     for _ in range(num_steps):
         actions = rng.integers(0, 4, num_envs)
         following, rewards, dones, _ = envs.step(actions)

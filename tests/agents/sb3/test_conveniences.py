@@ -62,9 +62,8 @@ def test_progress_bar_checkpoints_evaluation_and_tensorboard(tmp_path: Path):
 
 def test_evaluate_policy_plays_whole_answers():
     model = model_on(toy_envs())
-    mean, spread = evaluate_policy(model, VecMonitor(toy_envs(3)), n_eval_episodes=9)
-    assert 0 <= mean <= 1
-    assert spread >= 0
+    found: Any = evaluate_policy(model, VecMonitor(toy_envs(3)), n_eval_episodes=9)
+    assert 0 <= found[0] <= 1
     returns, lengths = evaluate_policy(model, toy_envs(2), n_eval_episodes=5, return_episode_rewards=True, warn=False)
     assert isinstance(lengths, list)
     assert isinstance(returns, list)

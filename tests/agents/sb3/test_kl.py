@@ -42,11 +42,17 @@ def penalised(
 class Steps(TextLogger):
     """Keeps rewards, scores and divergences by step."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.rewards: list[Any] = []
+        self.scores: list[Any] = []
+        self.kl: list[Any] = []
+
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
-        self.__dict__.setdefault("rewards", []).append(self.locals["rewards"].copy())
-        self.__dict__.setdefault("scores", []).append([info["score"] for info in infos])
-        self.__dict__.setdefault("kl", []).append([info["kl"] for info in infos])
+        self.rewards.append(self.locals["rewards"].copy())
+        self.scores.append([info["score"] for info in infos])
+        self.kl.append([info["kl"] for info in infos])
         return super()._on_step()
 
 
@@ -69,9 +75,9 @@ def test_penalty_is_the_difference_to_the_log_probs_that_the_buffer_holds(dtype)
     logprobs = model.rollout_buffer.log_probs.reshape(4, 12).T
     actions = model.rollout_buffer.actions.reshape(4, 12).T.astype(int)
     ref_logprobs = np.take_along_axis(np.stack(asked), actions[..., None], 2)[..., 0]
-    paid, scores = np.stack(kept.rewards), np.stack(kept.scores)  # type: ignore[attr-defined]
+    paid, scores = np.stack(kept.rewards), np.stack(kept.scores)
     assert np.allclose(paid, scores - 0.3 * (logprobs - ref_logprobs), atol=2e-5)
-    assert np.allclose(np.stack(kept.kl), logprobs - ref_logprobs, atol=2e-5)  # type: ignore[attr-defined]
+    assert np.allclose(np.stack(kept.kl), logprobs - ref_logprobs, atol=2e-5)
     assert np.abs(logprobs - ref_logprobs).max() > 0.1
 
 
@@ -82,7 +88,7 @@ def test_divergence_from_itself_is_zero_until_the_first_update(dtype, estimator)
     model = penalised(lm, FrozenReference(lm, gym.make_vec(TOY, num_envs=4)), estimator=estimator)
     kept = Steps()
     model.learn(96, callback=kept)
-    measured = np.stack(kept.kl)  # type: ignore[attr-defined]
+    measured = np.stack(kept.kl)
     assert np.abs(measured[:12]).max() < (1e-6 if dtype is None else 1e-2)
     assert np.abs(measured[12:]).max() > np.abs(measured[:12]).max()
 

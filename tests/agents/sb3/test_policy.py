@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.policy import CausalLMPolicy
-from agents.sb3 import MaskableTextPolicy, TextPolicy, TextVecEnv, as_vec_env
+from agents.sb3 import MaskableTextPolicy, TextPolicy, as_vec_env
 from tests.agents.sb3.models import toy_envs, toy_lm
 from textenv.errors import ConfigError
 
@@ -52,7 +52,7 @@ def fed_tokens(monkeypatch: pytest.MonkeyPatch, lm: CausalLMPolicy) -> list[int]
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def text_envs(num_envs: int, tokenizer: Any, **options: Any) -> TextVecEnv:
+def text_envs(num_envs: int, tokenizer: Any, **options: Any) -> Any:
     prompts = ["the old film", "the", "a good one", "film"]
     settings: dict[str, Any] = {"max_prompt_tokens": 12, "max_new_tokens": 20} | options
     return as_vec_env(
@@ -214,6 +214,7 @@ def test_masked_tokens_are_neither_drawn_nor_counted():
     rows = torch.as_tensor(model.get_env().reset())
     masks = np.stack(model.get_env().env_method("action_masks"))
     assert not masks[:, 0].any()
+    tokens = again = torch.zeros(0)
     for _ in range(20):
         tokens, _, logprobs = policy(rows, action_masks=masks)
         assert (tokens > 0).all()

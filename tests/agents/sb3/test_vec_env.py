@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import textenv
 from agents.sb3 import as_vec_env
@@ -23,11 +23,11 @@ from textenv.wrappers.terms import LengthPenaltyHook
 TOY = "textenv/Toy-v0"
 
 
-def ours(num_envs: int = 3, **options: Any) -> VecEnv:
+def ours(num_envs: int = 3, **options: Any) -> Any:
     return as_vec_env(gym.make_vec(TOY, num_envs=num_envs, **options))
 
 
-def theirs(num_envs: int = 3, **options: Any) -> VecEnv:
+def theirs(num_envs: int = 3, **options: Any) -> Any:
     return DummyVecEnv([lambda: gym.make(TOY, **options)] * num_envs)
 
 
@@ -104,8 +104,9 @@ def test_only_an_answer_cut_from_outside_counts_as_truncated():
     for limit, expected in (("terminate", False), ("truncate", True)):
         env = ours(1, on_length_limit=limit)
         env.reset()
-        for _ in range(4):
-            _, _, dones, infos = env.step(np.array([1]))
+        for _ in range(3):
+            assert not env.step(np.array([1]))[2][0]
+        _, _, dones, infos = env.step(np.array([1]))
         assert dones[0]
         assert infos[0]["TimeLimit.truncated"] is expected
         assert infos[0]["terminal_observation"][1:].tolist() == [1, 1, 1, 1]
@@ -140,7 +141,7 @@ def test_masks_and_states_of_each_slot():
 
 def test_attributes_are_found_through_wrappers_and_set_where_they_are():
     envs = vector_wrappers.LengthPenalty(gym.make_vec(TOY, num_envs=2), 0.1)
-    env = as_vec_env(envs)
+    env: Any = as_vec_env(envs)
     env.reset()
     for _ in range(4):
         env.step(np.array([1, 0]))
@@ -162,8 +163,9 @@ def test_wrappers_pay_and_report_in_the_last_step():
     env = VecMonitor(as_vec_env(vector_wrappers.LengthPenalty(gym.make_vec(TOY, num_envs=1), 0.1)))
     env.set_options({"prompt_index": 0})
     env.reset()
-    for action in (1, 1, 1, 1):
-        _, rewards, _, infos = env.step(np.array([action]))
+    for _ in range(3):
+        env.step(np.array([1]))
+    _, rewards, _, infos = env.step(np.array([1]))
     assert rewards[0] == pytest.approx(1.0 - 0.4)
     assert infos[0]["episode"]["r"] == pytest.approx(0.6)
     assert infos[0]["score"] == 1.0
