@@ -83,7 +83,7 @@ def stream(
     if n < 1 or max_batch < 1:
         raise ConfigError(f"`n` and `max_batch` must be ≥ 1, got {n} and {max_batch}")
     ids = [policy.encode_prompt(p) if isinstance(p, str) else [int(token) for token in p] for p in prompts]
-    most = _limits(params, limits, len(ids))
+    most = prompt_limits(params, limits, len(ids))
     for number, tokens in enumerate(ids):
         if not tokens:
             raise DataError(f"prompt {number} has no tokens; give it at least one")
@@ -109,7 +109,12 @@ class _Job(NamedTuple):
     limit: int
 
 
-def _limits(params: SamplingParams, limits: Sequence[int] | None, count: int) -> list[int]:
+def prompt_limits(params: SamplingParams, limits: Sequence[int] | None, count: int) -> list[int]:
+    """Length limit of each prompt's answers, of a list of them or of the settings.
+
+    Raises:
+        ConfigError: If there are too many or too few, or one is out of its range.
+    """
     if limits is None:
         return [params.max_new_tokens] * count
     if len(limits) != count:

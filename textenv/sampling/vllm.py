@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError
 from textenv.protocols import LogprobFn
+from textenv.sampling.generation import prompt_limits
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory
 
@@ -50,10 +52,10 @@ class VLLMGenerator:
         max_length: int | None = None,
     ) -> None:
         try:
-            import vllm
+            vllm: Any = import_module("vllm")
         except ImportError as error:
             raise MissingDependencyError('vLLM is not installed: pip install "textenv[vllm]"') from error
-        self._vllm: Any = vllm
+        self._vllm = vllm
         self._llm = vllm.LLM(
             model=str(path),
             dtype=dtype,
@@ -71,6 +73,8 @@ class VLLMGenerator:
         *,
         n: int = 1,
         seed: int = 0,
+        limits: Sequence[int] | None = None,
+        first_prompt: int = 0,
         logprobs: LogprobFn | None = None,
     ) -> list[Trajectory]:
         """Sample answers to prompts.
@@ -80,6 +84,8 @@ class VLLMGenerator:
             params: Sampling settings; None samples at temperature 1.
             n: Answers per prompt.
             seed: The answer number j to prompt number i has a seed of its own, made of these three.
+            limits: Length limit of each prompt's answers, at most ``params.max_new_tokens``; None means that.
+            first_prompt: Number of the first of these prompts, where they are part of a longer list.
             logprobs: Scores the answers under the policy itself (``CausalLMPolicy.logprobs``); needed where the
                 settings change the distribution, since vLLM reports one log-probability per token.
 
@@ -96,10 +102,12 @@ class VLLMGenerator:
         for number, tokens in enumerate(ids):
             if not tokens:
                 raise DataError(f"prompt {number} has no tokens; give it at least one")
+        texts = [p if isinstance(p, str) else self.tokenizer.decode(ids[i]) for i, p in enumerate(prompts)]
+        most = prompt_limits(params, limits, len(ids))
         jobs = [(i, j) for i in range(len(ids)) for j in range(n)]
         outputs = self._llm.generate(
             [{"prompt_token_ids": ids[i]} for i, _ in jobs],
-            [self._settings(params, _seed(seed, i, j)) for i, j in jobs],
+            [self._settings(params, most[i], _seed(seed, first_prompt + i, j)) for i, j in jobs],
             use_tqdm=False,
         )
         answers = [np.array(output.outputs[0].token_ids, np.int64) for output in outputs]
@@ -113,7 +121,7 @@ class VLLMGenerator:
         eos = self.tokenizer.eos_token_id
         return [
             Trajectory(
-                prompt=prompts[i] if isinstance(prompts[i], str) else self.tokenizer.decode(ids[i]),
+                prompt=texts[i],
                 prompt_ids=np.array(ids[i], np.int64),
                 token_ids=answer,
                 response=self.tokenizer.decode(answer[:-1] if answer[-1] == eos else answer, skip_special_tokens=True),
@@ -126,7 +134,7 @@ class VLLMGenerator:
             for (i, _), answer, drawn, policy in zip(jobs, answers, behaviour, own, strict=True)
         ]
 
-    def _settings(self, params: SamplingParams, seed: int) -> Any:
+    def _settings(self, params: SamplingParams, limit: int, seed: int) -> Any:
         return self._vllm.SamplingParams(
             n=1,
             temperature=params.temperature,
@@ -135,7 +143,7 @@ class VLLMGenerator:
             min_p=params.min_p,
             repetition_penalty=params.repetition_penalty,
             allowed_token_ids=None if params.allow_tokens is None else list(params.allow_tokens),
-            max_tokens=params.max_new_tokens,
+            max_tokens=limit,
             logprobs=0,  # of the drawn token alone
             seed=seed,
         )

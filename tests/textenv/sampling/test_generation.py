@@ -125,9 +125,8 @@ def test_slots_wait_for_one_another_where_asked_to():
 @torch.no_grad()
 def test_encoder_decoders_know_prompts_from_answers_in_refilled_slots():
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
+    config = T5Config(vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    config.decoder_start_token_id = 0
     model: Any = T5ForConditionalGeneration(config).eval()
 
     class EncoderDecoder(Policy):

@@ -64,6 +64,14 @@ def test_a_cut_answer_ends_by_length(generator: VLLMGenerator):
     assert generator.generate([[5]], SamplingParams(max_new_tokens=1))[0].finish_reason == "length"
 
 
+def test_limits_and_later_prompts(generator: VLLMGenerator):
+    found = generator.generate([[5], [6]], SamplingParams(max_new_tokens=3), limits=[1, 2])
+    assert [len(t) for t in found] == [1, 2]
+    second = generator._llm.params[1].seed
+    generator.generate([[6]], first_prompt=1)
+    assert generator._llm.params[0].seed == second
+
+
 def test_changed_distributions_are_scored_by_the_policy(generator: VLLMGenerator):
     found = generator.generate(
         [[5]],
