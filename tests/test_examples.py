@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,14 @@ def test_compare_algorithms_on_a_quickstart(finished: Path, monkeypatch, capsys,
     sizes = {"episodes": 32, "num_envs": 16, "answers": 8, "points": 1}
     run(monkeypatch, "compare_algorithms.py", **models, **sizes, learning_rate=1e-4, out=tmp_path / "frontier.png")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*NAMES, "plot:"]
+
+
+@pytest.mark.slow
+def test_block_of_the_algorithms_page_runs(finished: Path, monkeypatch, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(finished / "runs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "algorithms.md").read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(block, "algorithms.md", "exec"), names)
+    assert len(names["pairs"]) > 0
