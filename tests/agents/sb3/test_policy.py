@@ -131,6 +131,7 @@ def test_rollouts_feed_each_token_once(make_policy, monkeypatch):
     lm = make_policy()
     envs = text_envs(2, lm.tokenizer)
     model = make_model(lm=lm, envs=envs)
+    lm.slot_engine(1, 8)  # an engine is tried out once per model
     counts = fed_tokens(monkeypatch, lm)
     model.policy.set_training_mode(False)
     envs.set_options({"prompt": "the old film"})
