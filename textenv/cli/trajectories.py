@@ -244,7 +244,8 @@ def _table(summaries: Mapping[str, Summary], paired: Sequence[PairedComparison |
     row("distinct-2", [fixed(s.distinct_2, 3) for s in all_of])
     row("self-BLEU", [fixed(s.self_bleu, 3) for s in all_of])
     row("effective sample size", [percent(s.ess_share, 1) for s in all_of])
-    row("sampler left out tokens", [f"{s.truncated_answers:,}" if s.truncated_answers else MISSING for s in all_of])
+    row("sampler left out tokens", [_count(s.truncated_answers) for s in all_of])
+    row("chosen by a method: no KL, no ESS", [_count(s.selected_answers) for s in all_of])
     for n in sorted({int(k) for s in all_of if s.best_of_n is not None for k in s.best_of_n.n if k > 1}):
         row(f"expected best of {n}", [_best_of(s, n) for s in all_of])
     if any(found is not None for found in paired):
@@ -253,6 +254,10 @@ def _table(summaries: Mapping[str, Summary], paired: Sequence[PairedComparison |
         row("wins against the first", [MISSING if p is None else percent(p.wins, 1) for p in paired])
         row("shared prompts", [MISSING if p is None else f"{p.prompts:,}" for p in paired])
     return table
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else MISSING
 
 
 def _with_error(estimate: Estimate | None, digits: int) -> str:

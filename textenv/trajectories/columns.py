@@ -45,6 +45,11 @@ class Ragged:
         """A view of one row, None where it is not known."""
         return self.values[self.offsets[row] : self.offsets[row + 1]] if self.known[row] else None
 
+    def take(self, rows: NDArray[np.bool_]) -> Ragged:
+        """Only the rows where ``rows``, shape ``(n,)``, is True."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        return Ragged(self.values[np.repeat(rows, self.lengths)], offsets, self.known[rows])
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Entries of each row, shape ``(n,)``."""
@@ -105,6 +110,11 @@ class Columns(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+    def take(self, rows: NDArray[np.bool_]) -> Columns:
+        """Only the trajectories where ``rows``, shape ``(n,)``, is True."""
+        taken = {name: x.take(rows) if isinstance(x, Ragged) else x[rows] for name, x in self._arrays.items()}
+        return Columns(taken, int(rows.sum()))
 
     def ragged(self, name: str) -> Ragged:
         """A per-token column.

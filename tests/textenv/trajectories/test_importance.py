@@ -7,10 +7,20 @@ import pytest
 
 from tests.textenv.trajectories.helpers import assert_unbiased, make, sample_toy
 from textenv.envs import toy
+from textenv.envs.toy_policy import ToyGenerativePolicy
 from textenv.errors import ConfigError, DataError, ShapeError
+from textenv.sampling import (
+    BeamSearch,
+    BestOfN,
+    BranchingTree,
+    PowerSampling,
+    RejectionSampling,
+    SequentialMonteCarlo,
+    Vine,
+)
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import ImportanceWeights, Ragged, TrajectoryStore, effective_sample_size, importance_weights
-from textenv.trajectories.estimators.importance import truncates_support
+from textenv.trajectories.estimators.importance import SELECTED, truncates_support
 
 N = 40_000
 
@@ -149,6 +159,45 @@ def test_truncated_support_is_refused_or_flagged():
     with pytest.raises(DataError, match=r"trajectory 1 was drawn with temperature=0.9, top_k=5, which leaves out"):
         importance_weights(rows, Uniform(5))
     assert importance_weights(rows, Uniform(5), support="flag").truncated_support.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("best_of_n", "the best of several draws; weigh plain draws"),
+        ("rejection", "drawn until the score was high enough"),
+        ("power", "the end of a Markov chain"),
+        ("beam", "found by search, not drawn"),
+        ("tree", "shares its beginning with others"),
+        ("smc", "the weight to use is `log_weight`"),
+    ],
+)
+def test_selected_answers_are_refused_or_flagged(source, message):
+    rows = [make(), make(source=source)]
+    with pytest.raises(DataError, match=f"trajectory 1 is no draw to be weighed: .* '{source}', .*{message}"):
+        importance_weights(rows, Uniform(5))
+    found = importance_weights(rows, Uniform(5), support="flag").selected
+    assert found is not None
+    assert found.tolist() == [False, True]
+
+
+def test_methods_name_themselves_as_the_estimators_know_them():
+    mdp = toy.ToyMDP.copying(vocab_size=3, horizon=2)
+    policy, params = ToyGenerativePolicy(mdp), SamplingParams(max_new_tokens=2)
+    every = (
+        BestOfN(2),
+        RejectionSampling(),
+        PowerSampling(steps=1),
+        BeamSearch(2),
+        BranchingTree(budget_tokens=4),
+        SequentialMonteCarlo(2),
+    )
+    for method in every:
+        found = method.sample(policy, ["a"], policy.reward, params=params).trajectories
+        with pytest.raises(DataError, match="is no draw to be weighed"):
+            importance_weights(found, policy)
+    plain = Vine(2).sample(policy, ["a"], policy.reward, params=params).trajectories
+    assert not {t.source for t in plain} & set(SELECTED)
 
 
 def test_unusable_questions_are_refused():

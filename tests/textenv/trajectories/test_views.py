@@ -155,6 +155,20 @@ def test_truncated_samplers_have_no_k3():
     assert found.ess_share is None
 
 
+def test_selected_answers_are_left_out_of_kl_and_effective_size():
+    rows, chosen = answers(), answers()
+    for t in chosen:
+        t.source, t.sampling, t.exact_kl = "best_of_n", {"top_k": 3}, np.full(len(t), 9.0, np.float32)
+    plain, mixed = summarize(rows, np.random.default_rng(0)), summarize([*rows, *chosen], np.random.default_rng(0))
+    assert mixed.kl == plain.kl
+    assert mixed.ess_share == plain.ess_share
+    assert (plain.selected_answers, mixed.selected_answers) == (0, 24)
+    alone = summarize(chosen, RNG)
+    assert (alone.kl, alone.ess_share) == ({}, None)
+    with pytest.raises(DataError, match="best: a method chose the answers, so their log-probs give no KL"):
+        FrontierPoint.of("best", alone)
+
+
 def test_weighted_samples_have_the_effective_size_of_their_weights():
     rows = [make(seed=i, log_weight=w, sampling={"top_k": 3}) for i, w in enumerate([0.0, 0.0, -np.inf, -np.inf])]
     assert summarize(rows, RNG).ess_share == pytest.approx(0.5)

@@ -2,7 +2,8 @@
 
 The weight of an answer is ``π(answer) / b(answer)``, with ``b`` the distribution that it was drawn from. That is only
 right where ``b`` could have drawn whatever ``π`` can: samplers that leave tokens out (top-k, top-p, min-p, greedy, …)
-are refused, or flagged where asked.
+are refused, or flagged where asked. So are answers that a method chose among others or moved on (best-of-n, rejection,
+beams, trees, power sampling, sequential Monte Carlo): how probable their tokens were says nothing about the choice.
 """
 
 from __future__ import annotations
@@ -23,6 +24,16 @@ from textenv.trajectories.trajectory import Trajectory
 Clip = tuple[float | None, float | None]
 """Smallest and largest weight; None leaves a side open. ``(None, c)`` is truncated importance sampling."""
 
+SELECTED: Mapping[str, str] = {
+    "best_of_n": "the best of several draws; weigh plain draws instead",
+    "rejection": "drawn until the score was high enough; weigh plain draws instead",
+    "power": "the end of a Markov chain, not of one draw; weigh plain draws instead",
+    "beam": "found by search, not drawn; weigh plain draws instead",
+    "tree": "a leaf that shares its beginning with others; use the tree's node values instead",
+    "smc": "resampled by sequential Monte Carlo; the weight to use is `log_weight`, towards the method's target",
+}
+"""Sources of answers whose behaviour log-probs are not those of the answer as a draw, and what they are instead."""
+
 _PARAMETERS = frozenset(f.name for f in fields(SamplingParams))
 
 
@@ -35,11 +46,14 @@ class ImportanceWeights:
         chosen: True on tokens that the policy chose, shape ``(N,)`` as ``log_ratios.values``.
         truncated_support: True for answers whose sampler left tokens out: their weights are not to be trusted,
             shape ``(n,)``.
+        selected: True for answers that a method chose or moved on: theirs are no importance weights at all, shape
+            ``(n,)``; None where nobody looked.
     """
 
     log_ratios: Ragged
     chosen: NDArray[np.bool_]
     truncated_support: NDArray[np.bool_]
+    selected: NDArray[np.bool_] | None = None
 
     @property
     def log_weights(self) -> NDArray[np.float64]:
@@ -114,16 +128,17 @@ def importance_weights(
     """Score stored answers with another policy and compare with what they were drawn from.
 
     Args:
-        trajectories: Answers with behaviour log-probs.
+        trajectories: Answers with behaviour log-probs, each a draw of its own.
         policy: A :class:`textenv.protocols.LogprobFn`, or an object with a method ``logprobs`` of that kind, such as
             ``agents.CausalLMPolicy``.
         temperature: Of the target policy; other than 1 needs a policy whose ``logprobs`` takes ``temperature``.
-        support: What to do with answers whose sampler left tokens out: ``"refuse"`` them, or go on and ``"flag"`` them.
+        support: What to do with answers whose sampler left tokens out, and with those that a method selected (by their
+            ``source``, see ``SELECTED``): ``"refuse"`` them, or go on and ``"flag"`` them.
         batch_size: Answers per call.
 
     Raises:
-        DataError: If a sampler left tokens out and is refused, or log-probs of the draws are not known; names the
-            trajectory.
+        DataError: If a sampler left tokens out or an answer was selected and is refused, or log-probs of the draws are
+            not known; names the trajectory.
         ConfigError: If the policy cannot be asked.
         ShapeError: If the policy answers with arrays of the wrong length.
     """
@@ -132,7 +147,13 @@ def importance_weights(
     if not trajectories:
         raise DataError("there are no trajectories to weigh")
     flagged = np.array([truncates_support(t.sampling) for t in trajectories])
+    selected = np.array([t.source in SELECTED for t in trajectories])
     for number, trajectory in enumerate(trajectories):
+        if selected[number] and support == "refuse":
+            raise DataError(
+                f"trajectory {number} is no draw to be weighed: its source is {trajectory.source!r}, "
+                f"{SELECTED[trajectory.source]}; or pass support='flag' to go on"
+            )
         if not trajectory.knows_behaviour:
             raise DataError(
                 f"trajectory {number} ({trajectory.source}) does not say how probable its draws were; weigh only "
@@ -150,7 +171,7 @@ def importance_weights(
         drawn = trajectory.behaviour_logprobs.astype(np.float64)
         rows.append(np.where(mask, ours.astype(np.float64) - drawn, 0.0))
         chosen.append(mask)
-    return ImportanceWeights(Ragged.from_rows(rows), np.concatenate(chosen).astype(bool), flagged)
+    return ImportanceWeights(Ragged.from_rows(rows), np.concatenate(chosen).astype(bool), flagged, selected)
 
 
 def score_answers(

@@ -51,6 +51,11 @@ class FrontierPoint(NamedTuple):
         kl, score = summary.best_kl, summary.score
         if score is None or summary.score_interval is None:
             raise DataError(f"{label}: the answers have no scores; sample them with a reward model")
+        if kl is None and summary.selected_answers:
+            raise DataError(
+                f"{label}: a method chose the answers, so their log-probs give no KL; make the point yourself, such as "
+                "with `best_of_n_kl`"
+            )
         if kl is None:
             raise DataError(f"{label}: the answers have no log-probs of a reference; sample them with a reference")
         bounds = kl.interval() if np.isfinite(kl.standard_error) else (kl.value, kl.value)

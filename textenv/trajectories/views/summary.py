@@ -16,7 +16,7 @@ from textenv.trajectories.columns import Columns, Ragged
 from textenv.trajectories.estimators.best_of_n import BestOfNCurve, best_of_n_curve
 from textenv.trajectories.estimators.divergence import kl_estimate, log_ratios, per_token, rao_blackwell_kl
 from textenv.trajectories.estimators.diversity import distinct_n, self_bleu
-from textenv.trajectories.estimators.importance import effective_sample_size, truncates_support
+from textenv.trajectories.estimators.importance import SELECTED, effective_sample_size, truncates_support
 from textenv.trajectories.estimators.intervals import (
     Estimate,
     bootstrap_interval,
@@ -31,6 +31,7 @@ _COLUMNS = (
     "prompt",
     "response",
     "finish_reason",
+    "source",
     "sampling",
     "score",
     "log_weight",
@@ -61,13 +62,16 @@ class Summary:
         score_std: Standard deviation of the scores.
         entropy: Of the policy, nats per token.
         kl: KL of the distribution that was drawn from to the reference, nats per answer, by estimator (``k1``, ``k2``,
-            ``k3``, ``exact`` for Rao-Blackwell); k3 is left out where the sampler left tokens out.
+            ``k3``, ``exact`` for Rao-Blackwell); k3 is left out where the sampler left tokens out. Of plain draws only:
+            the tokens of selected answers say nothing about the distribution that the selection made.
         distinct_1: See :func:`textenv.trajectories.distinct_n`, over at most 2,000 answers.
         distinct_2: The same for pairs of words.
         self_bleu: Within each prompt's answers and averaged, or over all answers where prompts have one.
         ess_share: Effective sample size as a share of the answers when they are weighted towards the policy at
-            temperature 1, None where the sampler left tokens out; or of the weights that a weighted sampler gave them.
+            temperature 1 (plain draws only), None where the sampler left tokens out; or of the weights that a weighted
+            sampler gave them.
         truncated_answers: Answers whose sampler left tokens out.
+        selected_answers: Answers that a method chose among others or moved on (best-of-n, rejection, beams, …).
         best_of_n: Expected best score of several answers, where every prompt has as many.
         prompt_scores: Mean score by prompt.
     """
@@ -87,6 +91,7 @@ class Summary:
     self_bleu: float | None
     ess_share: float | None
     truncated_answers: int
+    selected_answers: int
     best_of_n: BestOfNCurve | None
     prompt_scores: dict[str, float]
 
@@ -131,6 +136,8 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
     prompts, responses = columns.array("prompt"), columns.array("response").tolist()
     names, index = np.unique(prompts.astype(str), return_inverse=True)
     truncated = _truncated(columns.array("sampling"))
+    drawn = ~np.isin(columns.array("source").astype(str), list(SELECTED))
+    draws, cut = columns.take(drawn), bool(truncated[drawn].any())
     scores, scored = columns.array("score"), ~np.isnan(columns.array("score"))
     reasons, counts = np.unique(columns.array("finish_reason").astype(str), return_counts=True)
     kept = responses[:_MOST_TEXTS]
@@ -146,12 +153,13 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
         score_interval=_interval(scores[scored], index[scored], rng) if scored.any() else None,
         score_std=float(scores[scored].std()) if scored.any() else None,
         entropy=_entropy(columns.ragged("entropy"), index),
-        kl=_divergences(columns, index, bool(truncated.any())),
+        kl=_divergences(draws, index[drawn], cut),
         distinct_1=distinct_n(kept, 1),
         distinct_2=distinct_n(kept, 2),
         self_bleu=_self_bleu(responses, index),
-        ess_share=_ess_share(columns, bool(truncated.any())),
+        ess_share=_ess_share(columns.array("log_weight"), draws, cut),
         truncated_answers=int(truncated.sum()),
+        selected_answers=int((~drawn).sum()),
         best_of_n=_best_of_n(scores, index) if scored.all() else None,
         prompt_scores=dict(zip(with_scores, means.tolist(), strict=True)),
     )
@@ -181,10 +189,7 @@ def _truncated(sampling: NDArray[np.object_]) -> NDArray[np.bool_]:
 
 def _known(ragged: Ragged) -> Ragged | None:
     """Only the rows that are known; None where there are none."""
-    if not ragged.known.any():
-        return None
-    lengths = ragged.lengths[ragged.known]
-    return Ragged(ragged.values, np.concatenate([[0], np.cumsum(lengths)]), np.ones(len(lengths), bool))
+    return ragged.take(ragged.known) if ragged.known.any() else None
 
 
 def _interval(scores: NDArray[np.float64], index: NDArray[np.int64], rng: np.random.Generator) -> tuple[float, float]:
@@ -226,13 +231,12 @@ def _self_bleu(responses: list[str], index: NDArray[np.int64]) -> float | None:
     return self_bleu(responses[:_MOST_TEXTS]) if len(responses) > 1 else None
 
 
-def _ess_share(columns: Columns, truncated: bool) -> float | None:
-    weights = columns.array("log_weight")
+def _ess_share(weights: NDArray[np.float64], draws: Columns, truncated: bool) -> float | None:
     if np.isnan(weights).any():
         if truncated:  # no weight makes up for tokens that could not be drawn
             return None
-        drawn, mask = columns.ragged("behaviour_logprobs"), columns.ragged("action_mask")
-        ours = log_ratios(columns.ragged("logprobs"), drawn, mask)
+        drawn, mask = draws.ragged("behaviour_logprobs"), draws.ragged("action_mask")
+        ours = log_ratios(draws.ragged("logprobs"), drawn, mask)
         weights = ours.sums()[ours.known]
     return effective_sample_size(weights) / len(weights) if len(weights) else None
 
