@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,38 @@ def test_sample_writes_scored_and_annotated_answers_in_batches(stores: dict[str,
     assert len({a.group_id for a in answers}) == 3
 
 
-def test_sample_again_with_the_same_seed_appends_the_same_answers(stores: dict[str, Path], finished: Path):
-    path = finished / "again"
-    flags = ["--policy", str(finished / "runs/tiny/sft"), "--prompts", '["the film is"]', "--dtype", "float32"]
-    for _ in range(2):
-        assert main(["sample", *flags, "--n", "3", "--store", str(path), "--sampling.max_new_tokens", "6"]) == 0
-    store = TrajectoryStore(path, create=False)
-    texts = [t.response for t in store]
-    assert texts[:3] == texts[3:]
+def test_same_seed_gives_the_same_answers_and_a_store_takes_them_once(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--policy", str(finished / "runs/tiny/sft"), "--prompts", '["the film is", "a story"]']
+    flags += ["--dtype", "float32", "--sampling.max_new_tokens", "6"]
+    first, again = finished / "first", finished / "again"
+    for path, n in ((first, "3"), (again, "3"), (again, "3"), (again, "5")):
+        assert main(["sample", *flags, "--n", n, "--store", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "6 of 6 answers are in" in printed
+    assert "6 of 10 answers are in" in printed
+    assert "give another --seed" in printed
+    store = TrajectoryStore(again, create=False)
+    assert [t.response for t in store[:6]] == [t.response for t in TrajectoryStore(first)]
+    assert [(t.prompt_id, t.sample_index) for t in store[6:]] == [("0", 3), ("0", 4), ("1", 3), ("1", 4)]
     assert store[0].score is None
     assert store[0].ref_logprobs is None
+    for changed in (["--seed", "1"], ["--sampling.temperature", "0.5"]):
+        assert main(["sample", *flags, *changed, "--store", str(again)]) == 0
+    assert len(store) == 14
+    assert len({t.group_id for t in store}) == 6
+
+
+def test_retrained_policy_in_the_same_folder_is_another_policy(finished: Path, tmp_path: Path):
+    flags = ["--policy", str(tmp_path / "policy"), "--prompts", '["the film is"]', "--store", str(tmp_path / "store")]
+    for stage in ("sft", "ppo"):
+        shutil.copytree(finished / "runs/tiny" / stage, tmp_path / "policy", dirs_exist_ok=True)
+        assert main(["sample", *flags, "--sampling.max_new_tokens", "3"]) == 0
+    one, other = TrajectoryStore(tmp_path / "store")
+    assert one.policy == other.policy
+    assert one.policy_hash != other.policy_hash
+    assert one.group_id != other.group_id
 
 
 def test_interrupted_sampling_keeps_what_is_finished(

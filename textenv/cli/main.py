@@ -156,7 +156,7 @@ def _sample(arguments: list[str]) -> int:
     config = SampleConfig(**values)
     _quiet_transformers()
     done = sample(config, Console())
-    return 0 if done.written == done.total else 130
+    return 0 if done.complete else 130
 
 
 def _trajectories(arguments: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,11 +85,72 @@ class Sampled(NamedTuple):
 
     Attributes:
         written: Answers that are in the store because of it.
-        total: Answers that were asked for; more than were written where Ctrl-C stopped it.
+        total: Answers that were asked for; more than were written and held where Ctrl-C stopped it.
+        held: Answers that the store held already: the same policy, settings, seed and prompt.
     """
 
     written: int
     total: int
+    held: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for is in the store."""
+        return self.written + self.held == self.total
+
+
+class Draws(NamedTuple):
+    """What decides an answer, besides its prompt and number: the same draws are made once.
+
+    Attributes:
+        policy: Folder or hub name.
+        policy_hash: Hash of the folder's weights; None of a hub name.
+        sampling: The settings.
+        seed: Of the draws.
+    """
+
+    policy: str
+    policy_hash: str | None
+    sampling: dict[str, Any]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """16 hexadecimal digits that stand for all of it."""
+        described = json.dumps([self.policy_hash or self.policy, self.sampling, self.seed], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def held(self, store: TrajectoryStore) -> set[tuple[str | None, str, int]]:
+        """Prompt's place, prompt and sample index of the answers that a store has of these draws."""
+        found = store.where({"seed": self.seed, "source": "policy"}).columns(
+            ["policy", "policy_hash", "sampling", "prompt_id", "prompt", "sample_index"]
+        )
+        settings = {text: json.loads(text) for text in set(found.array("sampling"))}
+        ours = json.loads(json.dumps(self.sampling))  # tuples read back as lists
+        rows = zip(*(found.array(name) for name in found), strict=True)
+        return {
+            (place, prompt, int(index))
+            for policy, weights, sampling, place, prompt, index in rows
+            if settings[sampling] == ours
+            and (weights == self.policy_hash if weights and self.policy_hash else policy == self.policy)
+            and not np.isnan(index)
+        }
+
+
+def weights_hash(folder: Path) -> str | None:
+    """SHA-256 of a model folder's weights and settings, first 16 digits; None where it is no folder.
+
+    The critic, the tokenizer and notes of the training do not count: they decide no draw.
+    """
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        weights = path.suffix in (".safetensors", ".bin") and not path.name.startswith("value_head")
+        if weights or path.name in ("config.json", "adapter_config.json"):
+            with open(path, "rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def load_prompts(config: SampleConfig) -> list[Prompt]:
@@ -156,8 +219,11 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
         config: What to do.
         console: For progress; None shows nothing.
 
+    Answers of the same policy, settings, seed and prompts that the store holds already are skipped: once more they
+    would count as independent and be none.
+
     Returns:
-        How many answers were written and asked for.
+        How many answers were written, asked for and there already.
 
     Raises:
         TextEnvError: If something is missing or unusable; nothing that was committed is lost.
@@ -176,12 +242,23 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     if config.reference:
         reference = CausalLMPolicy.from_pretrained(config.reference, dtype=config.dtype, device=device)
     store = TrajectoryStore(config.store)
-    written, tokens, scores = 0, 0, []
+    draws = Draws(config.policy, weights_hash(Path(config.policy)), asdict(config.sampling), config.seed)
+    missing = _missing(prompts, policy, store, draws, config.n)
     total = len(prompts) * config.n
+    skipped = total - len(missing)
+    if skipped and console is not None:
+        console.print(
+            f"{skipped} of {total} answers are in {config.store} already (same policy, settings, seed and prompts) and "
+            "are skipped; for other answers give another --seed, for other scores or a reference another --store",
+            highlight=False,
+        )
+    written, tokens, scores = 0, 0, []
+    places = sorted({place for place, _ in missing})
     try:
-        with StageProgress("sample", total, console) as progress:
-            for first, chunk in _chunks(prompts, max(1, config.batch_size // config.n)):
-                answers = _answer(policy, chunk, first, config)
+        with StageProgress("sample", len(missing), console) as progress:
+            for first, last in _chunks(places, max(1, config.batch_size // config.n)):
+                answers = _answer(policy, prompts[first:last], first, config, draws)
+                answers = [t for t in answers if (int(t.prompt_id or 0), t.sample_index) in missing]
                 if config.annotate or reference is not None:
                     annotate(answers, policy, reference=reference, sampling=config.sampling)
                 if reward is not None:
@@ -193,20 +270,38 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
                 progress.update(written, {"score": float(np.mean(scores))} if scores else None, tokens=tokens)
     except KeyboardInterrupt:
         if console is not None:
-            console.print(f"interrupted: {written} of {total} answers are in {config.store}", highlight=False)
-        return Sampled(written, total)
+            console.print(f"interrupted: {written + skipped} of {total} answers are in {config.store}", highlight=False)
+        return Sampled(written, total, skipped)
     if console is not None:
         console.print(f"{written} answers, {tokens:,} tokens → {config.store}", highlight=False)
         console.print(f"look at them: textenv trajectories show {config.store}", highlight=False)
-    return Sampled(written, total)
+    return Sampled(written, total, skipped)
 
 
-def _chunks(prompts: Sequence[Prompt], size: int) -> Iterator[tuple[int, Sequence[Prompt]]]:
-    for first in range(0, len(prompts), size):
-        yield first, prompts[first : first + size]
+def _missing(
+    prompts: Sequence[Prompt], policy: Any, store: TrajectoryStore, draws: Draws, n: int
+) -> set[tuple[int, int]]:
+    """Prompts' places and sample indices that a store does not hold yet."""
+    held = draws.held(store)
+    every = ((place, index) for place in range(len(prompts)) for index in range(n))
+    return {(place, i) for place, i in every if (str(place), _text(prompts[place], policy), i) not in held}
 
 
-def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleConfig) -> list[Trajectory]:
+def _chunks(places: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Runs of neighbouring prompts, at most ``size`` of them: first and one past the last."""
+    first = 0
+    for end in range(1, len(places) + 1):
+        if end == len(places) or places[end] != places[end - 1] + 1 or end - first == size:
+            yield places[first], places[end - 1] + 1
+            first = end
+
+
+def _text(prompt: Prompt, policy: Any) -> str:
+    """A prompt as its trajectories name it."""
+    return prompt.text if prompt.text is not None else policy.tokenizer.decode(list(prompt.ids or ()))
+
+
+def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleConfig, draws: Draws) -> list[Trajectory]:
     """Answers to prompts number ``first`` and on; the draws depend on the seed and the prompts' place alone."""
     asked = [list(p.ids) if p.ids is not None else policy.encode_prompt(p.text or "") for p in prompts]
     answers = policy.generate(
@@ -214,13 +309,13 @@ def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleCo
     )
     for number, answer in enumerate(answers):
         place, prompt = first + number // config.n, prompts[number // config.n]
-        answer.prompt = prompt.text if prompt.text is not None else answer.prompt
+        answer.prompt = _text(prompt, policy)
         answer.prompt_id = str(place)
-        answer.group_id = f"{answer.prompt_hash}-{config.seed}"
+        answer.group_id = f"{answer.prompt_hash}-{draws.name}"
         answer.sample_index = number % config.n
-        answer.policy = config.policy
+        answer.policy, answer.policy_hash = draws.policy, draws.policy_hash
         answer.provenance = {"command": "sample", "seed": config.seed, "dtype": config.dtype}
-        answer.sampling = asdict(config.sampling)
+        answer.sampling = draws.sampling.copy()
         if prompt.task is not None:
             answer.extra = {**answer.extra, "task": prompt.task}
     return answers
