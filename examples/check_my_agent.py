@@ -22,6 +22,7 @@ class StockPPO:
             as_vec_env(problem.make_vec(16)),
             learning_rate=lambda left: 3e-3 * left,
             n_steps=32,
+            n_epochs=5,
             batch_size=128,
             gamma=1.0,
             seed=problem.seed,
