@@ -43,7 +43,7 @@ def test_regularised_optimum_is_reached(name: str, beta: float):
     mdp = toy.ToyMDP.random(np.random.default_rng(11), 3, 3, num_prompts=1)
     quick = beta == 1.0
     noisy = name.startswith("REINFORCE++") and "baseline" not in name  # their advantages do not vanish at the optimum
-    agent = train(name, mdp, beta, iterations=80 if quick else 300, num_envs=(256 if quick else 512) if noisy else 128)
+    agent = train(name, mdp, beta, iterations=80 if quick else 300, num_envs=512 if noisy else 128)
     best, found = toy.solve(mdp, beta), toy.evaluate(mdp, agent.policy.probabilities, beta)
     assert found.objective > best.objective - 0.01 * abs(best.objective)
     wanted = toy.answer_distribution(mdp, best.policy)
