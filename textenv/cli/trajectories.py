@@ -229,6 +229,7 @@ def _table(summaries: Mapping[str, Summary], paired: Sequence[PairedComparison |
             table.add_row(title, *cells)
 
     row("answers", [f"{s.answers:,}" for s in all_of])
+    row("repeated draws, left out", [_count(s.repeated_answers) for s in all_of])
     row("prompts", [f"{s.prompts:,}" for s in all_of])
     row("tokens", [f"{s.tokens:,}" for s in all_of])
     row("tokens per answer", [_with_error(s.length, 1) for s in all_of])

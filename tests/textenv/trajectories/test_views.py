@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +153,22 @@ def test_truncated_samplers_have_no_k3():
     assert found.truncated_answers == 1
     assert "k3" not in found.kl
     assert found.ess_share is None
+
+
+def test_repeated_draws_count_once():
+    rows = answers()
+    for number, t in enumerate(rows):
+        t.seed, t.sample_index, t.prompt_id, t.group_id = 0, number % 4, t.prompt, "g"
+    once, twice = summarize(rows, np.random.default_rng(0)), summarize(rows * 2, np.random.default_rng(0))
+    assert (once.repeated_answers, twice.repeated_answers) == (0, 24)
+    assert (twice.answers, twice.kl, twice.score) == (once.answers, once.kl, once.score)
+    assert twice.best_of_n is not None
+    assert twice.best_of_n.n[-1] == 4
+    others = [{"seed": 1}, {"policy": "b"}, {"sample_index": 5}, {"group_id": "h"}, {"prompt_id": "x"}]
+    for changes in [*others, {"sampling": {}}]:
+        assert summarize([rows[0], replace(rows[0], **changes)], RNG).repeated_answers == 0, changes
+    for unknown in ("seed", "sample_index", "prompt_id", "group_id"):
+        assert summarize([replace(rows[0], **{unknown: None})] * 2, RNG).repeated_answers == 0, unknown
 
 
 def test_selected_answers_are_left_out_of_kl_and_effective_size():

@@ -27,7 +27,9 @@ from textenv.trajectories.estimators.intervals import (
 from textenv.trajectories.reader import TrajectoryReader
 from textenv.trajectories.trajectory import Trajectory
 
+_DRAW = ("policy", "policy_hash", "policy_version", "seed", "prompt_id", "group_id", "sample_index")
 _COLUMNS = (
+    *_DRAW,
     "prompt",
     "response",
     "finish_reason",
@@ -51,7 +53,7 @@ class Summary:
     """What is known about a set of answers; None where the records do not say.
 
     Attributes:
-        answers: Number of answers.
+        answers: Number of answers, each draw once.
         prompts: Number of distinct prompts.
         tokens: Answer tokens in all.
         length: Tokens per answer; standard errors here and below take prompts as units where they have several
@@ -72,6 +74,8 @@ class Summary:
             sampler gave them.
         truncated_answers: Answers whose sampler left tokens out.
         selected_answers: Answers that a method chose among others or moved on (best-of-n, rejection, beams, …).
+        repeated_answers: Records that are left out since they are the same draw as another: the same policy, settings,
+            seed, prompt, group, number and tokens, all of them known.
         best_of_n: Expected best score of several answers, where every prompt has as many.
         prompt_scores: Mean score by prompt.
     """
@@ -92,6 +96,7 @@ class Summary:
     ess_share: float | None
     truncated_answers: int
     selected_answers: int
+    repeated_answers: int
     best_of_n: BestOfNCurve | None
     prompt_scores: dict[str, float]
 
@@ -133,6 +138,8 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
         columns = Columns.from_arrow(schema.to_table(list(source)), _COLUMNS)
     if not columns.count:
         raise DataError("there are no trajectories to summarise; loosen the filter, or sample some")
+    first = _first_of_each_draw(columns)
+    columns = columns.take(first)
     prompts, responses = columns.array("prompt"), columns.array("response").tolist()
     names, index = np.unique(prompts.astype(str), return_inverse=True)
     truncated = _truncated(columns.array("sampling"))
@@ -160,6 +167,7 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
         ess_share=_ess_share(columns.array("log_weight"), draws, cut),
         truncated_answers=int(truncated.sum()),
         selected_answers=int((~drawn).sum()),
+        repeated_answers=int((~first).sum()),
         best_of_n=_best_of_n(scores, index) if scored.all() else None,
         prompt_scores=dict(zip(with_scores, means.tolist(), strict=True)),
     )
@@ -180,6 +188,22 @@ def compare_scores(first: Summary, second: Summary, rng: np.random.Generator) ->
     b = np.array([second.prompt_scores[prompt] for prompt in shared])
     wins = float(((b > a) + 0.5 * (b == a)).mean())
     return PairedComparison(paired_difference(a, b), bootstrap_interval(b - a, rng), wins, len(shared))
+
+
+def _first_of_each_draw(columns: Columns) -> NDArray[np.bool_]:
+    """False for records of a draw that was recorded before; what does not say which draw it is never counts as one."""
+    names = [columns.array(name).tolist() for name in (*_DRAW, "source", "sampling", "prompt")]
+    told = ~np.isnan(columns.array("seed")) & ~np.isnan(columns.array("sample_index"))
+    told &= np.array([place is not None for place in columns.array("prompt_id")], bool)
+    told &= np.array([group is not None for group in columns.array("group_id")], bool)
+    tokens, seen = columns.ragged("token_ids"), set()
+    first = np.ones(columns.count, bool)
+    for row in np.flatnonzero(told).tolist():
+        answer = tokens.values[tokens.offsets[row] : tokens.offsets[row + 1]].tobytes()
+        key = (*(column[row] for column in names), answer)
+        first[row] = key not in seen
+        seen.add(key)
+    return first
 
 
 def _truncated(sampling: NDArray[np.object_]) -> NDArray[np.bool_]:
