@@ -34,7 +34,9 @@ class RejectionDetail(NamedTuple):
             draw from the target.
         tries: Answers up to and including the first accepted one (all of them where none was).
         scores: Of all answers that were drawn in whole rounds, in order, at least ``tries``.
-        acceptance_rate: Share of those that reach the threshold.
+        acceptance_rate: Share of the first round that reaches the threshold: an unbiased estimate of the probability
+            that an answer does, coarse for one prompt and made to be averaged over prompts. Later rounds are drawn only
+            after nothing but failures, so the share of all of ``scores`` would be too high.
     """
 
     accepted: bool
@@ -130,5 +132,5 @@ class RejectionSampling:
         good = scores >= self.threshold
         accepted = bool(good.any())
         return RejectionDetail(
-            accepted, int(good.argmax()) + 1 if accepted else len(scores), scores, float(good.mean())
+            accepted, int(good.argmax()) + 1 if accepted else len(scores), scores, float(good[: self.round_size].mean())
         )

@@ -63,6 +63,19 @@ def test_rejection_has_the_exact_distribution_and_rate(toy: Toy):
     assert result.cost.reward_calls < repeats * 3 / rate
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_rejection_rate_is_unbiased_however_rounds_end(toy: Toy, size: int):
+    rewards = toy.rewards()
+    threshold = float(np.quantile(list(rewards.values()), 0.8))
+    rate = sum(p for a, p in toy.base.items() if rewards[a] >= threshold and a[0] == 0)
+    result = RejectionSampling(threshold, max_tries=20, round_size=size).sample(
+        toy.policy, toy.prompts[:1] * 3000, toy.score, params=toy.params
+    )
+    assert_mean([detail.acceptance_rate for detail in result.details], rate)
+    shares = [float((detail.scores >= threshold).mean()) for detail in result.details]
+    assert np.mean(shares) > 1.5 * rate  # what stopping at a success does to the share of all tries
+
+
 def test_rejection_that_never_succeeds_says_so_and_gives_the_best(toy: Toy):
     result = RejectionSampling(1e9, max_tries=5, round_size=2).sample(
         toy.policy, toy.prompts, toy.score, params=toy.params
