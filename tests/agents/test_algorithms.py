@@ -89,7 +89,7 @@ def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_p
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("stage", ["rloo", "grpo", "reinforce_pp", "expert_iteration"])
+@pytest.mark.parametrize("stage", ["rloo", "reinforce_pp", "expert_iteration"])
 def test_two_processes_make_the_updates_of_one(stage: str, make_policy, tokenizer):
     kind, config = KINDS[stage]
 
