@@ -11,6 +11,7 @@ import pytest
 
 from textenv.cli import sampling
 from textenv.cli.main import main
+from textenv.errors import DataError
 from textenv.report.numbers import fixed
 from textenv.trajectories import TrajectoryStore
 
@@ -78,6 +79,23 @@ def test_retrained_policy_in_the_same_folder_is_another_policy(finished: Path, t
     assert one.group_id != other.group_id
 
 
+def test_words_are_prompts_unless_they_name_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for given in ("Hello", "Hello...", "it is 3.5/5 stars", ["data/prompts", "p.csv"]):
+        config = sampling.SampleConfig(policy="x", prompts=given)
+        assert [p.text for p in sampling.load_prompts(config)] == ([given] if isinstance(given, str) else given)
+    Path("prompts.txt").write_text("a\n")
+    Path("openings").write_text("a\n")
+    Path("folder").mkdir()
+    for given, message in (
+        ("prompts", r"`--prompts prompts`: there is no such prompt file; did you mean prompts\.txt\?"),
+        ("openings", r"`--prompts openings` is a file, but of no known kind \(\.txt, "),
+        ("folder", r"""`--prompts folder` is a folder; .* write --prompts '\["folder"\]'"""),
+    ):
+        with pytest.raises(DataError, match=message):
+            sampling.load_prompts(sampling.SampleConfig(policy="x", prompts=given))
+
+
 def test_interrupted_sampling_keeps_what_is_finished(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -104,6 +122,7 @@ def test_stats_as_json_and_as_table(stores: dict[str, Path], capsys: pytest.Capt
     assert main(["trajectories", "stats", str(stores["ppo"]), "--where", "{prompt: the film is}"]) == 0
     table = capsys.readouterr().out
     assert "KL to reference, exact" in table
+    assert "repeated draws" not in table
     assert "expected best of 4" in table
 
 
@@ -149,6 +168,8 @@ def test_show_prints_answers_or_writes_the_page(stores: dict[str, Path], tmp_pat
         (["sample", "--policy", "x", "--n", "0"], "`n` must be ≥ 1, got 0"),
         (["sample", "--policy", "x", "--prompts", "none.jsonl"], "none.jsonl: no such prompt file"),
         (["sample", "--policy", "x", "--prompts", "none.txt"], "none.txt: no such prompt file"),
+        (["sample", "--policy", "x", "--prompts", "data/prompts"], "`--prompts data/prompts`: there is no such prompt"),
+        (["sample", "--policy", "x", "--prompts", "p.csv"], "`--prompts p.csv`: there is no such prompt file; to"),
         (
             ["sample", "--policy", "x", "--reward_model", "runs/none"],
             "`--reward_model runs/none`: there is no such folder",

@@ -20,6 +20,7 @@ from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory, TrajectoryStore
 
 BUILTIN = "builtin"
+SUFFIXES = (".txt", ".jsonl", ".json", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def load_prompts(config: SampleConfig) -> list[Prompt]:
     """The prompts that a configuration stands for.
 
     Raises:
-        DataError: If a file is missing or malformed, or holds no prompt.
+        DataError: If a file is missing or malformed, or holds no prompt, or a word looks like the name of a file.
         ConfigError: If a prompt consists of chat messages, which need an environment's chat template.
     """
     given = config.prompts
@@ -167,14 +168,34 @@ def load_prompts(config: SampleConfig) -> list[Prompt]:
         made = demonstrations(builtin_ratings(2000, seed=0))
         prompts = [Prompt(text=text) for text in dict.fromkeys(shown.prompt for shown in made)]
         prompts = prompts[: config.limit or 64]
-    elif isinstance(given, str) and Path(given).suffix in (".txt", ".jsonl", ".json", ".ndjson", ".parquet"):
+    elif isinstance(given, str) and Path(given).suffix in SUFFIXES:
         prompts = _read_lines(Path(given)) if given.endswith(".txt") else read_prompts(Path(given))
     else:
+        if isinstance(given, str):
+            _check_text_is_meant(given)
         prompts = [Prompt(text=text) for text in ([given] if isinstance(given, str) else given)]
     for number, prompt in enumerate(prompts):
         if prompt.messages is not None and len(prompt.messages) > 1:
             raise ConfigError(f"prompt {number} is a conversation; `textenv sample` takes texts and token ids")
     return prompts[: config.limit or None]
+
+
+def _check_text_is_meant(given: str) -> None:
+    """Tell a prompt from the name of a file.
+
+    Raises:
+        DataError: If a word is, or looks like, the name of a file.
+    """
+    if any(character.isspace() for character in given):
+        return
+    remedy = f"""to answer the word itself, write --prompts '["{given}"]'"""
+    if Path(given).exists():
+        what = "a folder; name a file in it" if Path(given).is_dir() else "a file, but of no known kind"
+        raise DataError(f"`--prompts {given}` is {what} ({', '.join(SUFFIXES)}); {remedy}")
+    near = [given + suffix for suffix in SUFFIXES if Path(given + suffix).is_file()]
+    if near or "/" in given or "." in given.strip("."):  # dots at the end are a sentence's
+        meant = f"did you mean {near[0]}? Or, " if near else ""
+        raise DataError(f"`--prompts {given}`: there is no such prompt file; {meant}{remedy}")
 
 
 def _read_lines(path: Path) -> list[Prompt]:

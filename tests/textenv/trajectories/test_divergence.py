@@ -87,8 +87,9 @@ def test_standard_errors_of_groups_are_those_of_repetitions():
         spread = np.std([f.value for f in estimates])
         assert np.mean([f.standard_error for f in estimates]) == pytest.approx(spread, rel=0.15), name
         assert estimates[0].units == 20
-    assert kl_estimate(steps).units == 320
-    assert kl_estimate(steps, groups=np.zeros(320)).units == 320  # one prompt: the figure is about it alone
+    alike = Ragged.from_rows([np.ones(2)] * 320)
+    assert kl_estimate(alike).units == 320
+    assert kl_estimate(alike, groups=np.zeros(320)).units == 320  # one prompt: the figure is about it alone
 
 
 def test_groups_of_unequal_sizes_count_alike_and_tokens_by_their_number():
