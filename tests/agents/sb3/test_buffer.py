@@ -54,8 +54,11 @@ def trained(name: str, buffer: Any, double: bool, steps: int = 64, **options: An
     return [p.detach().clone() for p in lm.parameters()]
 
 
-@pytest.mark.parametrize(("double", "bound"), [(False, 1e-5), (True, 2e-7)], ids=["float32", "float64"])
-@pytest.mark.parametrize("options", [{}, {"on_length_limit": "truncate", "observation": "dict"}], ids=["plain", "cut"])
+@pytest.mark.parametrize(
+    ("double", "bound", "options"),
+    [(False, 1e-5, {}), (False, 1e-5, {"on_length_limit": "truncate", "observation": "dict"}), (True, 2e-7, {})],
+    ids=["float32", "float32, cut off", "float64"],
+)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_weights_after_the_update_are_the_stock_buffers(name, options, double, bound):
     """Stock buffers keep float32 log-probs, values and advantages, which is what is left in float64."""
