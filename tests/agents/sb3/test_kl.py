@@ -172,3 +172,17 @@ def test_what_cannot_be_connected_is_refused():
         connect_kl(PPO("MlpPolicy", envs, **SETTINGS))
     with pytest.raises(ConfigError, match="there is no KLPenalty"):
         connect_kl(PPO(TextPolicy, envs, policy_kwargs={"policy": toy_lm()}, **SETTINGS))
+
+
+def test_reference_of_a_lora_policy_is_the_model_without_its_adapter():
+    peft = pytest.importorskip("peft")
+    base = toy_lm()
+    model = peft.get_peft_model(
+        toy_lm().model, peft.LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
+    )
+    adapted = CausalLMPolicy(model, base.tokenizer)
+    envs, rows = gym.make_vec(TOY, num_envs=2), (np.array([[1, 2], [3, 4]]), np.array([2, 1]))
+    found = FrozenReference(adapted, envs)(*rows)
+    assert np.allclose(found, FrozenReference(base, envs)(*rows), atol=1e-6)
+    whole = adapted.model(torch.tensor([[1, 2], [3, 0]])).logits[[0, 1], [1, 0], :4].log_softmax(-1)
+    assert not np.allclose(found, whole.detach().numpy(), atol=1e-3)
