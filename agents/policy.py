@@ -124,8 +124,8 @@ class CausalLMPolicy(nn.Module):
         Args:
             path: What :meth:`save_pretrained` or transformers wrote.
             dtype: ``"float32"``; or ``"bfloat16"``: the optimiser keeps float32 weights, a bfloat16 copy computes (with
-                LoRA the frozen weights are bfloat16 themselves, and only the adapter has a float32 original); ``"auto"`` takes
-                bfloat16 where the hardware is fast at it.
+                LoRA the frozen weights are bfloat16 themselves, and only the adapter has a float32 original);
+                ``"auto"`` takes bfloat16 where the hardware is fast at it.
             lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
             critic: ``"shared"``: a value head on the policy's trunk; ``"separate"``: a copy of the trunk; or a causal
                 reward model with the policy's tokenizer, to start from a copy of it. A critic that was saved in the
