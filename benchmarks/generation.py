@@ -243,7 +243,7 @@ def main() -> int:
         return [rng.integers(*VOCABULARY, int(length)).tolist() for length in lengths]
 
     uniform, shared = prompts([16] * 64), prompts([512])
-    mixed, limits = prompts(rng.integers(8, 65, 192)), [int(limit) for limit in rng.integers(4, 65, 192)]
+    mixed, limits = prompts(rng.integers(8, 65, 192).tolist()), [int(limit) for limit in rng.integers(4, 65, 192)]
     batches = [slice(start, start + 64) for start in range(0, 192, 64)]
     settings: dict[str, tuple[int, Callable[[], float], Callable[[], float]]] = {
         "uniform": (
