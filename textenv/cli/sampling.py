@@ -42,6 +42,8 @@ class SampleConfig:
             forward pass over each answer.
         store: Folder of the trajectory store; answers are appended to what it holds.
         batch_size: Answers that are decoded side by side and committed together.
+        backend: What decodes: ``textenv``; ``vllm`` (needs a GPU and pip install "textenv[vllm]"), whose draws are
+            others; or ``auto``, which takes vLLM where both are there.
         dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
         device: Where to compute; ``auto`` takes a GPU where there is one.
         threads: CPU threads for torch; 0 leaves them as they are.
@@ -58,6 +60,7 @@ class SampleConfig:
     annotate: bool = True
     store: str = "trajectories"
     batch_size: int = 256
+    backend: Literal["textenv", "vllm", "auto"] = "textenv"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     threads: int = 0
@@ -262,7 +265,7 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     reference = None
     if config.reference:
         reference = CausalLMPolicy.from_pretrained(config.reference, dtype=config.dtype, device=device)
-    store = TrajectoryStore(config.store)
+    store, vllm = TrajectoryStore(config.store), _vllm(config)
     draws = Draws(config.policy, weights_hash(Path(config.policy)), asdict(config.sampling), config.seed)
     missing = _missing(prompts, policy, store, draws, config.n)
     total = len(prompts) * config.n
@@ -278,7 +281,7 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     try:
         with StageProgress("sample", len(missing), console) as progress:
             for first, last in _chunks(places, max(1, config.batch_size // config.n)):
-                answers = _answer(policy, prompts[first:last], first, config, draws)
+                answers = _answer(policy, prompts[first:last], first, config, draws, vllm)
                 answers = [t for t in answers if (int(t.prompt_id or 0), t.sample_index) in missing]
                 if config.annotate or reference is not None:
                     annotate(answers, policy, reference=reference, sampling=config.sampling)
@@ -322,12 +325,29 @@ def _text(prompt: Prompt, policy: Any) -> str:
     return prompt.text if prompt.text is not None else policy.tokenizer.decode(list(prompt.ids or ()))
 
 
-def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleConfig, draws: Draws) -> list[Trajectory]:
+def _vllm(config: SampleConfig) -> Any:
+    """The policy as vLLM decodes it, or None where textenv does."""
+    if config.backend == "textenv":
+        return None
+    from textenv.sampling.vllm import VLLMGenerator, vllm_available
+
+    if config.backend == "auto" and not vllm_available():
+        return None
+    # The policy itself stays on the same GPU: it scores the answers.
+    return VLLMGenerator(config.policy, dtype=config.dtype, gpu_memory_utilization=0.5)
+
+
+def _answer(
+    policy: Any, prompts: Sequence[Prompt], first: int, config: SampleConfig, draws: Draws, vllm: Any = None
+) -> list[Trajectory]:
     """Answers to prompts number ``first`` and on; the draws depend on the seed and the prompts' place alone."""
     asked = [list(p.ids) if p.ids is not None else policy.encode_prompt(p.text or "") for p in prompts]
-    answers = policy.generate(
-        asked, config.sampling, n=config.n, seed=config.seed, first_prompt=first, max_batch=config.batch_size
-    )
+    settings: dict[str, Any] = {"n": config.n, "seed": config.seed, "first_prompt": first}
+    if vllm is not None:
+        own = config.sampling.tempered_only and config.sampling.temperature == 1
+        answers = vllm.generate(asked, config.sampling, logprobs=None if own else policy.logprobs, **settings)
+    else:
+        answers = policy.generate(asked, config.sampling, max_batch=config.batch_size, **settings)
     for number, answer in enumerate(answers):
         place, prompt = first + number // config.n, prompts[number // config.n]
         answer.prompt = _text(prompt, policy)
@@ -336,6 +356,8 @@ def _answer(policy: Any, prompts: Sequence[Prompt], first: int, config: SampleCo
         answer.sample_index = number % config.n
         answer.policy, answer.policy_hash = draws.policy, draws.policy_hash
         answer.provenance = {"command": "sample", "seed": config.seed, "dtype": config.dtype}
+        if vllm is not None:
+            answer.provenance["backend"] = "vllm"
         answer.sampling = draws.sampling.copy()
         if prompt.task is not None:
             answer.extra = {**answer.extra, "task": prompt.task}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from tests.textenv.sampling.test_generation import Letters
+from textenv.cli.sampling import Draws, SampleConfig, _answer, _vllm
 from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.prompts import Prompt
 from textenv.sampling import SamplingParams
 from textenv.sampling.vllm import VLLMGenerator, vllm_available
 
@@ -81,6 +84,31 @@ def test_changed_distributions_are_scored_by_the_policy(generator: VLLMGenerator
     assert found[0].logprobs.tolist() == [-9, -9]
     np.testing.assert_allclose(found[0].behaviour_logprobs, [-0.5, -1.5])
     assert generator._llm.params[0].top_k == 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_sample_command_lets_vllm_decode(generator: VLLMGenerator, temperature: float):
+    class Scorer:
+        tokenizer = Letters()
+
+        def encode_prompt(self, prompt: str) -> list[int]:
+            return self.tokenizer.encode(prompt)
+
+        def logprobs(self, prompts: list[list[int]], answers: list[list[int]]) -> list[np.ndarray]:
+            return [np.full(len(a), -9.0, np.float32) for a in answers]
+
+    config = SampleConfig(policy="p", n=2, backend="vllm", sampling=SamplingParams(temperature=temperature))
+    draws = Draws("p", None, asdict(config.sampling), config.seed)
+    found = _answer(Scorer(), [Prompt(text="5 6"), Prompt(text="7")], 3, config, draws, generator)
+    assert [(t.prompt, t.prompt_id, t.sample_index) for t in found] == [
+        ("5 6", "3", 0),
+        ("5 6", "3", 1),
+        ("7", "4", 0),
+        ("7", "4", 1),
+    ]
+    assert found[0].logprobs.tolist() == ([-0.5, -1.5] if temperature == 1 else [-9, -9])
+    assert found[0].provenance["backend"] == "vllm"
+    assert _vllm(SampleConfig(policy="p")) is None
 
 
 @pytest.mark.parametrize(
