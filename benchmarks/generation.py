@@ -21,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-import textenv  # noqa: F401
+import textenv  # noqa: F401  (registers the environments)
 from textenv.datasets.smollm2 import smollm2_path
 from textenv.sampling import SamplingParams, SlotEngine, draw, generate
 from textenv.sampling import kernels as kernels_module

@@ -147,7 +147,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
         """Minibatches of whole sequences, in random order."""
         for places, batch in self._minibatches(batch_size):
             actions, values, log_probs, advantages, returns = self._fields(places)
-            yield RolloutBufferSamples(batch, actions, values, log_probs, advantages, returns)  # type: ignore[arg-type]
+            yield RolloutBufferSamples(batch, actions, values, log_probs, advantages, returns)  # type: ignore[arg-type]  # a batch for tensors
 
     def _fields(self, places: tuple[NDArray[np.int64], NDArray[np.int64]]) -> list[torch.Tensor]:
         arrays = (self.actions[..., 0], self.values, self.log_probs, self.advantages, self.returns)

@@ -99,7 +99,7 @@ class MaskableSequenceRolloutBuffer(SequenceRolloutBuffer, MaskableRolloutBuffer
             self.mask_bits[self.pos] = np.packbits(masks, axis=1)
         SequenceRolloutBuffer.add(self, *args, **kwargs)
 
-    def get(  # type: ignore[override]
+    def get(  # type: ignore[override]  # yields the maskable form of samples
         self, batch_size: int | None = None
     ) -> Generator[MaskedSequences, None, None]:
         """Minibatches of whole sequences, in random order."""

@@ -92,8 +92,14 @@ class SlotCache(Cache):
 
     def copy(self, sources: NDArray[np.int64], targets: NDArray[np.int64], length: int) -> None:
         """Copy the first ``length`` positions of rows ``sources`` to rows ``targets``."""
+        pairs = list(zip(sources.tolist(), targets.tolist(), strict=True))
+        overlapping = not set(targets.tolist()).isdisjoint(sources.tolist())
         for tensor in (*self._keys, *self._values):
-            tensor[targets, :length] = tensor[sources, :length]
+            if overlapping:  # all rows are read before one is written
+                tensor[targets, :length] = tensor[sources, :length]
+                continue
+            for source, target in pairs:
+                tensor[target, :length].copy_(tensor[source, :length])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Not meaningful for independent slots; models only use it where no positions are given."""

@@ -200,7 +200,7 @@ class SlotEngine:
             self._cached[rows] = lengths
             return self._feed(rows, first)
         except BaseException:
-            self._cached[rows] = 0  # what was to be computed is not there
+            self._cached[rows] = 0  # what was to be computed is not there, whatever stopped it, Ctrl-C included
             raise
 
     def _check(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
