@@ -195,10 +195,19 @@ class SlotEngine:
             self._renew()
         tokens = tokens[:, :longest]
         try:
-            first = self._share_prefixes(tokens, lengths, rows, self._first_new(tokens, lengths, rows))
+            first = self._first_new(tokens, lengths, rows)
+            self._borrow(np.flatnonzero(lengths - first > 1), tokens, lengths, rows, first)
+            twins = self._twins(tokens, lengths, first)
+            own = np.flatnonzero(twins == np.arange(len(rows)))
             self._tokens[rows, :longest] = tokens
             self._cached[rows] = lengths
-            return self._feed(rows, first)
+            states = self._feed(rows[own], first[own])
+            if len(own) == len(rows):
+                return states
+            others = np.flatnonzero(twins != np.arange(len(rows)))
+            sources, targets = self._places[rows[twins[others]]], self._places[rows[others]]
+            self._cache.copy(sources, targets, int(lengths[others].max()))
+            return states[torch.as_tensor(np.searchsorted(own, twins), device=states.device)]
         except BaseException:
             self._cached[rows] = 0  # what was to be computed is not there, whatever stopped it, Ctrl-C included
             raise
@@ -238,37 +247,15 @@ class SlotEngine:
         known &= np.arange(width) < np.minimum(self._cached[rows], lengths - 1)[:, None]
         return np.logical_and.accumulate(known, axis=1).sum(axis=1)
 
-    def _share_prefixes(
-        self,
-        tokens: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        first: NDArray[np.int64],
+    def _twins(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], first: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Fill rows from other slots that hold more of them; compute a prompt that several rows have only once.
-
-        Returns:
-            The first token of each row that is still to be fed.
-        """
-        new = np.flatnonzero(lengths - first > 1)
-        if not len(new):
-            return first
-        first = first.copy()
-        self._borrow(new, tokens, lengths, rows, first)
-        groups: dict[bytes, list[int]] = {}
-        for row in new[lengths[new] - first[new] > 1]:
-            groups.setdefault(tokens[row, : lengths[row] - 1].tobytes(), []).append(int(row))
-        shared = [members for members in groups.values() if len(members) > 1]
-        if shared:
-            # All but the last token of a common prompt, once; the copies then feed the last one each.
-            heads = np.array([members[0] for members in shared])
-            width = int(lengths[heads].max()) - 1
-            self._tokens[rows[heads], :width] = tokens[heads, :width]
-            self._cached[rows[heads]] = lengths[heads] - 1
-            self._feed(rows[heads], first[heads])
-            first[heads] = lengths[heads] - 1
-            self._borrow(np.array([row for members in shared for row in members[1:]]), tokens, lengths, rows, first)
-        return first
+        """For each row the first one that is the same: a new prompt is computed once for all its samples."""
+        twins = np.arange(len(tokens))
+        seen: dict[bytes, int] = {}
+        for row in np.flatnonzero(lengths - first > 1):
+            twins[row] = seen.setdefault(tokens[row, : lengths[row]].tobytes(), int(row))
+        return twins
 
     def _borrow(
         self,
