@@ -142,7 +142,9 @@ def test_rollouts_feed_each_token_once(make_policy, monkeypatch):
         seen = envs.step(np.where(tokens.numpy() == lm.tokenizer.eos_token_id, 7, tokens.numpy()))[0]
         model.policy.predict(seen[:1])  # evaluation has a lane of its own
         model.policy.set_training_mode(False)
-    assert sum(counts) == (prompt[0] + 1) + 18 + (prompt[0] + 1) + 9
+    both_slots = prompt[0] + 2 * 9  # the prompt once for both, then a token each
+    evaluation = prompt[0] + 1 + 9  # it joins one token later
+    assert sum(counts) == both_slots + evaluation
 
 
 def test_interleaved_evaluation_changes_no_rollout_value():
