@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reward_models.base import RewardModel, TextTemplate
+    from reward_models.card import write_card
     from reward_models.degenerate import degenerate_ratings
     from reward_models.labels import Comparison, Rating, comparisons_from_ratings, ratings_from_texts
     from reward_models.lexicon import Lexicon
@@ -34,6 +35,7 @@ _HOMES = {
     "pair_accuracy": "metrics",
     "ratings_from_texts": "labels",
     "train": "training",
+    "write_card": "card",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "pair_accuracy",
     "ratings_from_texts",
     "train",
+    "write_card",
 ]
 
 
