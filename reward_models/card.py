@@ -192,8 +192,8 @@ def _normalization(found: Mapping[str, Any] | None) -> str:
         return "None: scores are the head's output."
     return (
         f"`score = {found['gain']:.6g} · raw + {found['bias']:.6g}`, fitted on {found['samples']} samples of the "
-        f"policy `{found['policy']}` (raw mean {found['mean_before']:.4g}, standard deviation {found['std_before']:.4g}). It "
-        "is stored in `reward_model.json`, not in the weights."
+        f"policy `{found['policy']}` (raw mean {found['mean_before']:.4g}, standard deviation "
+        f"{found['std_before']:.4g}). It is stored in `reward_model.json`, not in the weights."
     )
 
 
