@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from reward_models.base import RewardModel, TextTemplate
     from reward_models.card import write_card
     from reward_models.degenerate import degenerate_ratings
-    from reward_models.labels import Comparison, Rating, comparisons_from_ratings, ratings_from_texts
+    from reward_models.labels import (
+        BestOf,
+        Comparison,
+        Ranking,
+        Rating,
+        StepLabels,
+        comparisons_from_ratings,
+        ratings_from_texts,
+    )
     from reward_models.lexicon import Lexicon
     from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
     from reward_models.normalization import Normalization
@@ -19,13 +27,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Accuracy": "metrics",
+    "BestOf": "labels",
     "Comparison": "labels",
     "Lexicon": "lexicon",
     "Normalization": "normalization",
+    "Ranking": "labels",
     "Rating": "labels",
     "RewardModel": "base",
     "RewardModelConfig": "training",
     "SequenceRewardModel": "sequence",
+    "StepLabels": "labels",
     "TextTemplate": "base",
     "TfidfRidge": "tfidf",
     "comparisons_from_ratings": "labels",
@@ -40,13 +51,16 @@ _HOMES = {
 
 __all__ = [
     "Accuracy",
+    "BestOf",
     "Comparison",
     "Lexicon",
     "Normalization",
+    "Ranking",
     "Rating",
     "RewardModel",
     "RewardModelConfig",
     "SequenceRewardModel",
+    "StepLabels",
     "TextTemplate",
     "TfidfRidge",
     "comparisons_from_ratings",
