@@ -7,7 +7,7 @@ responses mean something, unless the model carries a normalisation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,59 @@ class TextTemplate:
         Raises:
             ShapeError: If the numbers differ.
         """
-        if len(prompts) != len(responses):
-            raise ShapeError(f"got {len(prompts)} prompts for {len(responses)} responses; each response needs its own.")
-        return [self(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        return [self(prompt, response) for prompt, response in paired(prompts, responses)]
+
+
+CHAT = "chat"
+"""In place of a text template: the tokenizer's own chat template."""
+
+
+class ChatTemplate:
+    """Prompt and response as the user's and the assistant's turn in the tokenizer's own chat template.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+
+    Raises:
+        ConfigError: If the tokenizer has no chat template.
+    """
+
+    template = CHAT
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(f'template "{CHAT}" needs a tokenizer with a chat template; this one has none.')
+        self._tokenizer = tokenizer
+
+    def __call__(self, prompt: str, response: str) -> str:
+        """The text for one prompt and response."""
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        return self._tokenizer.apply_chat_template(turns, tokenize=False)
+
+    def join(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """The texts for equally many prompts and responses.
+
+        Raises:
+            ShapeError: If the numbers differ.
+        """
+        return [self(prompt, response) for prompt, response in paired(prompts, responses)]
+
+
+def paired(prompts: Sequence[str], responses: Sequence[str]) -> list[tuple[str, str]]:
+    """Each prompt with its response.
+
+    Raises:
+        ShapeError: If the numbers differ.
+    """
+    if len(prompts) != len(responses):
+        raise ShapeError(f"got {len(prompts)} prompts for {len(responses)} responses; each response needs its own.")
+    return list(zip(prompts, responses, strict=True))
+
+
+def make_template(template: str, tokenizer: Any) -> TextTemplate | ChatTemplate:
+    """The template that a setting means: ``"chat"``, or a text with ``{prompt}`` and ``{response}``.
+
+    Raises:
+        ConfigError: As the two classes.
+    """
+    return ChatTemplate(tokenizer) if template == CHAT else TextTemplate(template)

@@ -20,6 +20,9 @@ PROMPTS = ["Continue this review: The film", "the", "a great story", "The film i
 RESPONSES = [" is great.", "", " with dull and boring parts in it and a bad story.", " unseen words", " it"]
 
 
+CHAT_TEMPLATE = "[CLS]{% for m in messages %}{{ m['role'] }} {{ m['content'] }} . {% endfor %}"
+
+
 @pytest.fixture(scope="module", params=["encoder", "causal"])
 def rm(request: pytest.FixtureRequest) -> SequenceRewardModel:
     return make(request.param)
@@ -45,7 +48,7 @@ def test_score_equals_one_by_one_without_padding(rm: SequenceRewardModel) -> Non
 def test_score_order_and_batches_change_nothing(rm: SequenceRewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = rm.score(PROMPTS, RESPONSES)
     np.testing.assert_allclose(rm.score(PROMPTS[::-1], RESPONSES[::-1])[::-1], scores, atol=1e-6)
-    monkeypatch.setattr("reward_models.sequence._BATCH_TOKENS_CPU", 1)
+    monkeypatch.setattr("reward_models.text_model._BATCH_TOKENS_CPU", 1)
     np.testing.assert_allclose(rm.score(PROMPTS, RESPONSES), scores, atol=1e-6)
 
 
@@ -260,3 +263,69 @@ def test_batches_by_length_hold_every_row_once_within_the_limit(lengths: list[in
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 10 for batch in batches)
     assert [max(lengths[i] for i in batch) for batch in batches] == sorted(max(lengths[i] for i in b) for b in batches)
+
+
+def make_chat(**options: Any) -> SequenceRewardModel:
+    tokenizer = word_tokenizer([*WORDS, "user assistant"], encoder=True)  # which puts a [CLS] first, like the template
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.add_special_tokens({"bos_token": "[CLS]"})
+    return SequenceRewardModel.from_trunk(tiny_llama(tokenizer), tokenizer, template="chat", **options)
+
+
+def test_chat_template_is_the_tokenizers_own_and_text_begins_once() -> None:
+    model = make_chat()
+    assert model.tokenizer.decode(model.encode(["the film"], ["is great"])[0]) == (
+        "[CLS] user the film . assistant is great . [SEP]"
+    )
+
+
+def test_chat_template_is_kept_with_the_model(tmp_path: Path) -> None:
+    model = make_chat(max_tokens=20)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / SIDE_FILE).read_text("utf-8"))["template"] == "chat"
+    loaded = SequenceRewardModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.score(PROMPTS, RESPONSES), model.score(PROMPTS, RESPONSES))
+
+
+def test_chat_template_without_one_is_an_error() -> None:
+    with pytest.raises(ConfigError, match='template "chat" needs a tokenizer with a chat template'):
+        make("encoder", template="chat")
+
+
+def test_truncation_on_the_right_loses_the_end_and_is_kept(tmp_path: Path) -> None:
+    model = make("encoder")
+    model.save_pretrained(tmp_path)
+    loaded = SequenceRewardModel.from_pretrained(tmp_path, max_tokens=5, truncation_side="right")
+    assert loaded.tokenizer.decode(loaded.encode(["the film is"], [" great and bad"])[0]) == "[CLS] the film is [SEP]"
+    loaded.save_pretrained(tmp_path / "again")
+    again = SequenceRewardModel.from_pretrained(tmp_path / "again")
+    assert (again.max_tokens, again.truncation_side) == (5, "right")
+    with pytest.raises(ConfigError, match='`truncation_side` must be "left" or "right"'):
+        SequenceRewardModel(model.model, model.tokenizer, max_tokens=9, truncation_side="middle")  # type: ignore[arg-type]
+
+
+def test_from_pretrained_pads_with_the_end_token_where_there_is_no_padding_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make("causal")
+    model.tokenizer.eos_token = "[SEP]"
+    expected = model.score(PROMPTS, RESPONSES)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer_config.json", "config.json"):
+        settings = json.loads((tmp_path / name).read_text("utf-8"))
+        settings.pop("pad_token", None), settings.pop("pad_token_id", None)
+        (tmp_path / name).write_text(json.dumps(settings), "utf-8")
+    loaded = SequenceRewardModel.from_pretrained(tmp_path)
+    assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id == 3
+    np.testing.assert_allclose(loaded.score(PROMPTS, RESPONSES)[:4], expected[:4], atol=1e-6)
+    assert "has no padding token" in caplog.text
+
+
+def test_scores_of_every_batch_size_agree_to_1e_5(rm: SequenceRewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    words = WORDS[0].split()
+    responses = [" ".join(rng.choice(words, size)) for size in rng.integers(1, 60, 40)]
+    whole = rm.score([""] * 40, responses)
+    for limit in (1, 64, 300):
+        monkeypatch.setattr("reward_models.text_model._BATCH_TOKENS_CPU", limit)
+        np.testing.assert_allclose(rm.score([""] * 40, responses), whole, atol=1e-5)
