@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         StepLabels,
         comparisons_from_ratings,
         ratings_from_texts,
+        read_labels,
+        to_dataset,
+        write_labels,
     )
     from reward_models.lexicon import Lexicon
     from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
@@ -45,8 +48,11 @@ _HOMES = {
     "human_rater_accuracy": "metrics",
     "pair_accuracy": "metrics",
     "ratings_from_texts": "labels",
+    "read_labels": "labels",
+    "to_dataset": "labels",
     "train": "training",
     "write_card": "card",
+    "write_labels": "labels",
 }
 
 __all__ = [
@@ -69,8 +75,11 @@ __all__ = [
     "human_rater_accuracy",
     "pair_accuracy",
     "ratings_from_texts",
+    "read_labels",
+    "to_dataset",
     "train",
     "write_card",
+    "write_labels",
 ]
 
 

@@ -8,6 +8,7 @@ from reward_models.labels.conversion import (
     ranking_from_ratings,
     ratings_from_texts,
 )
+from reward_models.labels.files import read_labels, to_dataset, write_labels
 from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 
 __all__ = [
@@ -23,4 +24,7 @@ __all__ = [
     "ranking_from_best",
     "ranking_from_ratings",
     "ratings_from_texts",
+    "read_labels",
+    "to_dataset",
+    "write_labels",
 ]

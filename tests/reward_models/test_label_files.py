@@ -1,0 +1,255 @@
+"""Label files: every convention is read, every kind comes back as it was, every mistake is named with its place."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reward_models.labels import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.labels.columns import labels_of_row, render_messages
+from reward_models.labels.files import read_labels, to_dataset, write_labels
+from textenv.errors import DataError, MissingDependencyError
+
+EVERY_KIND: list[Label] = [
+    Comparison("p", "a", "b"),
+    Comparison("p", "a", "b", margin=0.5, weight=2.0, tie=True, confidence=0.75, rater="x", item="i", source="s"),
+    Rating("p", "r", 1.5),
+    Rating("p", "r", 4.0, weight=0.5, scale=(1, 5), spread=0.5, count=3, rater="x"),
+    Ranking("p", ("a", "b", "c"), (2, 1, None), weight=2.0, item="i"),
+    BestOf("p", ("a", "b"), 0),
+    BestOf("p", ("a", "b"), 1, source="s"),
+    StepLabels("p", ("one ", "two"), (1.0, None), rater="y"),
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_every_kind_comes_back_as_it_was(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"labels.{ending}"
+    write_labels(path, EVERY_KIND)
+    assert read_labels(path) == EVERY_KIND
+
+
+class FakeDataset:
+    """Rows that know their columns, as Hugging Face's datasets do: every row has every column."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.column_names = sorted({name for row in rows for name in row})
+
+    def __iter__(self) -> Any:
+        return iter({name: row.get(name) for name in self.column_names} for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def from_list(cls, rows: list[dict[str, Any]]) -> FakeDataset:
+        return cls(rows)
+
+
+def test_datasets_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = type(sys)("datasets")
+    module.Dataset = FakeDataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    made = to_dataset(EVERY_KIND)
+    assert {"prompt", "chosen", "ranks", "score"} <= set(made.column_names)
+    assert read_labels(made) == EVERY_KIND
+
+
+def test_to_dataset_without_the_library_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingDependencyError, match="pip install datasets"):
+        to_dataset(EVERY_KIND)
+
+
+def test_read_labels_of_several_splits_asks_for_one() -> None:
+    with pytest.raises(DataError, match=r"expected one split with rows, got several: \['test', 'train'\]"):
+        read_labels({"train": [], "test": []})  # type: ignore[arg-type]
+
+
+USER, BOT, WORSE = ({"role": r, "content": c} for r, c in (("user", "why?"), ("assistant", "so"), ("assistant", "no")))
+CONVENTIONS: list[tuple[str, dict[str, Any], list[Label]]] = [
+    ("TRL", {"prompt": "p", "chosen": "a", "rejected": "b"}, [Comparison("p", "a", "b")]),
+    ("chats", {"prompt": [USER], "chosen": [BOT], "rejected": [WORSE]}, [Comparison("why?", "so", "no")]),
+    ("implicit prompt", {"chosen": [USER, BOT], "rejected": [USER, WORSE]}, [Comparison("why?", "so", "no")]),
+    ("arena a", {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "a"}, [Comparison("p", "a", "b")]),
+    (
+        "arena b",
+        {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "model_b"},
+        [Comparison("p", "b", "a")],
+    ),
+    (
+        "arena tie",
+        {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "tie (bothbad)"},
+        [Comparison("p", "a", "b", tie=True)],
+    ),
+    ("ranks", {"prompt": "p", "responses": ["a", "b"], "ranks": [2, 1]}, [Ranking("p", ("a", "b"), (2, 1))]),
+    (
+        "ranking with a tie, one unranked",
+        {"prompt": "p", "responses": ["a", "b", "c", "d"], "ranking": [3, [0, 2]]},
+        [Ranking("p", ("a", "b", "c", "d"), (2, None, 2, 1))],
+    ),
+    (
+        "rankings of two people",
+        {"prompt": "p", "responses": ["a", "b"], "rankings": [[1, 2], [2, 1]]},
+        [Ranking("p", ("a", "b"), (1, 2)), Ranking("p", ("a", "b"), (2, 1))],
+    ),
+    (
+        "rankings, flat",
+        {"prompt": "p", "responses": ["a", "b"], "rankings": [1, 1]},
+        [Ranking("p", ("a", "b"), (1, 1))],
+    ),
+    ("best", {"prompt": "p", "responses": ["a", "b"], "best": 1}, [BestOf("p", ("a", "b"), 1)]),
+    ("rating", {"prompt": "p", "completion": "r", "rating": 3}, [Rating("p", "r", 3.0)]),
+    ("ratings", {"prompt": "p", "response": "r", "ratings": [1, 3]}, [Rating("p", "r", 2.0, spread=2**0.5, count=2)]),
+    ("KTO", {"prompt": "p", "completion": "r", "label": True}, [Rating("p", "r", 1.0, scale=(0, 1))]),
+    (
+        "stepwise",
+        {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]},
+        [StepLabels("p", ("a", "b"), (1.0, 0.0))],
+    ),
+    ("number as rater", {"prompt": "p", "response": "r", "score": 1, "rater": 7}, [Rating("p", "r", 1.0, rater="7")]),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), [case[1:] for case in CONVENTIONS], ids=[case[0] for case in CONVENTIONS])
+def test_conventions_of_the_ecosystem(row: dict[str, Any], expected: list[Label]) -> None:
+    assert labels_of_row(row, "here") == expected
+
+
+def test_render_messages_of_several_turns_ends_where_the_answer_begins() -> None:
+    assert render_messages([USER, BOT, USER]) == "User: why?\n\nAssistant: so\n\nUser: why?\n\nAssistant:"
+    row = {"prompt": [USER, BOT, USER], "response": "r", "score": 1}
+    assert labels_of_row(row, "here", lambda messages: f"{len(messages)} turns") == [Rating("3 turns", "r", 1.0)]
+
+
+GOOD = '{"prompt": "p", "chosen": "a", "rejected": "b"}'
+MISTAKES: list[tuple[str, bytes | str, str]] = [
+    ("bad JSON", '{"prompt": "p", ', r":2: expected one JSON object a line, got invalid JSON at column \d+"),
+    ("no object", '["p", "a"]', r":2: expected an object with named columns, got \['p', 'a'\]"),
+    ("no label", '{"prompt": "p"}', r":2: field `chosen`: expected the columns of some label .* got \['prompt'\]"),
+    ("missing field", '{"prompt": "p", "chosen": "a"}', r":2: field `rejected`: expected a text .*, got nothing"),
+    ("null", '{"prompt": null, "chosen": "a", "rejected": "b"}', r":2: field `prompt`: expected a text .* got nothing"),
+    ("wrong type", '{"prompt": "p", "chosen": 3, "rejected": "b"}', r":2: field `chosen`: expected a text .*, got 3"),
+    ("bad chat", '{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}', r":2: field `prompt`: .* got \[\{"),
+    ("chats alike", json.dumps({"chosen": [USER], "rejected": [USER]}), r":2: field `prompt`: expected a prompt, or"),
+    ("NaN", '{"prompt": "p", "response": "r", "score": NaN}', r":2: expected finite numbers, got NaN in field `score`"),
+    ("number as text", '{"prompt": "p", "response": "r", "score": "3"}', r"`score`: expected a finite number, got '3'"),
+    ("true as number", '{"prompt": "p", "response": "r", "score": true}', r"`score`: expected a finite number, got Tr"),
+    ("two scores", '{"prompt": "p", "response": "r", "score": 1, "rating": 1}', r"`score`: expected exactly one of"),
+    ("no score", '{"prompt": "p", "response": "r"}', r"`score`: expected exactly one of .*, got nothing"),
+    ("no ratings", '{"prompt": "p", "response": "r", "ratings": []}', r"`ratings`: expected at least one number"),
+    ("KTO number", '{"prompt": "p", "completion": "r", "label": 1}', r"`label`: expected true or false, got 1"),
+    (
+        "off scale",
+        '{"prompt": "p", "response": "r", "score": 9, "scale": [1, 5]}',
+        r":2: field `score` must be a whole",
+    ),
+    ("bad scale", '{"prompt": "p", "response": "r", "score": 1, "scale": [1]}', r"`scale`: expected two whole numbers"),
+    ("count", '{"prompt": "p", "response": "r", "score": 1, "count": 1.5}', r"`count`: expected a whole number"),
+    ("weight", '{"prompt": "p", "chosen": "a", "rejected": "b", "weight": -1}', r":2: field `weight` must be finite"),
+    ("tie", '{"prompt": "p", "chosen": "a", "rejected": "b", "tie": 1}', r":2: field `tie`: expected true or false"),
+    ("same texts", '{"prompt": "p", "chosen": "a", "rejected": "a"}', r":2: field `rejected` must be another text"),
+    (
+        "winner",
+        '{"prompt": "p", "response_a": "a", "response_b": "b", "winner": "c"}',
+        r"`winner`: expected a, b or tie",
+    ),
+    ("few ranks", '{"prompt": "p", "responses": ["a", "b"], "ranks": [1]}', r":2: field `ranks` must be one rank per"),
+    ("rank 0", '{"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}', r"`ranks`: .* whole numbers from 1"),
+    (
+        "duplicate",
+        '{"prompt": "p", "responses": ["a", "b"], "ranking": [0, 0]}',
+        r"`ranking`: expected each index once",
+    ),
+    (
+        "out of range",
+        '{"prompt": "p", "responses": ["a", "b"], "ranking": [0, 2]}',
+        r"an index from 0 to 1 \(there are 2",
+    ),
+    ("best", '{"prompt": "p", "responses": ["a", "b"], "best": 2}', r"`best`: expected an index from 0 to 1 .*, got 2"),
+    (
+        "two orders",
+        '{"prompt": "p", "responses": ["a", "b"], "best": 0, "ranks": [1, 2]}',
+        r"exactly one of the columns",
+    ),
+    ("no order", '{"prompt": "p", "responses": ["a", "b"]}', r"`ranks`: expected exactly one of .*, got nothing"),
+    ("responses", '{"prompt": "p", "responses": "ab", "best": 0}', r"`responses`: expected a list of texts, got 'ab'"),
+    (
+        "steps",
+        '{"prompt": "p", "steps": ["a"], "labels": ["yes"]}',
+        r"`labels`: expected a list of numbers from 0 to 1",
+    ),
+    ("step count", '{"prompt": "p", "steps": ["a"], "labels": [1, 0]}', r":2: field `labels` must be one label per"),
+    ("rater", '{"prompt": "p", "response": "r", "score": 1, "rater": [1]}', r"`rater`: expected a text or a whole"),
+    (
+        "twins",
+        '{"prompt": "p", "prompt": "q", "chosen": "a", "rejected": "b"}',
+        r"`prompt`: expected once, got 2 times",
+    ),
+    ("not UTF-8", b'{"prompt": "\xff"}', r":2: expected UTF-8, got byte 0xff at position 13"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES])
+def test_mistake_names_file_line_field_and_what_was_expected(line: bytes | str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_bytes(GOOD.encode() + b"\n" + (line if isinstance(line, bytes) else line.encode()) + b"\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read_labels(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_empty_file_is_an_error(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match="labels.jsonl: expected at least one label, the file is empty"):
+        read_labels(path)
+
+
+def test_missing_file_and_unknown_ending_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such label file"):
+        read_labels(tmp_path / "none.jsonl")
+    (tmp_path / "labels.csv").write_text("prompt\n")
+    with pytest.raises(DataError, match=r"label files are .jsonl or .parquet, not '.csv'"):
+        read_labels(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"label files are .jsonl or .parquet"):
+        write_labels(tmp_path / "labels.txt", EVERY_KIND)
+    with pytest.raises(DataError, match="there are no labels to write"):
+        write_labels(tmp_path / "labels.jsonl", [])
+
+
+def test_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\n\n" + GOOD.encode())
+    assert len(read_labels(path)) == 2
+
+
+def test_unknown_column_warns_once_and_can_be_silenced(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"prompt": "p", "chosen": "a", "rejected": "b", "colour": 1}\n' * 2)
+    with pytest.warns(UserWarning, match=r":1: column `colour` belongs to no label.*`ignore_columns`") as caught:
+        read_labels(path)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_labels(path, ignore_columns=["colour"])) == 2
+
+
+def test_parquet_that_is_none_and_parquet_with_a_mistake(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "labels.parquet"
+    path.write_bytes(b"PAR")
+    with pytest.raises(DataError, match=r"labels.parquet: not a readable Parquet file"):
+        read_labels(path)
+    pq.write_table(pa.table({"prompt": ["p", "q"], "chosen": ["a", "b"], "rejected": ["c", None]}), path)
+    with pytest.raises(DataError, match=r"labels.parquet: row 1: field `rejected`: expected a text"):
+        read_labels(path)
