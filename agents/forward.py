@@ -1,4 +1,4 @@
-"""One forward pass over whole sequences, and log-probabilities of chosen tokens without a full logit tensor.
+"""One forward pass over whole sequences; :mod:`agents.token_scores` makes log-probabilities of its hidden states.
 
 Sequences are right-padded, so the causal mask alone keeps padding out of every real position: no attention mask, no
 position ids, the fastest kernels. Pre-training, fine-tuning and policy optimisation all go through here, which is what
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.checkpoint import checkpoint
 
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.encoder_decoder import decode, output_scale
-
-_CHUNK_ELEMENTS = 32_000_000  # logits held at once: 128 MB in float32
 
 
 @dataclass(frozen=True)
@@ -98,18 +95,6 @@ class SequenceBatch:
         )
 
 
-class TokenScores(NamedTuple):
-    """Log-probabilities of given tokens, and the entropy of the distributions they come from.
-
-    Attributes:
-        logprobs: Nats, at least float32, shape ``(N,)``.
-        entropy: Nats, at least float32, shape ``(N,)``; zeros where not asked for.
-    """
-
-    logprobs: torch.Tensor
-    entropy: torch.Tensor
-
-
 def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states that predict the counted answer tokens.
 
@@ -147,59 +132,6 @@ def response_tokens(batch: SequenceBatch) -> torch.Tensor:
     """The counted answer tokens, int64, shape ``(N,)``, in row-major order of ``batch.response_mask``."""
     rows, steps = batch.response_mask.nonzero(as_tuple=True)
     return batch.tokens[rows, batch.prompt_lengths[rows] + steps]
-
-
-def score_tokens(
-    head: Any,
-    hidden: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    vocab_size: int | None = None,
-    temperature: float = 1.0,
-    allowed: NDArray[np.uint8] | None = None,
-    entropy: bool = False,
-) -> TokenScores:
-    """Log-probabilities of tokens from hidden states, in chunks, so that ``(N, V)`` never exists as a whole.
-
-    Args:
-        head: Output embedding, ``(·, D) -> (·, V)``.
-        hidden: Shape ``(N, D)``.
-        targets: Token ids, shape ``(N,)``.
-        vocab_size: Ids that exist; a head padded beyond them is cut. None takes the whole head.
-        temperature: Divides the logits.
-        allowed: Bit-packed masks of allowed tokens, uint8, shape ``(N, ceil(V / 8))``; None allows all.
-        entropy: Also compute the entropy of each distribution; zeros otherwise.
-    """
-
-    def chunk(h: torch.Tensor, t: torch.Tensor, bits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        padded = torch.nn.functional.pad(h, (0, 0, 0, round_up(len(h), 128) - len(h)))
-        logits = head(padded)[: len(h), :vocabulary]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if temperature != 1.0:
-            logits = logits / temperature
-        if bits is not None:
-            logits = logits.masked_fill(~bits, -torch.inf)
-        if not entropy:  # one fused pass; gather and logsumexp apart take twice as long on CPU
-            logprobs = -torch.nn.functional.cross_entropy(logits, t, reduction="none")
-            return logprobs, torch.zeros_like(logprobs)
-        log_p = logits.log_softmax(-1)
-        # The masked copy keeps 0 · −inf out of the product and out of its gradient.
-        finite = log_p if bits is None else log_p.masked_fill(~bits, 0.0)
-        return log_p.gather(1, t[:, None]).squeeze(1), -(log_p.exp() * finite).sum(-1)
-
-    vocabulary = vocab_size or head.weight.shape[0]
-    # The same with and without gradients: in bfloat16 log-probs depend on the chunk's size in their last digits.
-    size = max(1, _CHUNK_ELEMENTS // vocabulary)
-    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for start in range(0, len(hidden), size):
-        h, t = hidden[start : start + size], targets[start : start + size]
-        bits = None
-        if allowed is not None:
-            unpacked = np.unpackbits(allowed[start : start + size], axis=1, count=vocabulary)
-            bits = torch.as_tensor(unpacked.astype(bool), device=hidden.device)
-        recompute = len(hidden) > size and torch.is_grad_enabled()
-        parts.append(checkpoint(chunk, h, t, bits, use_reentrant=False) if recompute else chunk(h, t, bits))
-    return TokenScores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
 
 
 def check_output_head(model: Any) -> None:

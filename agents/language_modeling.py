@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch, response_hidden, response_tokens, score_tokens
+from agents.forward import SequenceBatch, response_hidden, response_tokens
+from agents.token_scores import score_tokens
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from textenv.errors import CheckpointError, ConfigError, DataError, RunCheckError
+from textenv.memory import keep_freed_memory
 from textenv.mixed_precision import ComputeCopy, fast_bf16
 from textenv.progress import StageProgress
 from textenv.runs import Run
@@ -235,6 +237,8 @@ def train_lm(
     optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
     device = model.get_input_embeddings().weight.device
     start = _resume(model, optimizer, run, stage)
+    if device.type == "cpu":
+        keep_freed_memory()
     fast = fast_bf16(device) if config.bf16 is None else config.bf16
     compute = ComputeCopy(model.eval(), torch.bfloat16 if fast else None)
     tokens_done, began = 0, time.monotonic()

@@ -18,7 +18,8 @@ from torch import nn
 
 from agents import policy_files
 from agents.critic import Critic
-from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens, score_tokens
+from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
+from agents.token_scores import score_tokens
 from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
 from textenv.errors import ConfigError
 from textenv.mixed_precision import ComputeCopy

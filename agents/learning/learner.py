@@ -33,6 +33,7 @@ from agents.learning.world import World
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, PromptOrder, Rollout
 from textenv.errors import RewardError, RunCheckError
+from textenv.memory import keep_freed_memory
 from textenv.progress import StageProgress
 from textenv.runs import Run
 from textenv.wrappers.kl import make_controller
@@ -91,6 +92,8 @@ class Learner(Generic[C]):
         stage: str | None = None,
         world: World | None = None,
     ) -> None:
+        if policy.device.type == "cpu":
+            keep_freed_memory()
         self.policy = policy
         self.envs = envs
         self.config: C = config if config is not None else self.config_type()

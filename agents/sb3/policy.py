@@ -19,10 +19,11 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agents.forward import SequenceBatch, response_hidden, response_tokens, score_tokens
+from agents.forward import SequenceBatch, response_hidden, response_tokens
 from agents.policy import CausalLMPolicy
 from agents.sb3.decoding import Lane
 from agents.sb3.rows import Observation, Rows, one_token_batch, read_rows
+from agents.token_scores import score_tokens
 from textenv.errors import ConfigError
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw

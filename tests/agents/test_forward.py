@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import agents.forward as forward
-from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens, score_tokens
+import agents.token_scores as token_scores
+from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
+from agents.token_scores import score_tokens
 from textenv.errors import ConfigError, ShapeError
 
 PROMPTS = [[1, 5, 6], [1, 7], [1, 8, 9, 10, 11]]
@@ -58,7 +59,7 @@ def test_score_tokens_in_chunks_gives_same_values_and_gradients(policy, monkeypa
     hidden, _ = response_hidden(policy.model, batch)
     gradients = []
     for elements in (32_000_000, 3 * 280):
-        monkeypatch.setattr(forward, "_CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(token_scores, "_CHUNK_ELEMENTS", elements)
         leaf = hidden.detach().requires_grad_()
         scores = score_tokens(head, leaf, response_tokens(batch), entropy=True)
         (scores.logprobs.sum() + scores.entropy.sum()).backward()

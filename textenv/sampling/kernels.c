@@ -1,6 +1,6 @@
-/* The small steps of decoding that cost torch more in calls than in work: the norm; rotary embedding, cache write and
- * attention of one new token per sequence; the draw of the next token. Compiled for the local machine on first use; see
- * kernels.py.
+/* Steps that cost torch more in calls or in passes over memory than in work. Of decoding: the norm; rotary embedding,
+ * cache write and attention of one new token per sequence; the draw of the next token. Of updates: log-probabilities of
+ * given tokens and the gradient of their logits. Compiled for the local machine on first use; see kernels.py.
  *
  * `low` says whether tensors are bfloat16 (1) or float32 (0); all sums are float32. Work is dealt to the threads of the
  * OpenMP runtime that torch already runs, whose entry point the caller passes in.
@@ -310,4 +310,110 @@ void draw_tokens(runtime parallel, const void *logits, const double *points, int
     draw_job job = {logits, points, tokens, tops, totals, plain, rows, vocabulary, stride, 0, scale, rest, low};
     if (parallel && rows > 1) parallel(draw_region, &job, 0, 0);
     else draw_region(&job);
+}
+
+/* --- log-probabilities of given tokens, and the gradient of the logits --------------------------------------------- */
+
+typedef struct {
+    void *logits;           /* (rows, vocabulary), rows `stride` entries apart; the gradient overwrites it */
+    const int64_t *targets;
+    float *logprobs;        /* of the targets, at a temperature */
+    float *tops, *totals;   /* largest logit, and sum of exp((logit - top) / temperature) */
+    float *entropy;         /* null where not asked for */
+    const float *by_logprob, *by_entropy; /* gradients that came back; the second null without entropy */
+    long rows, vocabulary, stride, next;
+    float scale;            /* 1 / temperature */
+    int low;
+} score_job;
+
+INLINE void score_row(const score_job *job, long row, int low) {
+    const void *logits = (const char *)job->logits + row * job->stride * (low ? 2 : 4);
+    const float top = largest(logits, job->vocabulary, low), scale = job->scale;
+    double total = 0, moment = 0;
+    for (long begin = 0; begin < job->vocabulary; begin += BLOCK) {
+        const long end = begin + BLOCK < job->vocabulary ? begin + BLOCK : job->vocabulary;
+        total += block_sum(logits, begin, end, top, scale, 0.0f, low);
+        if (!job->entropy) continue;
+        float sum = 0;
+        for (long i = begin; i < end; i++) {
+            const float x = (get(logits, i, low) - top) * scale, e = exponential(x);
+            sum += x < -86.0f ? 0.0f : e * x;
+        }
+        moment += sum;
+    }
+    job->tops[row] = top;
+    job->totals[row] = (float)total;
+    job->logprobs[row] = (get(logits, job->targets[row], low) - top) * scale - (float)log(total);
+    if (job->entropy) job->entropy[row] = (float)(log(total) - moment / total);
+}
+
+INLINE void slope_row(const score_job *job, long row, int low) {
+    void *logits = (char *)job->logits + row * job->stride * (low ? 2 : 4);
+    const float top = job->tops[row], scale = job->scale, share = 1.0f / job->totals[row];
+    const float level = logf(job->totals[row]), by_logprob = job->by_logprob[row] * scale;
+    if (job->by_entropy) {
+        const float by_entropy = job->by_entropy[row] * scale, entropy = job->entropy[row];
+        for (long i = 0; i < job->vocabulary; i++) {
+            const float x = (get(logits, i, low) - top) * scale, p = exponential(x) * share;
+            const float slope = -p * (by_logprob + by_entropy * (x - level + entropy));
+            put(logits, i, x < -86.0f ? 0.0f : slope, low);
+        }
+    } else {
+        const float factor = -by_logprob * share;
+        for (long i = 0; i < job->vocabulary; i++) {
+            const float x = (get(logits, i, low) - top) * scale, e = exponential(x);
+            put(logits, i, x < -86.0f ? 0.0f : e * factor, low);
+        }
+    }
+}
+
+/* One rounding for the target's entry: it is by far the largest. */
+INLINE float target_slope(const score_job *job, long row, float logit) {
+    const float x = (logit - job->tops[row]) * job->scale, share = 1.0f / job->totals[row];
+    const float p = x < -86.0f ? 0.0f : exponential(x) * share;
+    float slope = job->by_logprob[row] * (1.0f - p);
+    if (job->by_entropy && p > 0)
+        slope -= job->by_entropy[row] * p * (x - logf(job->totals[row]) + job->entropy[row]);
+    return slope * job->scale;
+}
+
+INLINE void slope_of(const score_job *job, long row, int low) {
+    void *logits = (char *)job->logits + row * job->stride * (low ? 2 : 4);
+    const float slope = target_slope(job, row, get(logits, job->targets[row], low));
+    slope_row(job, row, low);
+    put(logits, job->targets[row], slope, low);
+}
+
+static void score_region(void *data) {
+    score_job *job = data;
+    long row;
+    while ((row = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->rows) {
+        if (job->low) score_row(job, row, 1);
+        else score_row(job, row, 0);
+    }
+}
+
+static void slope_region(void *data) {
+    score_job *job = data;
+    long row;
+    while ((row = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->rows) {
+        if (job->low) slope_of(job, row, 1);
+        else slope_of(job, row, 0);
+    }
+}
+
+void score_tokens(runtime parallel, void *logits, const int64_t *targets, float *logprobs, float *tops, float *totals,
+                  float *entropy, long rows, long vocabulary, long stride, float scale, int low) {
+    score_job job = {logits, targets, logprobs, tops, totals, entropy, 0, 0, rows, vocabulary, stride, 0, scale, low};
+    if (parallel && rows > 1) parallel(score_region, &job, 0, 0);
+    else score_region(&job);
+}
+
+void score_gradient(runtime parallel, void *logits, const int64_t *targets, float *tops, float *totals, float *entropy,
+                    const float *by_logprob, const float *by_entropy, long rows, long vocabulary, long stride,
+                    float scale, int low) {
+    score_job job = {logits, targets, 0, tops, totals, entropy, by_logprob, by_entropy,
+                     rows, vocabulary, stride, 0, scale, low};
+    if (parallel && rows > 1) parallel(slope_region, &job, 0, 0);
+    else slope_region(&job);
 }

@@ -1,8 +1,8 @@
-"""Compiled helpers for decoding on CPUs, built on first use by the machine's C compiler; everything works without them.
+"""Compiled helpers for decoding and scoring on CPUs, built on first use; everything works without them.
 
-The library is kept in the cache folder under a name that stands for its source, the compiler and the processor. It runs
-on the threads of the OpenMP runtime that torch brings along: a second runtime would fight with it for the cores.
-``TEXTENV_KERNELS=0`` switches the helpers off.
+The machine's C compiler makes the library, which is kept in the cache folder under a name that stands for its source,
+the compiler and the processor. It runs on the threads of the OpenMP runtime that torch brings along: a second runtime
+would fight with it for the cores. ``TEXTENV_KERNELS=0`` switches the helpers off.
 """
 
 from __future__ import annotations
@@ -50,6 +50,22 @@ class RowDraws(NamedTuple):
     plain_totals: torch.Tensor
 
 
+class RowScores(NamedTuple):
+    """What `Kernels.score` finds, float32, shape ``(B,)`` each.
+
+    Attributes:
+        logprobs: Of the given columns, nats.
+        tops: Largest logit.
+        totals: Sum of ``exp((logits - top) / temperature)``.
+        entropy: Nats; None where not asked for.
+    """
+
+    logprobs: torch.Tensor
+    tops: torch.Tensor
+    totals: torch.Tensor
+    entropy: torch.Tensor | None
+
+
 class Kernels:
     """The compiled functions.
 
@@ -67,6 +83,10 @@ class Kernels:
         self._attention.argtypes = [pointer] * 10 + [long] * 5 + [real, flag]
         self._draw = library.draw_tokens
         self._draw.argtypes = [pointer] * 7 + [long] * 3 + [ctypes.c_double, flag]
+        self._score = library.score_tokens
+        self._score.argtypes = [pointer] * 7 + [long] * 3 + [real, flag]
+        self._score_gradient = library.score_gradient
+        self._score_gradient.argtypes = [pointer] * 8 + [long] * 3 + [real, flag]
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """``x / sqrt(mean(x²) + eps) · weight`` along the last dimension of a contiguous ``(N, D)`` tensor."""
@@ -138,6 +158,63 @@ class Kernels:
             logits.dtype == torch.bfloat16,
         )
         return RowDraws(tokens, tops, totals, totals if temperature == 1.0 else plain)
+
+    def score(self, logits: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy: bool) -> RowScores:
+        """Log-probabilities of a column of each row under ``softmax(logits / temperature)``.
+
+        Args:
+            logits: float32 or bfloat16, ``(B, V)``, each row contiguous; −inf has no probability.
+            targets: Columns, int64, ``(B,)``.
+            temperature: Positive.
+            entropy: Also compute the entropy of each row.
+        """
+        rows, vocabulary = logits.shape
+        found = RowScores(*torch.empty(3, rows), torch.empty(rows) if entropy else None)
+        self._score(
+            self._parallel,
+            logits.data_ptr(),
+            targets.data_ptr(),
+            *(tensor.data_ptr() for tensor in found[:3]),
+            None if found.entropy is None else found.entropy.data_ptr(),
+            rows,
+            vocabulary,
+            logits.stride(0),
+            1.0 / temperature,
+            logits.dtype == torch.bfloat16,
+        )
+        return found
+
+    def score_gradient_(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        found: RowScores,
+        temperature: float,
+        by_logprob: torch.Tensor,
+        by_entropy: torch.Tensor | None,
+    ) -> None:
+        """Overwrite logits with their gradient.
+
+        Args:
+            logits: As for `score`.
+            targets: As for `score`.
+            found: What `score` gave for them.
+            temperature: As for `score`.
+            by_logprob: Gradient with respect to each log-probability, float32, ``(B,)``.
+            by_entropy: The same for the entropies; needs ``found.entropy``.
+        """
+        rows, vocabulary = logits.shape
+        optional = (found.entropy, by_logprob, by_entropy)
+        self._score_gradient(
+            self._parallel,
+            *(tensor.data_ptr() for tensor in (logits, targets, found.tops, found.totals)),
+            *(None if tensor is None else tensor.data_ptr() for tensor in optional),
+            rows,
+            vocabulary,
+            logits.stride(0),
+            1.0 / temperature,
+            logits.dtype == torch.bfloat16,
+        )
 
 
 @cache

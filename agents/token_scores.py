@@ -1,0 +1,211 @@
+"""Log-probabilities and entropies of given tokens from hidden states, a part of the vocabulary's logits at a time.
+
+The usual chain of operators keeps several tensors of (tokens × vocabulary) for the backward pass, and on CPU their
+traffic costs as much as the products. Here a chunk of logits exists while it is looked at: the forward pass keeps two
+numbers a token, the backward pass computes the logits again and overwrites them with their gradient, in their own type
+(the method of Cut Cross-Entropy, Wijmans et al. 2024, arXiv:2411.09009, and of the Liger kernels, without filtering).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear, pad
+from torch.utils.checkpoint import checkpoint
+
+from textenv.mixed_precision import round_up
+from textenv.sampling.kernels import Kernels, RowScores, kernels
+
+_CHUNK_ELEMENTS = 32_000_000  # logits held at once: 64 MB in bfloat16
+_ROWS = 128  # a chunk's size is a multiple: the CPU's kernels are compiled per shape
+
+
+class TokenScores(NamedTuple):
+    """Log-probabilities of given tokens, and the entropy of the distributions they come from.
+
+    Attributes:
+        logprobs: Nats, at least float32, shape ``(N,)``.
+        entropy: Nats, at least float32, shape ``(N,)``; zeros where not asked for.
+    """
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+
+
+def score_tokens(
+    head: Any,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    vocab_size: int | None = None,
+    temperature: float = 1.0,
+    allowed: NDArray[np.uint8] | None = None,
+    entropy: bool = False,
+) -> TokenScores:
+    """Log-probabilities of tokens from hidden states, in chunks, so that ``(N, V)`` never exists as a whole.
+
+    Args:
+        head: Output embedding, ``(·, D) -> (·, V)``.
+        hidden: Shape ``(N, D)``.
+        targets: Token ids, shape ``(N,)``.
+        vocab_size: Ids that exist; a head padded beyond them is cut. None takes the whole head.
+        temperature: Divides the logits.
+        allowed: Bit-packed masks of allowed tokens, uint8, shape ``(N, ceil(V / 8))``; None allows all.
+        entropy: Also compute the entropy of each distribution; zeros otherwise.
+    """
+    vocabulary = vocab_size or head.weight.shape[0]
+    # The same with and without gradients: in bfloat16 log-probs depend on the chunk's size in their last digits.
+    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    size = size // _ROWS * _ROWS or size
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for start in range(0, len(hidden), size):
+        rows = slice(start, start + size)
+        masks = None if allowed is None else _unpack(allowed[rows], vocabulary, hidden.device)
+        if _is_plain(head, hidden):
+            chunk = _Scores.apply(
+                hidden[rows], head.weight, head.bias, targets[rows], masks, vocabulary, temperature, entropy
+            )
+        else:
+            arguments = (head, hidden[rows], targets[rows], masks, vocabulary, temperature, entropy)
+            recompute = len(hidden) > size and torch.is_grad_enabled()
+            chunk = checkpoint(_through, *arguments, use_reentrant=False) if recompute else _through(*arguments)
+        parts.append(chunk)  # type: ignore[arg-type]  # apply and checkpoint are not typed
+    return TokenScores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+
+def _unpack(allowed: NDArray[np.uint8], vocabulary: int, device: torch.device) -> torch.Tensor:
+    bits = np.unpackbits(allowed, axis=1, count=vocabulary)
+    return torch.as_tensor(bits.astype(bool), device=device)
+
+
+def _is_plain(head: Any, hidden: torch.Tensor) -> bool:
+    """Whether the head is one product with a weight that is all here: no adapter, no shards, no hooks."""
+    return (
+        type(head) is torch.nn.Linear and type(head.weight) is torch.nn.Parameter and hidden.dtype == head.weight.dtype
+    )
+
+
+class _Scores(torch.autograd.Function):
+    """Log-probs and entropies of a chunk; see the module."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        allowed: torch.Tensor | None,
+        vocabulary: int,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = _logits(hidden, weight, bias, allowed, vocabulary)
+        compiled = _compiled(logits)
+        if compiled is not None:
+            found = compiled.score(logits, targets, temperature, entropy=entropy)
+        else:
+            found = _score(logits, targets, temperature, entropy=entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, allowed, *found[1:])
+        ctx.vocabulary, ctx.temperature = vocabulary, temperature
+        spread = torch.zeros_like(found.logprobs) if found.entropy is None else found.entropy
+        return found.logprobs, spread
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_logprob: torch.Tensor, by_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, targets, allowed, tops, totals, entropy = ctx.saved_tensors
+        found = RowScores(tops, tops, totals, entropy)
+        logits = _logits(hidden, weight, bias, allowed, ctx.vocabulary)
+        compiled = _compiled(logits)
+        step = compiled.score_gradient_ if compiled is not None else _score_gradient_
+        entropy_slope = None if entropy is None else by_entropy.contiguous()
+        step(logits, targets, found, ctx.temperature, by_logprob.contiguous(), entropy_slope)
+        slopes = logits
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        by_weight = None
+        if needs_weight:
+            by_weight = torch.empty_like(weight)
+            torch.mm(slopes.t(), hidden, out=by_weight[: ctx.vocabulary])
+            by_weight[ctx.vocabulary :] = 0
+        by_bias = None
+        if bias is not None and needs_bias:
+            by_bias = torch.zeros_like(bias)
+            by_bias[: ctx.vocabulary] = slopes.sum(0)
+        by_hidden = slopes @ weight[: ctx.vocabulary] if needs_hidden else None
+        return by_hidden, by_weight, by_bias, None, None, None, None, None
+
+
+def _logits(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    allowed: torch.Tensor | None,
+    vocabulary: int,
+) -> torch.Tensor:
+    padded = pad(hidden, (0, 0, 0, round_up(len(hidden), _ROWS) - len(hidden)))
+    logits = linear(padded, weight, bias)[: len(hidden), :vocabulary]
+    return logits if allowed is None else logits.masked_fill_(~allowed, -torch.inf)
+
+
+def _compiled(logits: torch.Tensor) -> Kernels | None:
+    fits = logits.device.type == "cpu" and logits.dtype in (torch.bfloat16, torch.float32)
+    return kernels() if fits else None
+
+
+def _score(logits: torch.Tensor, targets: torch.Tensor, temperature: float, *, entropy: bool) -> RowScores:
+    """`Kernels.score` in torch; float64 stays float64."""
+    tops = logits.amax(-1).to(torch.promote_types(logits.dtype, torch.float32))
+    x = (logits - tops[:, None]) / temperature
+    e = x.exp()
+    totals = e.sum(-1)
+    logprobs = x.gather(1, targets[:, None]).squeeze(1) - totals.log()
+    moments = (e * x.masked_fill_(e == 0, 0.0)).sum(-1) if entropy else None
+    return RowScores(logprobs, tops, totals, None if moments is None else totals.log() - moments / totals)
+
+
+def _score_gradient_(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    found: RowScores,
+    temperature: float,
+    by_logprob: torch.Tensor,
+    by_entropy: torch.Tensor | None,
+) -> None:
+    """`Kernels.score_gradient_` in torch."""
+    x = (logits - found.tops[:, None]) / temperature
+    p = x.exp() / found.totals[:, None]
+    slopes = -by_logprob[:, None] * p
+    slopes[torch.arange(len(slopes), device=slopes.device), targets] += by_logprob
+    if by_entropy is not None and found.entropy is not None:
+        surprise = (x - found.totals.log()[:, None] + found.entropy[:, None]).masked_fill_(p == 0, 0.0)
+        slopes -= by_entropy[:, None] * p * surprise
+    logits.copy_(slopes / temperature)
+
+
+def _through(
+    head: Any,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    allowed: torch.Tensor | None,
+    vocabulary: int,
+    temperature: float,
+    entropy: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same through the head's own call and autograd, for heads that are more than one product."""
+    padded = pad(hidden, (0, 0, 0, round_up(len(hidden), _ROWS) - len(hidden)))
+    logits = head(padded)[: len(hidden), :vocabulary]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    log_p = logits.log_softmax(-1)
+    logprobs = log_p.gather(1, targets[:, None]).squeeze(1)
+    if not entropy:
+        return logprobs, torch.zeros_like(logprobs)
+    # The masked copy keeps 0 · −inf out of the product and out of its gradient.
+    finite = log_p if allowed is None else log_p.masked_fill(~allowed, 0.0)
+    return logprobs, -(log_p.exp() * finite).sum(-1)

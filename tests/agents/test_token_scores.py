@@ -1,0 +1,133 @@
+"""Scores of tokens in chunks against plain autograd on the whole logits, with and without the compiled helpers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import agents.token_scores as token_scores
+from agents.token_scores import score_tokens
+
+WIDTH, VOCABULARY, ROWS = 16, 700, 9
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def backend(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(token_scores, "kernels", lambda: None)
+    elif token_scores.kernels() is None:
+        pytest.skip("no C compiler")
+
+
+def make(dtype=torch.float32, *, bias=False, vocabulary=VOCABULARY):
+    generator = torch.Generator().manual_seed(0)
+    head = nn.Linear(WIDTH, vocabulary, bias=bias, dtype=dtype)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    hidden = torch.randn(ROWS, WIDTH, generator=generator).to(dtype).requires_grad_()
+    targets = torch.randint(VOCABULARY // 2, (ROWS,), generator=generator)
+    weights = torch.randn(2, ROWS, generator=generator, dtype=torch.float64)
+    return head, hidden, targets, weights
+
+
+def reference(head, hidden, targets, weights, *, temperature=1.0, allowed=None, vocabulary=VOCABULARY):
+    """Log-probs, entropies and gradients of their weighted sum, in float64 from whole logits."""
+    leaves = [x.detach().double().requires_grad_() for x in (hidden, *head.parameters())]
+    logits = torch.nn.functional.linear(*leaves)[:, :vocabulary] / temperature
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    log_p = logits.log_softmax(-1)
+    logprobs = log_p.gather(1, targets[:, None]).squeeze(1)
+    entropy = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+    (weights[0] @ logprobs + weights[1] @ entropy).backward()
+    return logprobs.detach(), entropy.detach(), [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+def test_scores_and_gradients_equal_autograd(backend, dtype, tolerance, bias, masked, temperature):
+    head, hidden, targets, weights = make(dtype, bias=bias)
+    allowed = None
+    if masked:
+        allowed = torch.rand(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(1)) < 0.3
+        allowed[torch.arange(ROWS), targets] = True
+    expected = reference(head, hidden, targets, weights, temperature=temperature, allowed=allowed)
+    bits = None if allowed is None else np.packbits(allowed.numpy(), axis=1)
+    found = score_tokens(head, hidden, targets, temperature=temperature, allowed=bits, entropy=True)
+    (weights[0].to(dtype) @ found.logprobs + weights[1].to(dtype) @ found.entropy).backward()
+    torch.testing.assert_close(found.logprobs.double(), expected[0], atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(found.entropy.double(), expected[1], atol=tolerance, rtol=tolerance)
+    for leaf, gradient in zip((hidden, *head.parameters()), expected[2], strict=True):
+        torch.testing.assert_close(leaf.grad.double(), gradient, atol=20 * tolerance, rtol=tolerance)
+
+
+def test_bfloat16_gradients_are_as_good_as_autograds(backend):
+    head, hidden, targets, weights = make(torch.bfloat16)
+    _, _, exact = reference(head, hidden, targets, weights)
+    errors = []
+    for entire in (False, True):
+        head.weight.grad = hidden.grad = None
+        if entire:
+            log_p = head(hidden).float().log_softmax(-1)
+            logprobs, entropy = log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1)
+        else:
+            logprobs, entropy = score_tokens(head, hidden, targets, entropy=True)
+        (weights[0].float() @ logprobs + weights[1].float() @ entropy).backward()
+        pairs = zip((hidden, head.weight), exact, strict=True)
+        errors.append([float((x.grad.double() - y).norm() / y.norm()) for x, y in pairs])
+    assert np.all(np.array(errors[0]) < 1.3 * np.array(errors[1]))
+    assert np.max(errors[0]) < 0.02
+
+
+def test_padded_vocabulary_gets_no_probability_and_no_gradient(backend):
+    head, hidden, targets, weights = make(vocabulary=VOCABULARY + 20)
+    expected = reference(head, hidden, targets, weights)
+    found = score_tokens(head, hidden, targets, vocab_size=VOCABULARY, entropy=True)
+    (weights[0].float() @ found.logprobs + weights[1].float() @ found.entropy).backward()
+    torch.testing.assert_close(found.logprobs.double(), expected[0], atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(head.weight.grad.double(), expected[2][1], atol=4e-4, rtol=2e-5)
+    assert (head.weight.grad[VOCABULARY:] == 0).all()
+
+
+def test_values_are_the_same_bits_with_and_without_gradients(backend):
+    head, hidden, targets, _ = make(torch.bfloat16)
+    with torch.no_grad():
+        without = score_tokens(head, hidden, targets, temperature=0.7)
+    assert torch.equal(score_tokens(head, hidden, targets, temperature=0.7).logprobs, without.logprobs)
+
+
+def test_frozen_head_gets_no_gradient(backend):
+    head, hidden, targets, weights = make()
+    expected = reference(head, hidden, targets, weights * torch.tensor([[1.0], [0.0]]))
+    head.requires_grad_(False)
+    (weights[0].float() @ score_tokens(head, hidden, targets).logprobs).backward()
+    assert head.weight.grad is None
+    torch.testing.assert_close(hidden.grad.double(), expected[2][0], atol=4e-4, rtol=2e-5)
+
+
+def test_head_that_is_more_than_one_product_goes_through_its_own_call():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    head, hidden, targets, _ = make()
+    doubled = Doubled(WIDTH, VOCABULARY, bias=False)
+    doubled.load_state_dict(head.state_dict())
+    found = score_tokens(doubled, hidden, targets, entropy=True)
+    half = score_tokens(head, hidden, targets, temperature=0.5, entropy=True)
+    torch.testing.assert_close(found.logprobs, half.logprobs, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(found.entropy, half.entropy, atol=2e-5, rtol=2e-5)
+
+
+def test_impossible_token_has_no_probability(backend):
+    head, hidden, targets, _ = make()
+    allowed = np.ones((ROWS, VOCABULARY), bool)
+    allowed[0, targets[0]] = False
+    found = score_tokens(head, hidden, targets, allowed=np.packbits(allowed, axis=1))
+    assert found.logprobs[0] == -torch.inf
+    assert found.logprobs[1:].isfinite().all()
