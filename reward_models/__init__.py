@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
     from reward_models.normalization import Normalization
     from reward_models.sequence import SequenceRewardModel
+    from reward_models.simulation import LikertScale, Rater, SimulatedRaters, WordGold
     from reward_models.tfidf import TfidfRidge
     from reward_models.training import RewardModelConfig, evaluate, train
 
@@ -33,15 +34,19 @@ _HOMES = {
     "BestOf": "labels",
     "Comparison": "labels",
     "Lexicon": "lexicon",
+    "LikertScale": "simulation",
     "Normalization": "normalization",
     "Ranking": "labels",
+    "Rater": "simulation",
     "Rating": "labels",
     "RewardModel": "base",
     "RewardModelConfig": "training",
     "SequenceRewardModel": "sequence",
+    "SimulatedRaters": "simulation",
     "StepLabels": "labels",
     "TextTemplate": "base",
     "TfidfRidge": "tfidf",
+    "WordGold": "simulation",
     "comparisons_from_ratings": "labels",
     "degenerate_ratings": "degenerate",
     "evaluate": "training",
@@ -60,15 +65,19 @@ __all__ = [
     "BestOf",
     "Comparison",
     "Lexicon",
+    "LikertScale",
     "Normalization",
     "Ranking",
+    "Rater",
     "Rating",
     "RewardModel",
     "RewardModelConfig",
     "SequenceRewardModel",
+    "SimulatedRaters",
     "StepLabels",
     "TextTemplate",
     "TfidfRidge",
+    "WordGold",
     "comparisons_from_ratings",
     "degenerate_ratings",
     "evaluate",

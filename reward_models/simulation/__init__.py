@@ -1,0 +1,20 @@
+"""Labels with a known truth: golds, raters who see them through noise, and what can be known exactly about both."""
+
+from reward_models.simulation.ceilings import Ceilings, ceilings, choice_probabilities, rater_probabilities
+from reward_models.simulation.golds import Gold, TargetLength, WordGold, gold_scores
+from reward_models.simulation.raters import LikertScale, Rater, SimulatedRaters, disagreeing_raters
+
+__all__ = [
+    "Ceilings",
+    "Gold",
+    "LikertScale",
+    "Rater",
+    "SimulatedRaters",
+    "TargetLength",
+    "WordGold",
+    "ceilings",
+    "choice_probabilities",
+    "disagreeing_raters",
+    "gold_scores",
+    "rater_probabilities",
+]
