@@ -43,9 +43,9 @@ def average_weights(
     with torch.no_grad():
         for name, target in merged.state_dict().items():
             if target.is_floating_point():
-                total = sum(
-                    share * state[name].to(target.device, torch.float64) for share, state in zip(shares, states)
-                )
+                total = torch.zeros_like(target, dtype=torch.float64)
+                for share, state in zip(shares, states, strict=True):
+                    total += float(share) * state[name].to(target.device, torch.float64)
                 target.copy_(total)
     return SequenceRewardModel(
         merged,

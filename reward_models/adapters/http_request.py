@@ -54,57 +54,75 @@ def post_json(url: str, record: Any, headers: Mapping[str, str], *, timeout: flo
     Raises:
         HttpFailure: If no JSON comes in time.
     """
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-    deadline = time.monotonic() + timeout
-    # The socket's own timeout is for each operation: a trickle of bytes, or of header lines, would never end.
-    # Shutting the socket down ends whatever operation is under way.
-    expired = threading.Event()
-    watchdog = threading.Timer(timeout, _cut, (connection, expired))
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        body = json.dumps(record, ensure_ascii=True).encode("ascii")
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("POST", target, body, {"Content-Type": "application/json", **headers})
-        reply = connection.getresponse()
-        data = reply.read(most_bytes + 1)
-        status, retry_after = reply.status, _seconds(reply.headers.get("Retry-After"))
-        announced = reply.length  # what Content-Length promised and did not come
-    except TimeoutError as error:
-        raise HttpFailure(f"no reply within {timeout:g} s") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if expired.is_set() or time.monotonic() >= deadline:
-            raise HttpFailure(f"no complete reply within {timeout:g} s") from error
-        raise HttpFailure(f"{type(error).__name__}: {error}") from error
-    finally:
-        watchdog.cancel()
-        connection.close()
-    if expired.is_set():
+    exchange = _Exchange(url, record, headers, timeout, most_bytes)
+    # A socket's own timeout is for each operation: a trickle of bytes, of header lines or of name servers would never
+    # end. So the exchange runs beside, and whoever is late is cut off.
+    thread = threading.Thread(target=exchange.run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        exchange.cut()
         raise HttpFailure(f"no complete reply within {timeout:g} s")
-    if len(data) > most_bytes:
-        raise HttpFailure(f"the reply is longer than {most_bytes} bytes", again=False)
-    if announced:
-        raise HttpFailure(f"the reply ended {announced} bytes early")
-    if status != 200:
-        text = data[:120].decode("utf-8", "replace")
-        raise HttpFailure(f"HTTP status {status} ({text!r})", again=status in _PASSING, retry_after=retry_after)
+    if exchange.failure is not None:
+        raise exchange.failure
+    if exchange.status != 200:
+        text = exchange.data[:120].decode("utf-8", "replace")
+        again = exchange.status in _PASSING
+        raise HttpFailure(
+            f"HTTP status {exchange.status} ({text!r})", again=again, retry_after=_seconds(exchange.retry_after)
+        )
     try:
-        return json.loads(data)
+        return json.loads(exchange.data)
     except (ValueError, RecursionError) as error:
-        raise HttpFailure(f"the reply is not JSON: {data[:80]!r}") from error
+        raise HttpFailure(f"the reply is not JSON: {exchange.data[:80]!r}") from error
 
 
-def _cut(connection: http.client.HTTPConnection, expired: threading.Event) -> None:
-    """End what the connection is waiting for."""
-    expired.set()
-    sock = connection.sock
-    if sock is not None:
+class _Exchange:
+    """One request and its reply; `run` never raises."""
+
+    def __init__(self, url: str, record: Any, headers: Mapping[str, str], timeout: float, most_bytes: int) -> None:
+        self._url, self._record, self._headers = url, record, headers
+        self._timeout, self._most_bytes = timeout, most_bytes
+        self._socket: socket.socket | None = None
+        self.failure: HttpFailure | None = None
+        self.status, self.data = 0, b""
+        self.retry_after: str | None = None
+
+    def run(self) -> None:
+        """Fill in status and data, or the failure."""
+        parts = urlsplit(self._url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it was closed meanwhile, which is what was wanted
+            connection = kind(parts.hostname or "", parts.port, timeout=self._timeout)
+            body = json.dumps(self._record).encode("ascii")
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            try:
+                connection.connect()
+                self._socket = connection.sock
+                connection.request("POST", target, body, {"Content-Type": "application/json", **self._headers})
+                self._read(connection.getresponse())
+            finally:
+                connection.close()
+        except TimeoutError:
+            self.failure = HttpFailure(f"no reply within {self._timeout:g} s")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.failure = HttpFailure(f"{type(error).__name__}: {error}")
+
+    def cut(self) -> None:
+        """End what the connection is waiting for."""
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it was closed meanwhile, which is what was wanted
+
+    def _read(self, reply: http.client.HTTPResponse) -> None:
+        data = reply.read(self._most_bytes + 1)
+        if len(data) > self._most_bytes:
+            self.failure = HttpFailure(f"the reply is longer than {self._most_bytes} bytes", again=False)
+        elif reply.length:
+            self.failure = HttpFailure(f"the reply ended {reply.length} bytes early")
+        self.status, self.data, self.retry_after = reply.status, data, reply.headers.get("Retry-After")
 
 
 def _seconds(value: str | None) -> float:
