@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from textenv.fused import fuse
+
 
 def round_up(size: int, multiple: int) -> int:
     """The next multiple: shapes that repeat let the CPU's bfloat16 kernels, compiled per shape, be used again."""
@@ -48,6 +50,7 @@ class ComputeCopy:
             self.model = copy.deepcopy(model, shared).to(dtype)
         if dtype is not None and next(model.parameters()).device.type == "cpu":
             self.model.set_attn_implementation("eager")
+            fuse(self.model)
         self._pairs = [
             (master, twin)
             for master, twin in zip(model.parameters(), self.model.parameters(), strict=True)

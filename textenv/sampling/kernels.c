@@ -1,6 +1,7 @@
 /* Steps that cost torch more in calls or in passes over memory than in work. Of decoding: the norm; rotary embedding,
  * cache write and attention of one new token per sequence; the draw of the next token. Of updates: log-probabilities of
- * given tokens and the gradient of their logits. Compiled for the local machine on first use; see kernels.py.
+ * given tokens and the gradient of their logits; the norm's gradient; the gate of a block and its gradient. Compiled for
+ * the local machine on first use; see kernels.py.
  *
  * `low` says whether tensors are bfloat16 (1) or float32 (0); all sums are float32. Work is dealt to the threads of the
  * OpenMP runtime that torch already runs, whose entry point the caller passes in.
@@ -87,6 +88,102 @@ void rms_norm(runtime parallel, const void *x, const void *weight, void *out, lo
     norm_job job = {x, weight, out, rows, dim, 0, eps, low};
     if (parallel && rows > 16) parallel(norm_region, &job, 0, 0);
     else norm_region(&job);
+}
+
+/* The gradient by the weight is summed in a fixed number of parts, so that it does not depend on the threads. */
+#define PARTS 16
+
+typedef struct {
+    const void *x, *weight, *by_out;
+    void *by_x;
+    float *by_weight; /* (PARTS, dim) */
+    long rows, dim, next;
+    float eps;
+    int low;
+} norm_slope_job;
+
+INLINE void norm_slopes(const norm_slope_job *job, long part, int low) {
+    const long dim = job->dim, first = part * job->rows / PARTS, last = (part + 1) * job->rows / PARTS;
+    float *by_weight = job->by_weight + part * dim;
+    for (long i = 0; i < dim; i++) by_weight[i] = 0;
+    for (long row = first; row < last; row++) {
+        const long start = row * dim;
+        float sum = 0, dot = 0;
+        for (long i = 0; i < dim; i++) {
+            const float x = get(job->x, start + i, low);
+            sum += x * x;
+            dot += x * get(job->by_out, start + i, low) * get(job->weight, i, low);
+        }
+        const float scale = 1.0f / sqrtf(sum / dim + job->eps), along = dot * scale * scale * scale / dim;
+        for (long i = 0; i < dim; i++) {
+            const float x = get(job->x, start + i, low), slope = get(job->by_out, start + i, low);
+            by_weight[i] += slope * x * scale;
+            put(job->by_x, start + i, slope * get(job->weight, i, low) * scale - x * along, low);
+        }
+    }
+}
+
+static void norm_slope_region(void *data) {
+    norm_slope_job *job = data;
+    long part;
+    while ((part = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < PARTS) {
+        if (job->low) norm_slopes(job, part, 1);
+        else norm_slopes(job, part, 0);
+    }
+}
+
+void rms_norm_gradient(runtime parallel, const void *x, const void *weight, const void *by_out, void *by_x,
+                       float *by_weight, long rows, long dim, float eps, int low) {
+    norm_slope_job job = {x, weight, by_out, by_x, by_weight, rows, dim, 0, eps, low};
+    if (parallel && rows > 16) parallel(norm_slope_region, &job, 0, 0);
+    else norm_slope_region(&job);
+}
+
+/* --- silu(gate) * up ------------------------------------------------------------------------------------------------ */
+
+#define PIECE 4096
+
+typedef struct {
+    const void *gate, *up, *by_out; /* the last null for the forward pass */
+    void *out, *by_gate, *by_up;
+    long count, next;
+    int low;
+} gate_job;
+
+INLINE float sigmoid(float x) {
+    const float e = exponential(x < 0 ? x : -x);
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+INLINE void gate_piece(const gate_job *job, long begin, int low) {
+    const long end = begin + PIECE < job->count ? begin + PIECE : job->count;
+    if (!job->by_out)
+        for (long i = begin; i < end; i++) {
+            const float g = get(job->gate, i, low);
+            put(job->out, i, g * sigmoid(g) * get(job->up, i, low), low);
+        }
+    else
+        for (long i = begin; i < end; i++) {
+            const float g = get(job->gate, i, low), s = sigmoid(g), slope = get(job->by_out, i, low);
+            put(job->by_gate, i, slope * get(job->up, i, low) * s * (1.0f + g * (1.0f - s)), low);
+            put(job->by_up, i, slope * g * s, low);
+        }
+}
+
+static void gate_region(void *data) {
+    gate_job *job = data;
+    long begin;
+    while ((begin = __atomic_fetch_add(&job->next, PIECE, __ATOMIC_RELAXED)) < job->count) {
+        if (job->low) gate_piece(job, begin, 1);
+        else gate_piece(job, begin, 0);
+    }
+}
+
+void gated(runtime parallel, const void *gate, const void *up, const void *by_out, void *out, void *by_gate,
+           void *by_up, long count, int low) {
+    gate_job job = {gate, up, by_out, out, by_gate, by_up, count, 0, low};
+    if (parallel && count > PIECE) parallel(gate_region, &job, 0, 0);
+    else gate_region(&job);
 }
 
 /* --- one new token per sequence: rotary embedding, cache write, attention ------------------------------------------ */

@@ -32,6 +32,7 @@ _WIDE = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64
 _FLAGS = ["-O3", "-march=native", *_WIDE, *_MATH, "-shared", "-fPIC", "-std=gnu11"]
 MAX_HEAD_DIM = 256
 MAX_HEADS = 64
+_PARTS = 16  # as in kernels.c
 
 
 class RowDraws(NamedTuple):
@@ -79,6 +80,10 @@ class Kernels:
         pointer, long, real, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
         self._rms_norm = library.rms_norm
         self._rms_norm.argtypes = [pointer] * 4 + [long] * 2 + [real, flag]
+        self._rms_norm_gradient = library.rms_norm_gradient
+        self._rms_norm_gradient.argtypes = [pointer] * 6 + [long] * 2 + [real, flag]
+        self._gated = library.gated
+        self._gated.argtypes = [pointer] * 7 + [long, flag]
         self._attention = library.decode_attention
         self._attention.argtypes = [pointer] * 10 + [long] * 5 + [real, flag]
         self._draw = library.draw_tokens
@@ -96,6 +101,33 @@ class Kernels:
             self._parallel, x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.shape[0], x.shape[1], eps, low
         )
         return out
+
+    def rms_norm_gradient(
+        self, x: torch.Tensor, weight: torch.Tensor, by_out: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of `rms_norm` by its input and its weight from that by its output; all contiguous, one type."""
+        by_x, by_weight = torch.empty_like(x), torch.empty(_PARTS, x.shape[1])
+        tensors = (x, weight, by_out, by_x, by_weight)
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        self._rms_norm_gradient(self._parallel, *addresses, x.shape[0], x.shape[1], eps, x.dtype == torch.bfloat16)
+        return by_x, by_weight.sum(0).to(weight.dtype)
+
+    def gated(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """``silu(gate) · up`` of contiguous tensors."""
+        out = torch.empty_like(gate)
+        addresses = (gate.data_ptr(), up.data_ptr(), None, out.data_ptr(), None, None)
+        self._gated(self._parallel, *addresses, gate.numel(), gate.dtype == torch.bfloat16)
+        return out
+
+    def gated_gradient(
+        self, gate: torch.Tensor, up: torch.Tensor, by_out: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of `gated` by both inputs from that by its output; all contiguous, one type."""
+        by_gate, by_up = torch.empty_like(gate), torch.empty_like(up)
+        inputs = (gate.data_ptr(), up.data_ptr(), by_out.data_ptr())
+        outputs = (None, by_gate.data_ptr(), by_up.data_ptr())
+        self._gated(self._parallel, *inputs, *outputs, gate.numel(), gate.dtype == torch.bfloat16)
+        return by_gate, by_up
 
     def decode_attention(
         self,
