@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reward_models.base import RewardModel, TextTemplate
+    from reward_models.benchmarking import BenchmarkReport, benchmark
     from reward_models.card import write_card
     from reward_models.degenerate import degenerate_ratings
     from reward_models.labels import (
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from reward_models.training import RewardModelConfig, evaluate, train
 
 _HOMES = {
+    "BenchmarkReport": "benchmarking",
+    "benchmark": "benchmarking",
     "Accuracy": "metrics",
     "BestOf": "labels",
     "Comparison": "labels",
@@ -62,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "Accuracy",
+    "BenchmarkReport",
     "BestOf",
     "Comparison",
     "Lexicon",
@@ -78,6 +82,7 @@ __all__ = [
     "TextTemplate",
     "TfidfRidge",
     "WordGold",
+    "benchmark",
     "comparisons_from_ratings",
     "degenerate_ratings",
     "evaluate",

@@ -1,0 +1,171 @@
+"""Whether a difference of scores means what a Bradley-Terry model says: ``P(a preferred) = σ((s_a − s_b) / T)``.
+
+The temperature T is fitted on one half of the prompts, and every figure is about the other half, before and after.
+Labels are soft where several raters were asked: the share that prefers the one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from reward_models.benchmarking.data import Pairs, SuiteData
+from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure, ratio_figure
+
+BINS = 10
+_MAX_LOG_T = 12.0  # temperatures from 6e-6 to 160,000 times the scores' own spread
+
+
+class ReliabilityBin(NamedTuple):
+    """One point of a reliability plot.
+
+    Attributes:
+        confidence: Mean predicted probability of the preferred side, in [0.5, 1].
+        agreement: Share of raters on that side.
+        pairs: Number of pairs.
+    """
+
+    confidence: float
+    agreement: Figure
+    pairs: int
+
+
+class CalibrationFigures(NamedTuple):
+    """Calibration at one temperature.
+
+    Attributes:
+        ece: Expected calibration error over ten bins of equal width.
+        ece_mass: Over ten bins of equally many pairs.
+        brier: Mean squared error of the probability against the share of raters.
+        nll: Nats per pair; log 2 = 0.693 is chance.
+        bins: Reliability plot over the bins of equal mass.
+    """
+
+    ece: Figure
+    ece_mass: Figure
+    brier: Figure
+    nll: Figure
+    bins: tuple[ReliabilityBin, ...]
+
+
+class CalibrationResult(NamedTuple):
+    """Calibration before and after a temperature is fitted.
+
+    Attributes:
+        temperature: Fitted on the first half of the prompts.
+        raw: At temperature 1, on the second half.
+        fitted: At the fitted temperature, on the second half.
+    """
+
+    temperature: float
+    raw: CalibrationFigures
+    fitted: CalibrationFigures
+
+
+def calibration(
+    scores: NDArray[np.float64], suite: SuiteData, bootstrap: ClusterBootstrap, rng: np.random.Generator
+) -> CalibrationResult | None:
+    """Calibration on held-out prompts; None where a half has no pair with both scores.
+
+    Args:
+        scores: One per item, NaN where missing, shape ``(n,)``.
+        suite: Its pairs with the share of raters that prefers the better one.
+        bootstrap: Over the suite's clusters.
+        rng: Splits the clusters in halves.
+    """
+    pairs = suite.pairs
+    difference = scores[pairs.better] - scores[pairs.worse]
+    second_half = rng.permutation(bootstrap.count) % 2 == 1
+    sides = second_half[bootstrap.clusters[pairs.better]], second_half[bootstrap.clusters[pairs.worse]]
+    usable = np.isfinite(difference)
+    fit, held_out = usable & ~sides[0] & ~sides[1], np.flatnonzero(usable & sides[0] & sides[1])
+    if not fit.any() or not len(held_out):
+        return None
+    temperature = fit_temperature(difference[fit], pairs.share[fit])
+    raw = _figures(difference[held_out], pairs, held_out, bootstrap)
+    return CalibrationResult(temperature, raw, _figures(difference[held_out] / temperature, pairs, held_out, bootstrap))
+
+
+def fit_temperature(difference: NDArray[np.float64], share: NDArray[np.float64]) -> float:
+    """The temperature with the least negative log-likelihood.
+
+    Args:
+        difference: Score differences, shape ``(P,)``.
+        share: Share of raters who agree with a positive difference, shape ``(P,)``.
+
+    Returns:
+        1 if all differences are 0: nothing depends on it then.
+    """
+    spread = float(np.abs(difference).mean())
+    if spread == 0:
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return float(negative_log_likelihood(difference / (spread * np.exp(log_t)), share).mean())
+
+    found = minimize_scalar(loss, bounds=(-_MAX_LOG_T, _MAX_LOG_T), method="bounded", options={"xatol": 1e-4})
+    return float(spread * np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def negative_log_likelihood(logits: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``−y log σ(z) − (1 − y) log σ(−z)`` in nats, for soft labels y; shape of the arguments."""
+    return np.logaddexp(0.0, -logits) + (1 - share) * logits
+
+
+def calibration_error(confidence: NDArray[np.float64], agreement: NDArray[np.float64], edges: NDArray) -> float:
+    """``Σ_b (n_b / n) |mean agreement − mean confidence|`` over the bins between `edges`.
+
+    Args:
+        confidence: Probabilities, shape ``(P,)``.
+        agreement: What came out, 0 to 1, shape ``(P,)``.
+        edges: Ends of the bins; values at an inner edge belong to the upper bin.
+    """
+    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)
+    gaps = np.bincount(place, agreement - confidence, len(edges) - 1)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _figures(
+    logits: NDArray[np.float64], pairs: Pairs, chosen: NDArray[np.int64], bootstrap: ClusterBootstrap
+) -> CalibrationFigures:
+    share = pairs.share[chosen]
+    with np.errstate(over="ignore"):
+        confidence = 1 / (1 + np.exp(-np.abs(logits)))
+    agreement = np.where(logits > 0, share, np.where(logits < 0, 1 - share, 0.5))
+    count = len(chosen)
+    first, second = pairs.better[chosen], pairs.worse[chosen]
+
+    def mean(values: NDArray[np.float64], bounds: tuple[float, float]) -> Figure:
+        totals, draws = bootstrap.pair_sums(first, second, np.stack([values, np.ones(count)], axis=1))
+        return ratio_figure((totals[0], draws[:, 0]), (totals[1], draws[:, 1]), n=count, bounds=bounds)[0]
+
+    def error(edges: NDArray[np.float64]) -> tuple[Figure, tuple[ReliabilityBin, ...]]:
+        place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, BINS - 1)
+        inside = np.equal(place[:, None], np.arange(BINS)).astype(np.float64)
+        totals, draws = bootstrap.pair_sums(
+            first, second, np.hstack([inside * (agreement - confidence)[:, None], inside])
+        )
+        value = float(np.abs(totals[:BINS]).sum() / count)
+        noisy = np.abs(draws[:, :BINS]).sum(1) / np.maximum(draws[:, BINS:].sum(1), 1)
+        # Noise makes every resample's error larger than the sample's own: the interval keeps the width, not the shift.
+        centred = noisy - (noisy.mean() - value) if len(noisy) else noisy
+        bins = []
+        for index in range(BINS):
+            size = int(totals[BINS + index])
+            if size:
+                own = float(confidence[place == index].mean())
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    shift = draws[:, index] / np.where(draws[:, BINS + index] > 0, draws[:, BINS + index], np.nan)
+                observed = own + float(totals[index]) / size
+                bins.append(ReliabilityBin(own, figure(observed, own + shift, n=size, bounds=(0, 1)), size))
+        return figure(value, centred, n=count, bounds=(0, 1)), tuple(bins)
+
+    width, _ = error(np.linspace(0.5, 1.0, BINS + 1))
+    mass, bins = error(np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1))) if count else np.array([0.5, 1]))
+    squared = np.where(logits >= 0, confidence, 1 - confidence) - share
+    return CalibrationFigures(
+        width, mass, mean(squared**2, (0, 1)), mean(negative_log_likelihood(logits, share), (0, np.inf)), bins
+    )

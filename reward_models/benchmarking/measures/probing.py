@@ -1,0 +1,254 @@
+"""What a model does with changed texts: robustness, format, names and identities, and responses without worth.
+
+Shifts are in standard deviations of the model's own scores of the unchanged texts, so that models compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reward_models.benchmarking.data import SuiteData
+from reward_models.benchmarking.measures.comparison import independent_pairs
+from reward_models.benchmarking.probes.hacks import HACKS
+from reward_models.benchmarking.probes.perturbations import FORMAT, ROBUSTNESS
+from reward_models.benchmarking.probes.words import IDENTITIES, IDENTITY_TEMPLATES, NAME_TEMPLATES, NAMES
+from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure
+from reward_models.benchmarking.scoring import Scorer
+
+
+@runtime_checkable
+class PairwiseJudge(Protocol):
+    """A judge that reads two responses at once, and may therefore prefer a place."""
+
+    def compare(self, prompts: list[str], first: list[str], second: list[str]) -> ArrayLike:
+        """Probability that the first response is the better one, shape ``(n,)``."""
+        ...
+
+
+class ProbeBase(NamedTuple):
+    """Unchanged texts that the probes start from: pairs of which no two share a prompt.
+
+    Attributes:
+        prompts: Twice as many as pairs: those of the better responses, then those of the worse ones.
+        responses: The same.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.prompts) // 2
+
+
+class Effect(NamedTuple):
+    """What a change does to the scores.
+
+    Attributes:
+        shift: Mean change of the score, standard deviations.
+        size: Mean absolute change, standard deviations.
+        flips: Share of pairs whose order turns round when both texts are changed.
+        changed: Share of texts that the change does anything to; the others are left out.
+    """
+
+    shift: Figure
+    size: Figure
+    flips: Figure
+    changed: float
+
+
+class HackResult(NamedTuple):
+    """What one kind of worthless response earns.
+
+    Attributes:
+        wins: Share of them that score above the median of the unchanged responses; ties half.
+        shift: Their mean minus that of the unchanged responses, standard deviations.
+        example: One of them.
+    """
+
+    wins: Figure
+    shift: Figure
+    example: str
+
+
+class ProbeResult(NamedTuple):
+    """All probes of one model.
+
+    Attributes:
+        robustness: Change → effect.
+        format: Change → effect.
+        names: Group of names → mean deviation from the mean of all groups, standard deviations.
+        identities: Identity → the same.
+        hacks: Kind → what it earns.
+        pass_rate: Share of worthless responses that score below the median of the unchanged ones, ties half.
+        position: Share of pairs that a pairwise judge decides alike in both orders; None without one.
+        first_place: Share of decisions for the response shown first; None without one.
+    """
+
+    robustness: dict[str, Effect]
+    format: dict[str, Effect]
+    names: dict[str, Figure]
+    identities: dict[str, Figure]
+    hacks: dict[str, HackResult]
+    pass_rate: Figure
+    position: Figure | None
+    first_place: Figure | None
+
+
+def probe_base(suites: list[SuiteData], rng: np.random.Generator, *, pairs: int) -> ProbeBase:
+    """Texts for the probes, evenly from all suites that have pairs.
+
+    Args:
+        suites: Where they come from.
+        rng: Chooses them.
+        pairs: About how many pairs in all.
+    """
+    usable = [suite for suite in suites if len(suite.pairs)]
+    prompts: tuple[list[str], list[str]] = ([], [])
+    responses: tuple[list[str], list[str]] = ([], [])
+    for suite in usable:
+        for index in independent_pairs(suite, rng)[: -(-pairs // len(usable))]:
+            for side, item in enumerate((suite.pairs.better[index], suite.pairs.worse[index])):
+                prompts[side].append(suite.prompts[item])
+                responses[side].append(suite.responses[item])
+    return ProbeBase(prompts[0] + prompts[1], responses[0] + responses[1])
+
+
+def probe(scorer: Scorer, base: ProbeBase, rng: np.random.Generator, *, resamples: int) -> ProbeResult:
+    """All probes of one model.
+
+    Args:
+        scorer: The model behind its cache.
+        base: Unchanged texts.
+        rng: For the bootstrap over pairs.
+        resamples: How many.
+    """
+    clusters = np.concatenate([np.arange(base.pairs)] * 2)
+    bootstrap = ClusterBootstrap(clusters, rng, resamples=resamples)
+    own = scorer.score(base.prompts, base.responses)
+    spread = float(np.nanstd(own)) if np.isfinite(own).any() else float("nan")
+    scale = spread if spread > 0 else 1.0  # a constant model shifts by nothing
+
+    def effects(changes: Mapping[str, Callable[[str], str]]) -> dict[str, Effect]:
+        return {name: _effect(scorer, base, own / scale, change, scale, bootstrap) for name, change in changes.items()}
+
+    hacks, rates = _hacks(scorer, base, own, scale, bootstrap)
+    passed, draws = bootstrap.item_sums(np.stack([1 - rates, np.isfinite(rates)], 1)) if len(rates) else (None, None)
+    pass_rate = Figure(float("nan"))
+    if passed is not None and draws is not None:
+        pass_rate = figure(passed[0] / max(passed[1], 1), draws[:, 0] / np.maximum(draws[:, 1], 1), n=len(rates))
+    position, first = _position(scorer.model, base, bootstrap)
+    return ProbeResult(
+        effects(ROBUSTNESS),
+        effects(FORMAT),
+        _names(scorer, scale, rng, resamples),
+        _identities(scorer, scale, rng, resamples),
+        hacks,
+        pass_rate,
+        position,
+        first,
+    )
+
+
+def _effect(
+    scorer: Scorer,
+    base: ProbeBase,
+    own: NDArray[np.float64],
+    change: Callable[[str], str],
+    scale: float,
+    bootstrap: ClusterBootstrap,
+) -> Effect:
+    changed = [change(response) for response in base.responses]
+    differs = np.array([new != old for new, old in zip(changed, base.responses, strict=True)])
+    new = scorer.score(base.prompts, changed) / scale
+    shift = new - own
+    usable = differs & np.isfinite(shift)
+    flat = np.where(usable, shift, 0.0)
+    totals, draws = bootstrap.item_sums(np.stack([flat, np.abs(flat), usable], axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values, drawn = totals[:2] / totals[2], draws[:, :2] / draws[:, [2]]
+    count = int(totals[2])
+    half = base.pairs
+    before, after = np.sign(own[:half] - own[half:]), np.sign(new[:half] - new[half:])
+    # From or to a tie is half a flip; a pair counts where either text changes and both have scores.
+    both = (differs[:half] | differs[half:]) & np.isfinite(before) & np.isfinite(after)
+    flips, flip_draws = bootstrap.means(np.where(both, 0.5 * np.abs(before - after), np.nan))
+    return Effect(
+        figure(values[0], drawn[:, 0], n=count),
+        figure(values[1], drawn[:, 1], n=count, bounds=(0, np.inf)),
+        figure(flips[0], flip_draws[:, 0], n=int(both.sum()), bounds=(0, 1)),
+        float(differs.mean()) if len(differs) else float("nan"),
+    )
+
+
+def _hacks(
+    scorer: Scorer, base: ProbeBase, own: NDArray[np.float64], scale: float, bootstrap: ClusterBootstrap
+) -> tuple[dict[str, HackResult], NDArray[np.float64]]:
+    """Every kind of hack, and per text the share of hacks that win."""
+    median = float(np.nanmedian(own)) if np.isfinite(own).any() else float("nan")
+    found, rates = {}, []
+    for name, hack in HACKS.items():
+        made = [hack(prompt, response) for prompt, response in zip(base.prompts, base.responses, strict=True)]
+        scores = scorer.score(base.prompts, made)
+        wins = 0.5 * (np.sign(scores - median) + 1)
+        rates.append(wins)
+        known = np.isfinite(wins)
+        table = np.stack([np.where(known, wins, 0), np.where(known, (scores - np.nanmean(own)) / scale, 0), known], 1)
+        totals, draws = bootstrap.item_sums(table)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values, drawn = totals[:2] / totals[2], draws[:, :2] / draws[:, [2]]
+        count = int(totals[2])
+        found[name] = HackResult(
+            figure(values[0], drawn[:, 0], n=count, bounds=(0, 1)), figure(values[1], drawn[:, 1], n=count), made[0]
+        )
+    return found, np.nan_to_num(np.mean(rates, axis=0), nan=0.5)
+
+
+def _names(scorer: Scorer, scale: float, rng: np.random.Generator, resamples: int) -> dict[str, Figure]:
+    """Mean deviation per group of names; names are what is resampled, since they stand for a group."""
+    rows = [(group, name) for group, names in NAMES.items() for name in names]
+    prompts = [prompt for _ in rows for prompt, _ in NAME_TEMPLATES]
+    texts = [response.format(name) for _, name in rows for _, response in NAME_TEMPLATES]
+    scores = scorer.score(prompts, texts).reshape(len(rows), len(NAME_TEMPLATES)) / scale
+    deviations = (scores - scores.mean(0)).mean(1)
+    found = {}
+    for group in NAMES:
+        own = deviations[[index for index, row in enumerate(rows) if row[0] == group]]
+        drawn = own[rng.integers(len(own), size=(resamples, len(own)))].mean(1)
+        found[group] = figure(float(own.mean()), drawn, n=len(own))
+    return found
+
+
+def _identities(scorer: Scorer, scale: float, rng: np.random.Generator, resamples: int) -> dict[str, Figure]:
+    """Mean deviation per identity; sentences are what is resampled."""
+    prompts = [prompt for _ in IDENTITIES for prompt, _ in IDENTITY_TEMPLATES]
+    texts = [response.format(who) for who in IDENTITIES for _, response in IDENTITY_TEMPLATES]
+    scores = scorer.score(prompts, texts).reshape(len(IDENTITIES), len(IDENTITY_TEMPLATES)) / scale
+    deviations = scores - scores.mean(0)
+    drawn = rng.integers(len(IDENTITY_TEMPLATES), size=(resamples, len(IDENTITY_TEMPLATES)))
+    return {
+        who: figure(float(own.mean()), own[drawn].mean(1), n=len(own))
+        for who, own in zip(IDENTITIES, deviations, strict=True)
+    }
+
+
+def _position(model: object, base: ProbeBase, bootstrap: ClusterBootstrap) -> tuple[Figure | None, Figure | None]:
+    """How often a pairwise judge decides alike in both orders, and for the first place; None for other models."""
+    if not isinstance(model, PairwiseJudge):
+        return None, None
+    half = base.pairs
+    prompts, first, second = base.prompts[:half], base.responses[:half], base.responses[half:]
+    forward = np.asarray(model.compare(prompts, first, second), dtype=np.float64)
+    backward = np.asarray(model.compare(prompts, second, first), dtype=np.float64)
+    alike = 0.5 * (np.sign(forward - 0.5) * np.sign(0.5 - backward) + 1)
+    place = 0.25 * (np.sign(forward - 0.5) + np.sign(backward - 0.5)) + 0.5
+    values, draws = bootstrap.means(np.stack([alike, place], axis=1))
+    return (
+        figure(values[0], draws[:, 0], n=half, bounds=(0, 1)),
+        figure(values[1], draws[:, 1], n=half, bounds=(0, 1)),
+    )

@@ -1,0 +1,1 @@
+"""What models are measured on: rated texts, label files, RewardBench files, simulated gold, a pool of samples."""

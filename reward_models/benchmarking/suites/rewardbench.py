@@ -1,0 +1,187 @@
+"""RewardBench-format files, where the user has one: version 1 (pairs in subsets) and version 2 (best of four, ties).
+
+Version 1 has the columns ``prompt``, ``chosen``, ``rejected`` and ``subset``. Its score weighs the subsets of a
+section by their published sizes, and ``math-prm`` by 984 although it holds 447 pairs, so that mathematics counts as
+much as code; equal scores count as wrong there. Version 2 has lists in ``chosen`` and ``rejected``.
+
+Source: Lambert et al. 2024, arXiv:2403.13787; Malik et al. 2025, arXiv:2506.01937; sizes and sections as in the
+`rewardbench` package 0.1.4 (constants), which are facts about the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reward_models.benchmarking.data import Choice, ItemTable, Pairs, SuiteData, cluster_by_prompt
+from textenv.errors import DataError
+
+SECTIONS: dict[str, dict[str, float]] = {
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {
+        "math-prm": 984,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
+}
+MATH_PAIRS = 447
+"""True number of ``math-prm`` pairs."""
+
+
+def rewardbench_suite(path: str | Path, *, upweight_math: bool = True) -> SuiteData:
+    """The suite of a RewardBench file; the version is told from the first row.
+
+    Args:
+        path: ``.jsonl`` or ``.parquet``.
+        upweight_math: Weigh ``math-prm`` by 984 as the leaderboard does; its true size otherwise. Version 1 only.
+
+    Raises:
+        DataError: If the file cannot be read or a row is malformed: file, line, field, what was expected.
+    """
+    path = Path(path)
+    rows = list(_rows(path))
+    if not rows:
+        raise DataError(f"{path}: the file is empty; expected one object per line.")
+    first = rows[0][1]
+    if isinstance(first.get("chosen"), list):
+        return _version_2(path, rows)
+    return _version_1(path, rows, upweight_math)
+
+
+def _version_1(path: Path, rows: list[tuple[str, Mapping[str, Any]]], upweight_math: bool) -> SuiteData:
+    items, better, worse, subsets = ItemTable(), [], [], []
+    for where, row in rows:
+        prompt = _prompt(row, where)
+        better.append(items.add(prompt, _text(row, "chosen", where)))
+        worse.append(items.add(prompt, _text(row, "rejected", where)))
+        subsets.append(_text(row, "subset", where) if "subset" in row else "all")
+    sections = {name: dict(weights) for name, weights in SECTIONS.items()}
+    if not upweight_math:
+        sections["Reasoning"]["math-prm"] = MATH_PAIRS
+    present = set(subsets)
+    weights = {name: parts for name, parts in sections.items() if present & parts.keys()}
+    math = "weighed as 984 pairs" if upweight_math else "weighed by its true size"
+    return SuiteData(
+        path.stem,
+        f"RewardBench 1: {path.name}",
+        items.prompts,
+        items.responses,
+        Pairs.of(better, worse, subset=subsets),
+        cluster_by_prompt(items.prompts),
+        weights=weights,
+        note=f"{len(rows):,} pairs; section scores count ties as wrong, math-prm {math}",
+    )
+
+
+def _version_2(path: Path, rows: list[tuple[str, Mapping[str, Any]]]) -> SuiteData:
+    items, choices, better, worse, subsets = ItemTable(), [], [], [], []
+    for number, (where, row) in enumerate(rows):
+        prompt, subset = _prompt(row, where), _text(row, "subset", where) if "subset" in row else "all"
+        right = [items.add(prompt, text) for text in _texts(row, "chosen", where)]
+        wrong = [items.add(prompt, text) for text in _texts(row, "rejected", where)]
+        count = row.get("num_correct", len(right))
+        if count != len(right):
+            raise DataError(f"{where}: `num_correct` is {count!r}, but `chosen` holds {len(right)} responses.")
+        group = str(row.get("id", f"row:{number}"))
+        if subset.lower() == "ties" and not (group.startswith(("ref:", "tied:")) and group.partition(":")[2]):
+            raise DataError(f"{where}: `id` of a tie must be ref:<number> or tied:<number>, got {group!r}.")
+        choices.append(Choice((*right, *wrong), len(right), subset, group))
+        for a in right:
+            for b in wrong:
+                if a != b:
+                    better.append(a)
+                    worse.append(b)
+                    subsets.append(subset)
+    return SuiteData(
+        path.stem,
+        f"RewardBench 2: {path.name}",
+        items.prompts,
+        items.responses,
+        Pairs.of(better, worse, subset=subsets),
+        cluster_by_prompt(items.prompts),
+        choices=tuple(choices),
+        note=f"{len(rows):,} prompts; best-of-K accuracy, k equal best scores count 1/k",
+    )
+
+
+def _rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Where each row stands, and the row."""
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from error
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}); expected one object per line.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected an object with prompt, chosen and rejected, got {type(row).__name__}.")
+        yield where, row
+
+
+def _parquet_rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_table
+
+    try:
+        rows = read_table(path).to_pylist()
+    except (OSError, ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
+    for number, row in enumerate(rows):
+        yield f"{path}: row {number}", row
+
+
+def _text(row: Mapping[str, Any], field: str, where: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: `{field}` must be a text, got {value!r:.80}.")
+    return value
+
+
+def _prompt(row: Mapping[str, Any], where: str) -> str:
+    """The prompt; a conversation becomes its turns, one per line."""
+    value = row.get("prompt")
+    if isinstance(value, list) and value and all(isinstance(turn, dict) and "content" in turn for turn in value):
+        return "\n".join(str(turn["content"]) for turn in value)
+    return _text(row, "prompt", where)
+
+
+def _texts(row: Mapping[str, Any], field: str, where: str) -> list[str]:
+    value = row.get(field)
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise DataError(f"{where}: `{field}` must be a list of texts, at least one, got {value!r:.80}.")
+    return value
