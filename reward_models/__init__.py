@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reward_models.base import RewardModel, TextTemplate
+    from reward_models.base import ChatTemplate, RewardModel, TextTemplate
     from reward_models.benchmarking import BenchmarkReport, benchmark
     from reward_models.card import write_card
     from reward_models.degenerate import degenerate_ratings
+    from reward_models.ensembles import Clipped, Ensemble, EnsembleScores, WeightedSum, ZScored
     from reward_models.labels import (
         BestOf,
         Comparison,
@@ -23,19 +24,24 @@ if TYPE_CHECKING:
         write_labels,
     )
     from reward_models.lexicon import Lexicon
+    from reward_models.loading import load_reward_model, save_reward_model
     from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
     from reward_models.normalization import Normalization
     from reward_models.sequence import SequenceRewardModel
     from reward_models.simulation import LikertScale, Rater, SimulatedRaters, WordGold
     from reward_models.tfidf import TfidfRidge
     from reward_models.training import RewardModelConfig, evaluate, train
+    from reward_models.weight_averaging import average_weights
 
 _HOMES = {
-    "BenchmarkReport": "benchmarking",
-    "benchmark": "benchmarking",
     "Accuracy": "metrics",
+    "BenchmarkReport": "benchmarking",
     "BestOf": "labels",
+    "ChatTemplate": "base",
+    "Clipped": "ensembles",
     "Comparison": "labels",
+    "Ensemble": "ensembles",
+    "EnsembleScores": "ensembles",
     "Lexicon": "lexicon",
     "LikertScale": "simulation",
     "Normalization": "normalization",
@@ -49,14 +55,20 @@ _HOMES = {
     "StepLabels": "labels",
     "TextTemplate": "base",
     "TfidfRidge": "tfidf",
+    "WeightedSum": "ensembles",
     "WordGold": "simulation",
+    "ZScored": "ensembles",
+    "average_weights": "weight_averaging",
+    "benchmark": "benchmarking",
     "comparisons_from_ratings": "labels",
     "degenerate_ratings": "degenerate",
     "evaluate": "training",
     "human_rater_accuracy": "metrics",
+    "load_reward_model": "loading",
     "pair_accuracy": "metrics",
     "ratings_from_texts": "labels",
     "read_labels": "labels",
+    "save_reward_model": "loading",
     "to_dataset": "labels",
     "train": "training",
     "write_card": "card",
@@ -67,7 +79,11 @@ __all__ = [
     "Accuracy",
     "BenchmarkReport",
     "BestOf",
+    "ChatTemplate",
+    "Clipped",
     "Comparison",
+    "Ensemble",
+    "EnsembleScores",
     "Lexicon",
     "LikertScale",
     "Normalization",
@@ -81,15 +97,20 @@ __all__ = [
     "StepLabels",
     "TextTemplate",
     "TfidfRidge",
+    "WeightedSum",
     "WordGold",
+    "ZScored",
+    "average_weights",
     "benchmark",
     "comparisons_from_ratings",
     "degenerate_ratings",
     "evaluate",
     "human_rater_accuracy",
+    "load_reward_model",
     "pair_accuracy",
     "ratings_from_texts",
     "read_labels",
+    "save_reward_model",
     "to_dataset",
     "train",
     "write_card",

@@ -6,6 +6,7 @@ Source: Hutto & Gilbert 2014 (ICWSM); package vaderSentiment 3.3.2 (MIT).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,10 @@ class Lexicon:
         joined = self._template.join(prompts, responses)
         texts = joined if self.include_prompt else responses
         return np.array([self._analyzer.polarity_scores(text)["compound"] for text in texts], dtype=np.float32)
+
+    def to_spec(self) -> dict[str, Any]:
+        """What `reward_models.load_reward_model` builds it from."""
+        return {"kind": "lexicon", "include_prompt": self.include_prompt}
 
 
 def positive_share(compound: NDArray[np.float32]) -> float:
