@@ -1,0 +1,92 @@
+"""How often a reward model agrees with labels of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_models.labels.conversion import comparisons_from_ranking
+from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.metrics import pair_accuracy
+from reward_models.training.objectives import texts_of
+from textenv.errors import DataError
+
+
+def evaluate(rm: Any, labels: Sequence[Label]) -> dict[str, float]:
+    """Accuracy on labels; ties of scores count one half.
+
+    Of ratings it is the share of pairs in the right order, of comparisons the share won by the chosen one (tied labels
+    left out), of rankings the share of their decided pairs, of best-of-K labels the share whose best one is found, of
+    steps the share of scores with the right sign.
+
+    Args:
+        rm: A reward model; its `score_raw` if it has one, else its `score`.
+        labels: Of any kinds.
+
+    Returns:
+        ``accuracy`` (the mean over labels if the kinds are mixed, and then each kind's own as ``accuracy_ratings``
+        and so on), and if there are ratings ``accuracy_gap_0_5``.
+
+    Raises:
+        DataError: If there are no labels, or nothing in them can be right or wrong.
+    """
+    texts = list(dict.fromkeys(text for label in labels for text in texts_of(label)))
+    if not texts:
+        raise DataError("there are no labels to evaluate on.")
+    judge = rm.score_raw if hasattr(rm, "score_raw") else rm.score
+    scores = judge([prompt for prompt, _ in texts], [response for _, response in texts])
+    by_text = dict(zip(texts, np.asarray(scores, dtype=np.float64).tolist(), strict=True))
+    found: dict[str, tuple[float, int]] = {}
+    extra: dict[str, float] = {}
+    ratings = [label for label in labels if isinstance(label, Rating)]
+    if ratings:
+        mine = [by_text[label.prompt, label.response] for label in ratings]
+        pairs = pair_accuracy(mine, [x.score for x in ratings], np.random.default_rng(0), gaps=(0.0, 0.5), resamples=0)
+        found["ratings"] = (pairs[0.0].value, len(ratings))
+        extra["accuracy_gap_0_5"] = pairs[0.5].value
+    judged = {
+        "comparisons": [_compared(x, by_text) for x in labels if isinstance(x, Comparison) and not x.tie],
+        "rankings": [_ranked(x, by_text) for x in labels if isinstance(x, Ranking) and len(set(x.ranks)) > 1],
+        "best_of": [_best(x, by_text) for x in labels if isinstance(x, BestOf)],
+        "steps": [_steps(x, by_text) for x in labels if isinstance(x, StepLabels)],
+    }
+    found |= {kind: (float(np.mean(right)), len(right)) for kind, right in judged.items() if right}
+    if not found:
+        raise DataError("the labels to evaluate on are all ties: no order can be right.")
+    count = sum(number for _, number in found.values())
+    overall = {"accuracy": sum(value * number for value, number in found.values()) / count} | extra
+    if len(found) > 1:
+        overall |= {f"accuracy_{kind}": value for kind, (value, _) in found.items()}
+    return overall
+
+
+Scores = dict[tuple[str, str], float]
+
+
+def _compared(label: Comparison, scores: Scores) -> float:
+    return _order(scores[label.prompt, label.chosen], scores[label.prompt, label.rejected])
+
+
+def _ranked(label: Ranking, scores: Scores) -> float:
+    return float(np.mean([_compared(pair, scores) for pair in comparisons_from_ranking(label, ties=False)]))
+
+
+def _best(label: BestOf, scores: Scores) -> float:
+    mine: NDArray[np.float64] = np.array([scores[label.prompt, response] for response in label.responses])
+    highest = mine == mine.max()
+    return float(highest[label.best] / highest.sum())
+
+
+def _steps(label: StepLabels, scores: Scores) -> float:
+    mine = [scores[text] for text in texts_of(label)]
+    right = [
+        _order(s, 0.0) if y > 0.5 else _order(0.0, s) for s, y in zip(mine, label.labels, strict=True) if y is not None
+    ]
+    return float(np.mean(right))
+
+
+def _order(better: float, worse: float) -> float:
+    return 0.5 * (np.sign(better - worse) + 1)
