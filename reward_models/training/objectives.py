@@ -99,7 +99,8 @@ class Learned(nn.Module):
             for index, value in enumerate(increasing(self.cutpoints.detach()).tolist()):
                 found[f"cutpoint_{self.scale[0] + index}"] = float(value)
         if self.affine is not None:
-            found |= {"rating_offset": float(self.affine[0]), "rating_gain": float(self.affine[1].exp())}
+            offset, log_gain = self.affine.detach().tolist()
+            found |= {"rating_offset": offset, "rating_gain": math.exp(log_gain)}
         return found
 
 
