@@ -24,6 +24,7 @@ from reward_models.training.evaluation import evaluate
 from reward_models.training.objectives import Learned
 from reward_models.training.state import Best, checkpoint, resume
 from textenv.errors import RunCheckError
+from textenv.memory import keep_freed_memory
 from textenv.mixed_precision import ComputeCopy, fast_bf16, round_up
 from textenv.progress import StageProgress
 from textenv.runs import Run
@@ -98,6 +99,8 @@ class _Loop:
         run: Run | None,
         stage: str,
     ) -> None:
+        if rm.device.type == "cpu":
+            keep_freed_memory()
         self.rm, self.batches, self.held_out = rm, batches, held_out
         self.config, self.run_folder, self.stage = config, run, stage
         self.learned = batches.learned.to(rm.device)
