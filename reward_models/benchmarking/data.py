@@ -128,8 +128,10 @@ class SuiteData:
         sizes |= {} if self.raters is None else {"raters": len(self.raters)}
         wrong = [f"{size} {name}" for name, size in sizes.items() if size != n]
         if wrong or n == 0:
-            raise DataError(f"suite {self.name!r} has {n} prompts and {', '.join(wrong) or 'nothing else'}; give each "
-                            "item one of each, and at least one item.")  # fmt: skip
+            raise DataError(
+                f"suite {self.name!r} has {n} prompts and {', '.join(wrong) or 'nothing else'}; give each "
+                "item one of each, and at least one item."
+            )
         if len(self.pairs) and max(self.pairs.better.max(), self.pairs.worse.max()) >= n:
             raise DataError(f"suite {self.name!r}: a pair names an item beyond the {n} that there are.")
 

@@ -39,7 +39,7 @@ class AccuracyResult(NamedTuple):
 
 
 def correctness(scores: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
-    """1 where the better item has the larger score, ½ where the scores are equal or one is missing, else 0: ``(P,)``."""
+    """1 where the better item scores more, ½ where the scores are equal or one is missing, else 0; shape ``(P,)``."""
     difference = scores[pairs.better] - scores[pairs.worse]
     return 0.5 * (np.sign(np.nan_to_num(difference)) + 1)
 

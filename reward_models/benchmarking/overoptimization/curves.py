@@ -109,8 +109,10 @@ def policy_path(
     """
     arrays = [np.asarray(values, np.float64) for values in (kl, proxy, gold)]
     if any(values.ndim != 3 or values.shape != arrays[0].shape for values in arrays):
-        raise ShapeError(f"`kl`, `proxy` and `gold` must be (checkpoints, prompts, samples), got "
-                         f"{[values.shape for values in arrays]}.")  # fmt: skip
+        raise ShapeError(
+            f"`kl`, `proxy` and `gold` must be (checkpoints, prompts, samples), got "
+            f"{[values.shape for values in arrays]}."
+        )
     if len(steps) != len(arrays[0]):
         raise ShapeError(f"got {len(steps)} steps for {len(arrays[0])} checkpoints.")
     by_prompt = [values.mean(2).T for values in arrays]
@@ -146,7 +148,8 @@ def _curve(
     from_start, draws_from_start = gold_mean - gold_mean[0], gold_draws - gold_draws[:, [0]]
     distance = np.sqrt(np.maximum(np.vstack([kl_mean, kl_draws]), 0))
     fit = None
-    if (distance[0] > 1e-9).sum() >= 2:
+    # A proxy without an opinion moves nothing: rounding errors have no form.
+    if (distance[0] > 1e-9).sum() >= 2 and np.abs(from_start).max() > 1e-9:
         fit = fit_form(distance, from_start, draws_from_start, form=method)
     with np.errstate(invalid="ignore"):
         ends = np.quantile(kl_draws, [0.025, 0.975], axis=0) if len(kl_draws) else np.stack([kl_mean, kl_mean])

@@ -91,5 +91,5 @@ def _quality(response: str) -> float:
     total = sum(ADJECTIVES[word] for word in set(judged))
     repeated = len(judged) - len(set(judged))
     exclaimed = words.count("!")
-    warmth = 0.45 * min(exclaimed, 2) - 0.6 * max(exclaimed - 2, 0)
+    warmth = 0.6 * min(exclaimed, 2) - 0.9 * max(exclaimed - 2, 0)
     return 1.2 * float(np.tanh(total)) + warmth - 0.3 * repeated - (0.0 if judged else 1.0)

@@ -34,8 +34,10 @@ class PoolSuite:
 
     def __post_init__(self) -> None:
         if self.gold.ndim != 2 or self.gold.shape[0] != len(self.prompts) or len(self.responses) != len(self.prompts):
-            raise ShapeError(f"pool {self.name!r}: {len(self.prompts)} prompts, {len(self.responses)} rows of "
-                             f"responses and gold of shape {self.gold.shape} do not fit.")  # fmt: skip
+            raise ShapeError(
+                f"pool {self.name!r}: {len(self.prompts)} prompts, {len(self.responses)} rows of "
+                f"responses and gold of shape {self.gold.shape} do not fit."
+            )
         if any(len(row) != self.gold.shape[1] for row in self.responses):
             raise ShapeError(f"pool {self.name!r}: every prompt needs {self.gold.shape[1]} responses.")
 
