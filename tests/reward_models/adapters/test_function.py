@@ -58,5 +58,5 @@ def test_fallbacks_warn_at_powers_of_ten_only(caplog: pytest.LogCaptureFixture) 
         assert fallbacks.use("said nothing.") == 0.5
     assert fallbacks.count == 25
     assert [record.levelname for record in caplog.records].count("WARNING") == 2  # the first and the tenth
-    with pytest.raises(RewardError, match="the judge: said nothing. Give a `fallback_score`"):
+    with pytest.raises(RewardError, match=r"the judge: said nothing\. Give a `fallback_score`"):
         Fallbacks(None, "the judge").use("said nothing.")
