@@ -9,22 +9,30 @@ from reward_models.labels.conversion import (
     ratings_from_texts,
 )
 from reward_models.labels.files import read_labels, to_dataset, write_labels
+from reward_models.labels.raters import agreement, dawid_skene, krippendorff_alpha, rater_effects
 from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.labels.splits import LabelSplits, split_labels
 
 __all__ = [
     "BestOf",
     "Comparison",
     "Label",
+    "LabelSplits",
     "Ranking",
     "Rating",
     "StepLabels",
+    "agreement",
     "comparisons_from_best",
     "comparisons_from_ranking",
     "comparisons_from_ratings",
+    "dawid_skene",
+    "krippendorff_alpha",
     "ranking_from_best",
     "ranking_from_ratings",
+    "rater_effects",
     "ratings_from_texts",
     "read_labels",
+    "split_labels",
     "to_dataset",
     "write_labels",
 ]

@@ -2,7 +2,7 @@
 
 from reward_models.training.batches import LabelBatches
 from reward_models.training.config import RewardModelConfig
-from reward_models.training.evaluation import evaluate
+from reward_models.training.evaluation import evaluate, measure
 from reward_models.training.fit import train
 
-__all__ = ["LabelBatches", "RewardModelConfig", "evaluate", "train"]
+__all__ = ["LabelBatches", "RewardModelConfig", "evaluate", "measure", "train"]

@@ -266,8 +266,8 @@ def _one_scale(ratings: Sequence[Rating]) -> tuple[int, int]:
     scales = {label.scale for label in ratings}
     if len(scales) != 1 or None in scales or any(not float(label.score).is_integer() for label in ratings):
         raise DataError(
-            f'`ratings_loss="ordinal"` needs whole-number ratings on one `scale`, got the scales {sorted(map(str, scales))}'
-            " (a mean of several ratings is no category: give the single ones)."
+            '`ratings_loss="ordinal"` needs whole-number ratings on one `scale` (a mean of several is no category), '
+            f"got the scales {sorted(map(str, scales))}."
         )
     (scale,) = scales
     assert scale is not None

@@ -232,3 +232,50 @@ def test_rlhf_optimises_a_model_that_is_there_already(finished: Path, tmp_path: 
 def test_negative_lora_rank_is_refused(capsys: pytest.CaptureFixture[str]):
     assert main(["ppo", "--ppo.lora_rank", "-1"]) == 1
     assert "`lora_rank` must be ≥ 0, got -1" in capsys.readouterr().err
+
+
+def write_comparisons(path: Path, count: int) -> Path:
+    """Comparisons of built-in texts with the better rated one chosen."""
+    from reward_models.labels import Comparison, ratings_from_texts, write_labels
+    from textenv.datasets import builtin_ratings
+
+    rated = sorted(ratings_from_texts(builtin_ratings(2 * count)), key=lambda x: x.score)
+    made = [
+        Comparison(worse.prompt, better.response, worse.response)
+        for worse, better in zip(rated[:count], rated[count:], strict=True)
+    ]
+    write_labels(path, made)
+    return path
+
+
+def test_reward_learns_from_a_label_file_and_writes_a_model_with_its_card(finished: Path, tmp_path: Path):
+    from transformers import AutoModelForSequenceClassification
+
+    labels = write_comparisons(tmp_path / "labels.jsonl", 400)
+    flags = ["reward", "--runs_dir", str(tmp_path), "--labels", str(labels), "--reward.trunk", "policy"]
+    flags += ["--model", str(finished / "runs" / "tiny" / "pretrain"), "--reward.training.learning_rate", "0.003"]
+    flags += ["--policy", str(finished / "runs" / "tiny" / "sft"), "--reward.normalization_samples", "16"]
+    flags += ["--reward.training.bf16", "false", "--reward.training.epochs", "4", "--reward.training.batch_size", "16"]
+    assert main(flags) == 0
+    folder = tmp_path / "reward" / "reward"
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
+    summary = json.loads((tmp_path / "reward" / "summary.json").read_text())
+    assert summary["reward_model"]["accuracy"] > 0.8
+    done = json.loads((folder / "done.json").read_text())
+    assert done["training"]["held_out_loss"] < math.log(2)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "Comparison from" not in card
+    assert f"{summary['reward_model']['accuracy']:.3f}" in card
+    assert "fitted on" in card
+
+
+def test_reward_label_file_with_a_mistake_ends_in_one_line_and_leaves_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_comparisons(tmp_path / "labels.jsonl", 40)
+    file.write_text(file.read_text("utf-8") + '{"prompt": "p", "chosen": "a"}\n', "utf-8")
+    assert main(["reward", "--runs_dir", str(tmp_path / "runs"), "--labels", str(file)]) == 1
+    err = capsys.readouterr().err
+    assert f"{file}:41: field `rejected`: expected a text or a list of chat messages, got nothing" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -20,6 +20,7 @@ from textenv.cli.configs import (
     SFTCommand,
 )
 from textenv.cli.data import RatedData
+from textenv.cli.label_stage import label_stage, load_labels
 from textenv.datasets import smollm2_path
 from textenv.report import summary_table, write_report
 from textenv.runs import Run
@@ -56,20 +57,34 @@ def sft(config: SFTCommand, run: Run, data: RatedData) -> None:
 
 def reward(config: RewardCommand, run: Run, data: RatedData) -> None:
     """``textenv reward``."""
-    summary = stages.once(
-        run,
-        "reward",
-        lambda: stages.reward_stage(
+    trunk = stages.check_folder("model", config.model) if config.model else None
+    policy = stages.check_folder("policy", config.policy) if config.policy else None
+    sampling = SamplingParams(config.temperature, max_new_tokens=config.max_new_tokens)
+
+    def work() -> dict[str, Any]:
+        if config.labels:
+            return label_stage(
+                run,
+                load_labels(config.labels, config.validation_labels),
+                config.reward,
+                labels_file=config.labels,
+                trunk_folder=trunk,
+                policy_folder=policy,
+                sampling=sampling,
+                seed=config.seed,
+            )
+        return stages.reward_stage(
             run,
             data,
             config.reward,
-            trunk_folder=stages.check_folder("model", config.model) if config.model else None,
-            policy_folder=stages.check_folder("policy", config.policy) if config.policy else None,
+            trunk_folder=trunk,
+            policy_folder=policy,
             domain=config.reward.domains[0],
-            sampling=SamplingParams(config.temperature, max_new_tokens=config.max_new_tokens),
+            sampling=sampling,
             seed=config.seed,
-        ),
-    )
+        )
+
+    summary = stages.once(run, "reward", work)
     finish(run, config, data, {"reward": summary})
 
 
@@ -186,10 +201,11 @@ def finish(run: Run, config: RunConfig, data: RatedData, done: dict[str, dict[st
     """Write ``summary.json`` and ``report.html``, show the summary table."""
     seconds = {"data": round(data.seconds, 1)} | {name: stage["seconds"] for name, stage in done.items()}
     seconds["total"] = round(sum(seconds.values()), 1)
+    labels = getattr(config, "labels", "")
     summary: dict[str, Any] = {
         "name": run.path.name,
         "seed": config.seed,
-        "data": config.data,
+        "data": f"labels of {Path(labels).name}" if labels else config.data,
         "versions": stages.versions(),
     }
     for stage in ("pretrain", "sft"):
@@ -198,7 +214,7 @@ def finish(run: Run, config: RunConfig, data: RatedData, done: dict[str, dict[st
     if "reward" in done:
         reward = done["reward"]
         summary["reward_model"] = {"trunk": reward["trunk"], **reward["reward_model"]}
-        summary |= {name: reward[name] for name in ("human_rater", "lexicon", "tfidf")}
+        summary |= {name: reward[name] for name in ("human_rater", "lexicon", "tfidf") if name in reward}
     if "evaluate" in done:
         summary["policy"] = {name: value for name, value in done["evaluate"].items() if name != "seconds"}
     if "ppo" in done:

@@ -19,14 +19,18 @@ class RewardStageConfig:
     """The reward-model stage.
 
     Attributes:
-        trunk: ``minilm`` (22 M parameters, fetched), ``policy`` (the pre-trained language model, as in InstructGPT), or
-            ``auto``: MiniLM for the human ratings, the policy's trunk for built-in data.
+        trunk: ``minilm`` (22 M parameters, fetched), ``smollm2`` (135 M, fetched), ``policy`` (the pre-trained language
+            model, as in InstructGPT), or ``auto``: MiniLM for human labels, the policy's trunk for built-in data.
+        template: How prompt and response become one text, with ``{prompt}`` and ``{response}``.
+        max_tokens: Longest text; the end is kept. 0 means 128, or what the trunk allows if that is less.
         domains: Domains whose ratings are trained on.
         normalization_samples: Answers of the SFT policy that fix mean 0 and standard deviation 1.
         training: Epochs, rates, batch size.
     """
 
-    trunk: Literal["auto", "minilm", "policy"] = "auto"
+    trunk: Literal["auto", "minilm", "smollm2", "policy"] = "auto"
+    template: str = "{prompt}{response}"
+    max_tokens: int = 0
     domains: list[str] = field(default_factory=lambda: ["movies"])
     normalization_samples: int = 512
     training: RewardModelConfig = field(default_factory=RewardModelConfig)
@@ -134,9 +138,12 @@ class SFTCommand(RunConfig):
 
 @dataclass(frozen=True)
 class RewardCommand(RunConfig):
-    """``textenv reward``: train a reward model on what people rated.
+    """``textenv reward``: train a reward model on what people rated, or on a file of labels.
 
     Attributes:
+        labels: A ``.jsonl`` or ``.parquet`` file of labels (comparisons, rankings, best of K, ratings, steps, mixed as
+            they come); empty: the rated texts of `data`.
+        validation_labels: Held-out labels for early stopping and the card's figures; empty cuts `labels` 80 : 10 : 10.
         model: Folder of the language model whose trunk is used with ``--reward.trunk policy``.
         policy: Folder of the policy whose answers fix the normalisation; empty leaves the scores raw.
         temperature: Of those answers.
@@ -145,6 +152,8 @@ class RewardCommand(RunConfig):
     """
 
     name: str = "reward"
+    labels: str = ""
+    validation_labels: str = ""
     model: str = ""
     policy: str = ""
     temperature: float = 0.8

@@ -18,13 +18,14 @@ COMMANDS = {
     "quickstart": "all four stages on rated texts, with a report: start here",
     "pretrain": "a tokenizer and a small language model from scratch",
     "sft": "fine-tune a language model on demonstrations",
-    "reward": "train a reward model on human ratings",
+    "reward": "train a reward model on human ratings, or on a file of labels",
     "ppo": "optimise a policy against a reward model",
     "rlhf": "reward model and PPO for a model that is there already, with a report",
     "play": "be the policy: choose tokens yourself, see log-probs and reward",
     "report": "write the report of a run again",
     "sample": "answer prompts with a model; the answers go into a trajectory store",
     "trajectories": "look into trajectory stores: show, stats, compare",
+    "benchmark": "measure reward models: agreement with people, bias, robustness, over-optimisation",
 }
 
 
@@ -39,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"textenv: unknown command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     _quiet_libraries()
-    alone = {"report": _report, "play": _play, "sample": _sample, "trajectories": _trajectories}
+    alone = {
+        "report": _report,
+        "play": _play,
+        "sample": _sample,
+        "trajectories": _trajectories,
+        "benchmark": _benchmark,
+    }
     try:
         return alone.get(command, lambda rest: _run(command, rest))(rest)
     except (TextEnvError, OSError) as error:
@@ -79,12 +86,17 @@ def _run(command: str, arguments: list[str]) -> int:
     from rich.console import Console
 
     from textenv.cli import commands
-    from textenv.cli.data import load_data
+    from textenv.cli.data import RatedData, load_data
+    from textenv.cli.label_stage import load_labels
 
     _quiet_transformers()
     config, resume = parse(command, arguments)
     # Before the run's folder exists: without data there is no run.
-    data = load_data(config.data, config.builtin_texts)
+    if getattr(config, "labels", ""):
+        load_labels(config.labels, config.validation_labels)
+        data = RatedData(config.data, ())
+    else:
+        data = load_data(config.data, config.builtin_texts)
     run = commands.open_run(config, Console(), resume=resume)
     try:
         getattr(commands, command)(config, run, data)
@@ -194,6 +206,41 @@ def _trajectories(arguments: list[str]) -> int:
             raise
         raise ConfigError(" ".join(str(error).split())) from error
     getattr(trajectories, action)(stores, chosen, Console())
+    return 0
+
+
+def _benchmark(arguments: list[str]) -> int:
+    import jsonargparse
+    from rich.console import Console
+
+    from textenv.cli import benchmark
+    from textenv.errors import ConfigError
+
+    _quiet_transformers()
+    if arguments[:1] == ["overoptimize"]:
+        from textenv.cli.overoptimize import OveroptimizeOptions, overoptimize
+
+        values, _ = _parse_fields("benchmark", OveroptimizeOptions, arguments[1:], resumable=False)
+        overoptimize(OveroptimizeOptions(**values), Console())
+        return 0
+    parser = jsonargparse.ArgumentParser(
+        prog="textenv benchmark",
+        description=COMMANDS["benchmark"] + "; `textenv benchmark overoptimize` trains a policy against a proxy",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--models", nargs="+", default=[], help="name=spec: a folder, URL, lexicon, tfidf:movies, …")
+    parser.add_argument("--suites", nargs="+", default=list(benchmark.DEFAULT_SUITES), help="names, or label files")
+    parser.add_class_arguments(benchmark.BenchmarkOptions, as_group=False)
+    try:
+        parsed = parser.parse_args(arguments)
+        models, suites = parsed.pop("models"), parsed.pop("suites")
+        options = benchmark.BenchmarkOptions(**vars(parser.instantiate(parsed)))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+    benchmark.run_benchmark(models, suites, options, Console())
     return 0
 
 

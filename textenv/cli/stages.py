@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from reward_models import (
     ratings_from_texts,
     train,
 )
+from reward_models.card import write_card
 from reward_models.lexicon import positive_share
 from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
-from textenv.datasets import minilm_path
+from textenv.datasets import minilm_path, smollm2_path
 from textenv.envs import TextGenerationVectorEnv
 from textenv.errors import ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
@@ -96,12 +97,7 @@ def reward_stage(
     seed: int,
 ) -> dict[str, Any]:
     """Stage three: writes ``reward/``, normalised on the policy's answers, with accuracies beside baselines."""
-    trunk = config.trunk if config.trunk != "auto" else ("minilm" if data.kind == "human" else "policy")
-    if trunk == "policy" and trunk_folder is None:
-        raise ConfigError("`--reward.trunk policy` needs the language model's folder: give `--model`")
-    source = minilm_path() if trunk == "minilm" else trunk_folder
-    assert source is not None
-    rm = SequenceRewardModel.from_trunk(source, seed=seed)
+    trunk, rm = start_reward_model(config, trunk_folder, auto="minilm" if data.kind == "human" else "policy", seed=seed)
     labels = ratings_from_texts(data.rated("train", config.domains))
     validation = ratings_from_texts(data.rated("validation", [domain]))
     labels += degenerate_ratings(labels, np.random.default_rng(seed))
@@ -115,11 +111,35 @@ def reward_stage(
         samples = policy.generate(prompts, sampling, n=repeats, seed=seed)
         rm.normalize([t.prompt for t in samples], [t.response for t in samples], policy=str(policy_folder.name))
     rm.save_pretrained(run.stage("reward"))
-    compared = compare_with_baselines(rm, data, domain)
-    return {"trunk": trunk, "training": trained, **compared}
+    found = compare_with_baselines(rm, data, domain)
+    write_card(
+        run.stage("reward"),
+        training_data=f"{len(labels)} ratings ({data.kind} data, {', '.join(config.domains)}), train split.",
+        settings={"trunk": trunk, **asdict(training)},
+        accuracies={f"{name}, gap > {gap:g}": x for name, by_gap in found.items() for gap, x in by_gap.items()},
+        evaluation_data=f"the test split of {domain} ({data.kind} data)",
+    )
+    return {"trunk": trunk, "training": trained, **{name: _accuracy_figures(x) for name, x in found.items()}}
 
 
-def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, Any]:
+def start_reward_model(
+    config: RewardStageConfig, trunk_folder: Path | None, *, auto: str, seed: int
+) -> tuple[str, SequenceRewardModel]:
+    """The trunk's name and an untrained reward model on it.
+
+    Raises:
+        ConfigError: If the policy's trunk is asked for and there is none.
+    """
+    trunk = auto if config.trunk == "auto" else config.trunk
+    if trunk == "policy" and trunk_folder is None:
+        raise ConfigError("`--reward.trunk policy` needs the language model's folder: give `--model`")
+    source = {"minilm": minilm_path, "smollm2": smollm2_path}.get(trunk, lambda: trunk_folder)()
+    assert source is not None
+    limit = config.max_tokens or None
+    return trunk, SequenceRewardModel.from_trunk(source, seed=seed, template=config.template, max_tokens=limit)
+
+
+def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Accuracy]]:
     """Accuracy on held-out pairs of the reward model, one human rater, the VADER lexicon, and TF-IDF with ridge."""
     test = data.rated("test", [domain])
     labels = ratings_from_texts(test)
@@ -135,7 +155,7 @@ def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str
     }
     found = {name: pair_accuracy(scores, means, np.random.default_rng(0)) for name, scores in scored.items()}
     found["human_rater"] = human_rater_accuracy([rated.ratings for rated in test], np.random.default_rng(0))
-    return {name: _accuracy_figures(accuracies) for name, accuracies in found.items()}
+    return found
 
 
 def _accuracy_figures(accuracies: dict[float, Accuracy]) -> dict[str, Any]:
