@@ -77,7 +77,7 @@ def load_reward_model(spec: str | Path | Mapping[str, Any]) -> RewardModel:
         if text.startswith(start):
             return _build({"kind": "http", "url": text.removeprefix("openrlhf+"), "payload": payload}, Path())
     path = Path(text)
-    if path.is_dir():
+    if text and path.is_dir():
         described = path / SPEC_FILE
         return _from_file(described) if described.is_file() else _build({"kind": "sequence", "path": text}, Path())
     if path.suffix == ".json" and path.is_file():

@@ -36,11 +36,13 @@ class Client:
         requirements: What pip installs.
         arguments: What the environment's Python runs, in the repository's root.
         with_dependencies: Whether pip also installs what the requirements need.
+        beside: What pip installs after that, with what it needs.
     """
 
     requirements: tuple[str, ...]
     arguments: tuple[str, ...]
     with_dependencies: bool = True
+    beside: tuple[str, ...] = ()
 
 
 def check(name: str) -> tuple[str, ...]:
@@ -60,6 +62,21 @@ CLIENTS = {
     "rl_zoo3": Client(("rl_zoo3",), check("rl_zoo3")),
     "minari": Client(("minari[create,hdf5]",), check("minari")),
     "trl": Client(("trl==1.12.0",), check("trl")),  # the last release with PPO
+    # Without its own requirements: a comparison of scores needs no quantisation, formatters or chat server.
+    "rewardbench": Client(
+        (
+            "rewardbench==0.1.4",
+            "transformers==4.51.0",
+            "tokenizers<0.22",
+            "huggingface_hub<1",
+            "trl==0.17.0",
+            "fschat",
+            "sentencepiece",
+        ),
+        check("rewardbench"),
+        with_dependencies=False,
+        beside=("wandb", "datasets", "setuptools<81", "huggingface_hub<1"),
+    ),
 }
 
 
@@ -72,15 +89,17 @@ def prepare(name: str, client: Client, *, fresh: bool) -> Path:
     folder = FOLDER / name
     python = folder / "bin" / "python"
     done = folder / "installed.txt"
-    wanted = "\n".join(client.requirements)
+    wanted = "\n".join(client.requirements + client.beside)
     if fresh or not done.is_file() or done.read_text("utf-8") != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
         own = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
         (own / "underneath.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         flags = () if client.with_dependencies else ("--no-deps",)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *flags]
-        subprocess.run([*command, *client.requirements], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, *flags, *client.requirements], check=True)
+        if client.beside:
+            subprocess.run([*command, *client.beside], check=True)
         done.write_text(wanted, encoding="utf-8")
     return python
 
@@ -91,7 +110,7 @@ def run(name: str, *, fresh: bool) -> bool:
     start = time.perf_counter()
     try:
         python = prepare(name, client, fresh=fresh)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TEXTENV_PYTHON": sys.executable}
         subprocess.run([str(python), *client.arguments], check=True, cwd=ROOT, env=environment)
     except subprocess.CalledProcessError as error:
         sys.stdout.write(f"{name}: FAILED, exit status {error.returncode} of {error.cmd}\n")

@@ -27,6 +27,7 @@ from reward_models import (
     SequenceRewardModel,
     TfidfRidge,
     degenerate_ratings,
+    load_reward_model,
     ratings_from_texts,
     train,
 )
@@ -168,14 +169,15 @@ def _accuracy_figures(accuracies: dict[float, Accuracy]) -> dict[str, Any]:
 
 
 def load_reward(name: str | Path) -> Any:
-    """A reward model's folder, or ``lexicon``.
+    """The reward model that a name stands for, see `reward_models.load_reward_model`: a folder, ``lexicon``, ….
 
     Raises:
-        ConfigError: If no name is given.
+        ConfigError: If no name is given, or it stands for nothing.
+        CheckpointError: If a folder holds no reward model.
     """
     if not str(name):
         raise ConfigError("no reward: give `--reward_model DIR`, or `--reward_model lexicon`")
-    return Lexicon() if str(name) == "lexicon" else SequenceRewardModel.from_pretrained(name)
+    return load_reward_model(name)
 
 
 def lora_config(rank: int) -> Any:
