@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from reward_models.adapters.common import checked_scores, shown
 from reward_models.base import paired
+from textenv.episode import Episode
 from textenv.errors import ConfigError, RewardError, TextEnvError
-from textenv.rewards import call_reward
+from textenv.rewards import Scores, call_reward, score_episodes
 
 
 class FunctionReward:
@@ -47,6 +48,17 @@ class FunctionReward:
         else:
             scores = [self._one(prompt, response) for prompt, response in pairs]
         return checked_scores(scores, prompts, responses, source="the reward function")
+
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """What the function says of finished episodes, per token where it is dense: the environment asks for this.
+
+        Raises:
+            RewardError: If the function raises or returns rubbish.
+        """
+        if not self.each:
+            return score_episodes(self.function, episodes)
+        scores = self.score([episode.prompt for episode in episodes], [episode.response for episode in episodes])
+        return Scores(scores.astype(np.float64))
 
     def to_spec(self) -> dict[str, Any]:
         """What `reward_models.load_reward_model` builds it from.

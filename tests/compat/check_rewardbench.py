@@ -17,6 +17,7 @@ accuracy (or 1, where rounding in two different batches breaks it) and one half 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def check_accuracy(theirs: dict[str, Any], ours: dict[str, list[float]]) -> None
 def main() -> None:
     """Run our half beside, then rewardbench, and compare."""
     stay_on_the_cpu()
+    logging.disable(logging.WARNING)  # the command reports its every batch
     root = Path(__file__).resolve().parents[2]
     own_python = os.environ["TEXTENV_PYTHON"]
     with tempfile.TemporaryDirectory() as name:

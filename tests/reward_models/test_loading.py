@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from transformers import BertConfig, BertForSequenceClassification
 
+from reward_models.adapters.classifier import ClassifierRewardModel
 from reward_models.adapters.dpo import DPOReward
 from reward_models.adapters.encoder import EncoderSimilarity
 from reward_models.adapters.function import FunctionReward
@@ -50,6 +52,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``sequence``, ``lm`` (with a head in a file of its own) and ``encoder``."""
     root = tmp_path_factory.mktemp("models")
     make_sequence().save_pretrained(root / "sequence")
+    tokenizer = word_tokenizer(WORDS, encoder=True)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
+    save_trunk(BertForSequenceClassification(config), tokenizer, root / "classifier")
     tokenizer = word_tokenizer(WORDS, encoder=False)
     lm = tiny_llama(tokenizer)
     save_trunk(lm, tokenizer, root / "lm")
@@ -61,6 +73,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 DESCRIPTIONS: dict[str, tuple[dict[str, Any], type]] = {
     "sequence": ({"kind": "sequence", "path": "sequence"}, SequenceRewardModel),
+    "classifier": ({"kind": "classifier", "path": "classifier", "values": [1, 2]}, ClassifierRewardModel),
     "scalar head": ({"kind": "scalar_head", "path": "lm", "head": "head.safetensors"}, ScalarHeadRewardModel),
     "encoder": ({"kind": "encoder", "path": "encoder", "liked": ["great story"]}, EncoderSimilarity),
     "dpo": ({"kind": "dpo", "policy": "lm", "reference": "lm", "variant": "average"}, DPOReward),

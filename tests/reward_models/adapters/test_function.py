@@ -7,7 +7,9 @@ import pytest
 
 from reward_models.adapters.common import Fallbacks, checked_scores
 from reward_models.adapters.function import FunctionReward
+from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, RewardError, ShapeError
+from textenv.rewards import score_episodes
 
 
 def lengths(prompts: list[str], responses: list[str]) -> list[float]:
@@ -19,6 +21,14 @@ def test_function_of_lists_and_of_single_texts() -> None:
     assert FunctionReward(lambda p, r: len(p) - len(r), each=True).score(("a",), ("xyz",)).tolist() == [-2.0]
     found = FunctionReward(lambda p, r: [np.array([1.0, 2.0]), np.zeros(0)]).score(["", ""], ["", ""])
     assert (found.dtype, found.tolist()) == (np.float32, [3.0, 0.0])
+
+
+def test_dense_function_stays_dense_for_the_environment() -> None:
+    shown = Episode("p", 0, (1,), "abc", (5, 6, 7), FinishReason.EOS, 0.0)
+    dense = FunctionReward(lambda p, r: [np.arange(3.0) for _ in r])
+    assert [row.tolist() for row in score_episodes(dense, [shown]).token_rewards or []] == [[0.0, 1.0, 2.0]]
+    single = FunctionReward(lambda p, r: len(r), each=True)
+    assert score_episodes(single, [shown]).scores.tolist() == [3.0]
 
 
 def test_function_that_raises_or_returns_rubbish_is_a_reward_error() -> None:
