@@ -33,7 +33,7 @@ from textenv.datasets import DOMAINS, RatedText, builtin_ratings, human_ratings,
 
 SENTIMENT = "{prompt}{response}\nOverall, the sentiment is"
 RECIPES = {
-    "minilm": ("minilm", "{prompt}{response}", RewardModelConfig(epochs=4, batch_size=32, learning_rate=1e-4)),
+    "minilm": ("minilm", "{prompt}{response}", RewardModelConfig(epochs=3, batch_size=32, learning_rate=1e-4)),
     "smollm2": ("smollm2", SENTIMENT, RewardModelConfig(epochs=2, batch_size=32, learning_rate=5e-5)),
 }
 NAMES = {"minilm": "MiniLM", "smollm2": "SmolLM2-135M"}

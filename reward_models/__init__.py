@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reward_models.simulation import LikertScale, Rater, SimulatedRaters, WordGold
     from reward_models.tfidf import TfidfRidge
     from reward_models.training import RewardModelConfig, evaluate, train
+    from reward_models.uncertain import UncertainRewardModel
     from reward_models.weight_averaging import average_weights
 
 _HOMES = {
@@ -55,6 +56,7 @@ _HOMES = {
     "StepLabels": "labels",
     "TextTemplate": "base",
     "TfidfRidge": "tfidf",
+    "UncertainRewardModel": "uncertain",
     "WeightedSum": "ensembles",
     "WordGold": "simulation",
     "ZScored": "ensembles",
@@ -97,6 +99,7 @@ __all__ = [
     "StepLabels",
     "TextTemplate",
     "TfidfRidge",
+    "UncertainRewardModel",
     "WeightedSum",
     "WordGold",
     "ZScored",
