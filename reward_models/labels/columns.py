@@ -19,7 +19,8 @@ StepLabels    ``steps`` or ``completions``, ``labels``                    PRM800
 
 Every kind also takes ``weight``, ``rater``, ``item``, ``source``; comparisons ``margin``, ``tie``, ``confidence``;
 ratings ``scale`` (two whole numbers), ``spread``, ``count``. A text may be a list of chat messages. Where `prompt` is
-missing and both sides of a comparison are chats, their common beginning is the prompt (TRL's implicit prompt).
+missing and both sides of a comparison are chats, their common beginning is the prompt (TRL's implicit prompt; where
+it is given, as in UltraFeedback, the common beginning is taken off the responses).
 """
 
 from __future__ import annotations
@@ -171,25 +172,29 @@ def _parse(cells: _Cells) -> list[Label]:
 
 def _comparison(cells: _Cells) -> Comparison:
     chosen, rejected = cells.cells.get("chosen"), cells.cells.get("rejected")
-    if "prompt" not in cells.cells and _is_chat(chosen) and _is_chat(rejected):
-        prompt, first, second = _split_prompt(cells, chosen, rejected)
+    common = _common_turns(chosen, rejected)
+    if common:
+        # Both sides are whole chats; where there is a prompt too, it says the same as their beginning.
+        prompt = cells.text("prompt") if "prompt" in cells.cells else cells.render(chosen[:common])
+        first, second = cells.render(chosen[common:]), cells.render(rejected[common:])
     else:
         prompt, first, second = cells.text("prompt"), cells.text("chosen"), cells.text("rejected")
     return Comparison(prompt, first, second, **_comparison_extras(cells))
 
 
-def _comparison_extras(cells: _Cells) -> dict[str, Any]:
-    extras = {"margin": cells.number("margin", 0.0), "tie": cells.flag("tie")}
-    return extras | {"confidence": cells.number("confidence", 1.0)} | cells.common()
-
-
-def _split_prompt(cells: _Cells, chosen: Messages, rejected: Messages) -> tuple[str, str, str]:
+def _common_turns(chosen: Any, rejected: Any) -> int:
+    """With how many messages two chats begin alike; 0 unless both go on after that."""
+    if not _is_chat(chosen) or not _is_chat(rejected):
+        return 0
     common = 0
     while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
         common += 1
-    if common in (0, len(chosen), len(rejected)):
-        cells.fail("prompt", "a prompt, or chats in `chosen` and `rejected` that begin alike and end differently")
-    return cells.render(chosen[:common]), cells.render(chosen[common:]), cells.render(rejected[common:])
+    return common if common < min(len(chosen), len(rejected)) else 0
+
+
+def _comparison_extras(cells: _Cells) -> dict[str, Any]:
+    extras = {"margin": cells.number("margin", 0.0), "tie": cells.flag("tie")}
+    return extras | {"confidence": cells.number("confidence", 1.0)} | cells.common()
 
 
 def _side_by_side(cells: _Cells) -> Comparison:
