@@ -1,0 +1,276 @@
+"""Tasks from files and datasets: JSONL, CSV, Parquet, Hugging Face datasets, and lists of mappings.
+
+Whatever is malformed is named with file, line (row where the format has no lines), field, what was expected and what
+was found. Left out: downloads, which are the user's or :mod:`textenv.datasets`' business.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from textenv.datasets.records import SPLITS, Split
+from textenv.errors import DataError, MissingDependencyError
+from textenv.tasks.items import LABELERS, Conversation, Format, Item
+from textenv.tasks.task import Task
+from textenv.tasks.verifiers import Verifier, same_text
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a record stands (``file:line``), and its fields."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the fields of a record.
+
+    Attributes:
+        question: A text; required.
+        answer: A text, a number, or a list of them; where the field is missing altogether, items are texts to read.
+        source: Who wrote the record; optional.
+        split: ``train``, ``validation`` or ``test``; optional, the question decides where it is missing.
+        statement: The same in running text; optional.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    source: str = "source"
+    split: str = "split"
+    statement: str = "statement"
+
+
+def read_task(
+    path: str | Path,
+    name: str,
+    *,
+    fields: Fields | None = None,
+    format: Format | None = None,
+    verifier: Verifier | None = same_text,
+    split: Split | None = None,
+) -> Task:
+    """A task from a ``.jsonl``, ``.csv`` or ``.parquet`` file.
+
+    Args:
+        path: The file.
+        name: Name of the task.
+        fields: Names of the fields.
+        format: How items are asked and answered.
+        verifier: Scores answers.
+        split: Of all items, where the file is one split; None reads the field or lets the question decide.
+
+    Raises:
+        DataError: If the file is missing or malformed; names file, line, field and what was expected.
+        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
+    """
+    return Task(
+        name,
+        [_item(where, row, fields or Fields(), split) for where, row in read_rows(Path(path))],
+        format or Format(),
+        verifier,
+    )
+
+
+def task_from_rows(
+    rows: Any,
+    name: str,
+    *,
+    fields: Fields | None = None,
+    format: Format | None = None,
+    verifier: Verifier | None = same_text,
+    split: Split | None = None,
+) -> Task:
+    """A task from a Hugging Face dataset, or any sequence of mappings.
+
+    Args:
+        rows: ``len()`` and ``[i]`` give mappings; a dataset, or a list of dictionaries.
+        name: Name of the task.
+        fields: Names of the columns.
+        format: How items are asked and answered.
+        verifier: Scores answers.
+        split: Of all items; None reads the field or lets the question decide.
+
+    Raises:
+        DataError: If it is a collection of splits, or a row is malformed.
+    """
+    if isinstance(rows, Mapping):
+        raise DataError(f"{name}: expected rows, got a collection of splits {sorted(rows)}; choose one of them")
+    found = [
+        _item(f"{name}: row {i}", _mapping(f"{name}: row {i}", rows[i]), fields or Fields(), split)
+        for i in range(len(rows))
+    ]
+    return Task(name, found, format or Format(), verifier)
+
+
+def load_dataset_rows(name_or_folder: str, split: str) -> Any:
+    """A split of a Hugging Face dataset, by the hub's name or from a folder that ``save_to_disk`` wrote.
+
+    Raises:
+        MissingDependencyError: If ``datasets`` is not installed.
+        DataError: If it cannot be loaded or has no such split.
+    """
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'the dataset {name_or_folder!r} needs datasets: pip install "textenv[datasets]"'
+        ) from error
+    try:
+        if not Path(name_or_folder).is_dir():
+            return datasets.load_dataset(name_or_folder, split=split)
+        loaded = datasets.load_from_disk(name_or_folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot load the split {split!r} of the dataset {name_or_folder!r}: {error}") from error
+    if isinstance(loaded, Mapping):
+        if split not in loaded:
+            raise DataError(f"the dataset {name_or_folder!r} has no split {split!r}; it has {sorted(loaded)}")
+        return loaded[split]
+    return loaded
+
+
+def read_conversations(path: str | Path, *, task: str = "") -> list[Conversation]:
+    """Conversations of a file whose records have ``messages``, or ``prompt`` and ``response``; ``source`` is optional.
+
+    Raises:
+        DataError: If the file is missing or malformed; names file, line, field and what was expected.
+        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
+    """
+    return [_conversation(where, row, task) for where, row in read_rows(Path(path))]
+
+
+def _conversation(where: str, row: Mapping[str, Any], task: str) -> Conversation:
+    source = _text(where, row, "source", optional=True) or LABELERS
+    if row.get("messages") is None:
+        turns = [{"role": "user", "content": _text(where, row, "prompt")}]
+        turns.append({"role": "assistant", "content": _text(where, row, "response")})
+        return Conversation(tuple(turns), source, task)
+    messages = row["messages"]
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise DataError(f"{where}: field 'messages': expected a list of messages, got {_shown(messages)}")
+    try:
+        return Conversation(tuple(_mapping(f"{where}: field 'messages'", m) for m in messages), source, task)
+    except DataError as error:
+        if str(error).startswith(where):
+            raise
+        raise DataError(f"{where}: field 'messages': {error}") from error
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The records of a file with the place of each.
+
+    Raises:
+        DataError: If the file is missing, empty, of another kind or malformed.
+        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: expected a file of {', '.join(readers)}, got {path.suffix or 'no suffix'!r}")
+    empty = True
+    for row in readers[path.suffix](path):
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{path}: the file holds no records")
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                record = json.loads(line) if line else None
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: expected UTF-8, got byte {raw[error.start]:#x} at {error.start}") from error
+            except json.JSONDecodeError as error:
+                raise DataError(f"{where}: expected one JSON object: {error.msg} at column {error.colno}") from error
+            if line:
+                yield where, _mapping(where, record)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    names = reader.fieldnames or []
+                    raise DataError(f"{where}: expected {len(names)} columns ({', '.join(names)}), got another number")
+                yield where, {name: value or None for name, value in row.items()}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    yield f"{path}: row {number}", row
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _item(where: str, row: Mapping[str, Any], fields: Fields, split: Split | None) -> Item:
+    chosen = split or _text(where, row, fields.split, optional=True)
+    if chosen is not None and chosen not in SPLITS:
+        raise DataError(f"{where}: field {fields.split!r}: expected one of {', '.join(SPLITS)}, got {chosen!r}")
+    return Item(
+        _text(where, row, fields.question) or "",
+        _answers(where, row, fields.answer),
+        cast("Split | None", chosen),
+        _text(where, row, fields.source, optional=True) or LABELERS,
+        _text(where, row, fields.statement, optional=True),
+    )
+
+
+def _answers(where: str, row: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    given = row.get(field)
+    if given is None:
+        if field in row:
+            raise DataError(f"{where}: field {field!r}: expected a text or a list of texts, got null")
+        return ()
+    values: Iterable[Any] = given if isinstance(given, (list, tuple)) else [given]
+    found = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+            raise DataError(f"{where}: field {field!r}: expected a text or a list of texts, got {_shown(given)}")
+        found.append(str(value))
+    if not found:
+        raise DataError(f"{where}: field {field!r}: expected at least one answer, got an empty list")
+    return tuple(found)
+
+
+def _text(where: str, row: Mapping[str, Any], field: str, *, optional: bool = False) -> str | None:
+    value = row.get(field)
+    if value is None and optional:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        having = "" if field in row else f" (the record has {', '.join(map(str, row)) or 'no fields'})"
+        raise DataError(f"{where}: field {field!r}: expected a text, got {_shown(value)}{having}")
+    return value
+
+
+def _mapping(where: str, record: Any) -> Mapping[str, Any]:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: expected an object with named fields, got {_shown(record)}")
+    return record
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return f"{str(value)[:40]!r} ({type(value).__name__})"

@@ -1,0 +1,119 @@
+"""Tasks as recipes name them: one record says where the items come from and how they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+from textenv.datasets.records import DOMAINS, Domain
+from textenv.errors import ConfigError
+from textenv.tasks.files import Fields, load_dataset_rows, read_task, task_from_rows
+from textenv.tasks.procedural import procedural_task
+from textenv.tasks.task import Task
+from textenv.tasks.verifiers import VERIFIERS
+
+Kind = Literal["builtin", "file", "dataset", "reasoning_gym", "questions", "bible", "ratings"]
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """One task of a recipe.
+
+    Attributes:
+        name: Of the task; for ``builtin``, ``questions`` and ``ratings`` also what to load.
+        kind: ``builtin`` (made on the spot), ``file`` (JSONL, CSV, Parquet), ``dataset`` (Hugging Face: hub name, or a
+            folder), ``reasoning_gym`` (a generator), ``questions`` (SocialIQA, MMLU sample, …), ``bible``, ``ratings``.
+        path: The file, the dataset, or the generator of ``reasoning_gym``.
+        count: Items to make or to keep; 0 takes the source's default, or all.
+        seed: Of the generators.
+        fields: Names of the fields of a file or dataset.
+        verifier: ``same_text``, ``same_number``, ``same_choice`` or ``none``; empty takes the source's own.
+        prompt: What the policy sees, with ``{question}``; empty takes the source's own form.
+        response: The asked form, with ``{answer}``; empty takes the source's own form.
+        settings: Of the generator of ``reasoning_gym``; ``split`` of a dataset.
+
+    Raises:
+        ConfigError: If the name is empty, a path is missing, or the verifier is unknown.
+    """
+
+    name: str
+    kind: Kind = "builtin"
+    path: str = ""
+    count: int = 0
+    seed: int = 0
+    fields: Fields = field(default_factory=Fields)
+    verifier: str = ""
+    prompt: str = ""
+    response: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or self.count < 0:
+            raise ConfigError(f"a task needs a `name` and `count` ≥ 0, got {self.name!r} and {self.count}")
+        if self.kind in ("file", "dataset", "reasoning_gym") and not self.path:
+            raise ConfigError(f"task {self.name!r}: `kind: {self.kind}` needs a `path`")
+        if self.verifier not in ("", "none", *VERIFIERS):
+            raise ConfigError(
+                f"task {self.name!r}: `verifier` must be none or one of {', '.join(VERIFIERS)}, got {self.verifier!r}"
+            )
+
+
+def load_task(source: TaskSource) -> Task:
+    """The task that a recipe names.
+
+    Raises:
+        ConfigError: If something is named that does not exist.
+        DataError: If data cannot be fetched or are malformed.
+        MissingDependencyError: If the source needs a package that is not installed.
+    """
+    task = _from_source(source)
+    format = task.format
+    if source.prompt or source.response:
+        format = replace(
+            format,
+            prompt=source.prompt or format.prompt,
+            response=source.response or format.response,
+            pattern="" if source.response else format.pattern,
+        )
+    verifier = task.verifier if not source.verifier else VERIFIERS.get(source.verifier)
+    items = task.items[: source.count] if source.count else task.items
+    return Task(source.name, items, format, verifier)
+
+
+def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
+    """All tasks of a recipe, in its order.
+
+    Raises:
+        ConfigError: If two have the same name, or as :func:`load_task`.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"tasks need different names, got {', '.join(names)}")
+    return [load_task(source) for source in sources]
+
+
+def _from_source(source: TaskSource) -> Task:
+    if source.kind == "builtin":
+        return procedural_task(source.name, source.count or 4000, source.seed)
+    if source.kind == "file":
+        return read_task(source.path, source.name, fields=source.fields)
+    if source.kind == "dataset":
+        rows = load_dataset_rows(source.path, str(source.settings.get("split", "train")))
+        return task_from_rows(rows, source.name, fields=source.fields)
+    if source.kind == "reasoning_gym":
+        from textenv.tasks.reasoning_gym import reasoning_gym_task
+
+        return reasoning_gym_task(
+            source.path, source.count or 1000, source.seed, settings=source.settings, name=source.name
+        )
+    from textenv.tasks import public
+
+    if source.kind == "questions":
+        return public.question_task(source.path or source.name)
+    if source.kind == "bible":
+        return public.bible_task()
+    domain = source.path or source.name
+    if domain not in DOMAINS:
+        raise ConfigError(f"task {source.name!r}: `kind: ratings` knows {', '.join(DOMAINS)}, got {domain!r}")
+    return public.ratings_task(cast("Domain", domain))
