@@ -204,4 +204,5 @@ def _z_scored(model: RewardModel, normalization: Mapping[str, Any] | None = None
     """A model with the gain and bias that were found earlier."""
     from reward_models.ensembles import ZScored
 
-    return ZScored(model, normalization and Normalization.from_json(dict(normalization), where="zscore"))
+    fitted = None if normalization is None else Normalization.from_json(dict(normalization), where="zscore")
+    return ZScored(model, fitted)

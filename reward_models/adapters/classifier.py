@@ -127,7 +127,8 @@ class ClassifierRewardModel(TextModel):
 def log_odds(logits: NDArray[np.float64], positive: Sequence[int]) -> NDArray[np.float64]:
     """``log p(positive) − log p(rest)`` under the softmax of the logits ``(n, K)``, shape ``(n,)``, in nats."""
     wanted = np.isin(np.arange(logits.shape[1]), positive)
-    return np.asarray(logsumexp(logits[:, wanted], axis=1) - logsumexp(logits[:, ~wanted], axis=1))
+    sums = [np.asarray(logsumexp(logits[:, chosen], axis=1)) for chosen in (wanted, ~wanted)]
+    return sums[0] - sums[1]
 
 
 def _class_index(name: str | int, config: Any) -> int:

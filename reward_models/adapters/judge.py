@@ -110,7 +110,8 @@ class RatingJudge:
         mass = weights.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             scores = weights @ self.values / mass
-        for index in np.flatnonzero(~(mass >= max(self.min_mass, np.finfo(np.float64).tiny))):
+        unusable = np.flatnonzero(~(mass >= max(self.min_mass, np.finfo(np.float64).tiny)))
+        for index in unusable.tolist():
             why = "is too long for it" if np.isnan(mass[index]) else f"gets ratings of probability {mass[index]:.2g}"
             scores[index] = self.fallbacks.use(f"the question about response {shown(responses[index])} {why}.")
         return checked_scores(scores, prompts, responses, source="the rating judge")

@@ -41,7 +41,7 @@ class HeadOnTrunk(nn.Module):
 
     def __init__(self, trunk: Any, weight: torch.Tensor, bias: float = 0.0) -> None:
         super().__init__()
-        width = trunk.get_input_embeddings().weight.shape[1] if trunk.config is None else trunk.config.hidden_size
+        width = trunk.config.hidden_size
         if weight.numel() != width:
             raise ConfigError(f"the head's weight has shape {tuple(weight.shape)}, expected ({width},) for this trunk.")
         self.trunk, self.config = trunk, trunk.config

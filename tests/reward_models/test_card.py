@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -29,9 +30,10 @@ def test_write_card_is_what_the_hub_reads(tmp_path: Path) -> None:
         limits=["English only."],
     )
     card = ModelCard.load(written)
-    assert (card.data.license, card.data.base_model, card.data.library_name) == ("mit", "some/trunk", "transformers")
-    assert card.data.model_name == "movies"
-    results = card.data.eval_results
+    data: Any = card.data
+    assert (data.license, data.base_model, data.library_name) == ("mit", "some/trunk", "transformers")
+    assert data.model_name == "movies"
+    results = data.eval_results
     assert [(r.metric_type, r.metric_value, r.dataset_name) for r in results] == [
         ("accuracy", 0.8123, "movie ratings, test split")
     ]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from reward_models.adapters.function import FunctionReward
 from reward_models.base import RewardModel
@@ -23,7 +26,7 @@ class Given:
     def __init__(self, values: list[float]) -> None:
         self.values = values
 
-    def score(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         return np.array([self.values[int(response)] for response in responses], np.float32)
 
 

@@ -313,7 +313,7 @@ def test_from_pretrained_pads_with_the_end_token_where_there_is_no_padding_token
     model.save_pretrained(tmp_path)
     for name in ("tokenizer_config.json", "config.json"):
         settings = json.loads((tmp_path / name).read_text("utf-8"))
-        settings.pop("pad_token", None), settings.pop("pad_token_id", None)
+        settings = {key: value for key, value in settings.items() if key not in ("pad_token", "pad_token_id")}
         (tmp_path / name).write_text(json.dumps(settings), "utf-8")
     loaded = SequenceRewardModel.from_pretrained(tmp_path)
     assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id == 3

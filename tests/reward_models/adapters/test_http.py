@@ -26,7 +26,7 @@ Answer = Callable[["Handler", dict[str, Any]], None]
 class Handler(BaseHTTPRequestHandler):
     """Answers as the server's `answers` say, one after the other; the last one again and again."""
 
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -290,4 +290,5 @@ def test_dead_endpoint_is_tried_once_per_call_until_it_lives(server: Server) -> 
 )
 def test_unusable_settings_are_config_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        HttpReward(**({"url": "http://127.0.0.1"} | options))
+        settings: dict[str, Any] = {"url": "http://127.0.0.1"} | options
+        HttpReward(**settings)

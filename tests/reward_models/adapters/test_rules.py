@@ -42,12 +42,12 @@ def one(rule: Any, response: str) -> float:
         (FormatRule("bullets"), "- a\nb", 0.0),
         (FormatRule("no_markup"), "plain * text", 1.0),
         (FormatRule("no_markup"), "**bold**", 0.0),
-        (KeywordRule(["good", "film"]), "A GOOD book", 0.5),
-        (KeywordRule(["good"], ignore_case=False), "A GOOD book", 0.0),
-        (KeywordRule(["art"], "any"), "party", 0.0),
-        (KeywordRule(["C++", "art"], "any"), "in C++.", 1.0),
-        (KeywordRule(["a", "b"], "all"), "a c", 0.0),
-        (KeywordRule(["a", "b"], "none"), "c", 1.0),
+        (KeywordRule(("good", "film")), "A GOOD book", 0.5),
+        (KeywordRule(("good",), ignore_case=False), "A GOOD book", 0.0),
+        (KeywordRule(("art",), "any"), "party", 0.0),
+        (KeywordRule(("C++", "art"), "any"), "in C++.", 1.0),
+        (KeywordRule(("a", "b"), "all"), "a c", 0.0),
+        (KeywordRule(("a", "b"), "none"), "c", 1.0),
     ],
 )
 def test_rule_scores(rule: Any, response: str, score: float) -> None:
