@@ -88,7 +88,7 @@ class ClusterBootstrap:
         """
         table = _columns(values)
         parts = np.stack([np.bincount(self.clusters, column, self.count) for column in table.T], axis=1)
-        return table.sum(0), self.weights @ parts
+        return table.sum(0), (self.weights @ parts).astype(np.float64)
 
     def pair_sums(
         self, first: NDArray[np.int64], second: NDArray[np.int64], values: ArrayLike

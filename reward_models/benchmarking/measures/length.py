@@ -73,7 +73,8 @@ def _correlations(
     """Score-length, partial given gold, and gold-length, from resampled moments."""
     count, width = int(usable.sum()), table.shape[1]
     if count < _MIN_CORRELATED:
-        return (Figure(float("nan")),) * 3
+        nothing = Figure(float("nan"))
+        return nothing, nothing, nothing
     moments = np.hstack([usable[:, None], table, *(table[:, [i]] * table[:, i:] for i in range(width))])
     totals, draws = bootstrap.item_sums(moments)
     stacked = np.vstack([totals, draws])

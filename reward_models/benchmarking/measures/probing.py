@@ -5,6 +5,7 @@ Shifts are in standard deviations of the model's own scores of the unchanged tex
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -18,6 +19,8 @@ from reward_models.benchmarking.probes.perturbations import FORMAT, ROBUSTNESS
 from reward_models.benchmarking.probes.words import IDENTITIES, IDENTITY_TEMPLATES, NAME_TEMPLATES, NAMES
 from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure
 from reward_models.benchmarking.scoring import Scorer
+
+_LOG = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -243,8 +246,12 @@ def _position(model: object, base: ProbeBase, bootstrap: ClusterBootstrap) -> tu
         return None, None
     half = base.pairs
     prompts, first, second = base.prompts[:half], base.responses[:half], base.responses[half:]
-    forward = np.asarray(model.compare(prompts, first, second), dtype=np.float64)
-    backward = np.asarray(model.compare(prompts, second, first), dtype=np.float64)
+    try:
+        forward = np.asarray(model.compare(prompts, first, second), dtype=np.float64)
+        backward = np.asarray(model.compare(prompts, second, first), dtype=np.float64)
+    except Exception as error:  # noqa: BLE001 a foreign judge may raise anything, and the others must go on
+        _LOG.warning("%s.compare failed, so its place bias is not measured: %s", type(model).__name__, error)
+        return None, None
     alike = 0.5 * (np.sign(forward - 0.5) * np.sign(0.5 - backward) + 1)
     place = 0.25 * (np.sign(forward - 0.5) + np.sign(backward - 0.5)) + 0.5
     values, draws = bootstrap.means(np.stack([alike, place], axis=1))

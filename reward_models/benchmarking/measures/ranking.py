@@ -66,8 +66,8 @@ def _within_prompts(
         if np.ptp(gold) > 0:
             # A constant model orders nothing: rank correlation 0, not "undefined".
             varies = np.ptp(own) > 0
-            table[row, 0] = stats.kendalltau(own, gold).statistic if varies else 0.0
-            table[row, 1] = stats.spearmanr(own, gold).statistic if varies else 0.0
+            table[row, 0] = _kendall(own, gold) if varies else 0.0
+            table[row, 1] = _spearman(own, gold) if varies else 0.0
         for column, size in enumerate(SIZES):
             if size <= len(items):
                 table[row, 2 + column] = _gain(own, gold, size)
@@ -78,6 +78,14 @@ def _within_prompts(
     return RankingResult(found[0], found[1], {k: f for k, f in zip(SIZES, found[2:], strict=True) if f.n})
 
 
+def _kendall(scores: NDArray[np.float64], gold: NDArray[np.float64]) -> float:
+    return float(stats.kendalltau(scores, gold)[0])  # pyright: ignore[reportArgumentType]
+
+
+def _spearman(scores: NDArray[np.float64], gold: NDArray[np.float64]) -> float:
+    return float(stats.spearmanr(scores, gold)[0])  # pyright: ignore[reportArgumentType]
+
+
 def _gain(scores: NDArray[np.float64], gold: NDArray[np.float64], size: int) -> float:
     oracle = float(expected_best(gold, size)) - gold.mean()
     return (float(expected_best(scores, size, values=gold)) - gold.mean()) / oracle if oracle > 0 else float("nan")
@@ -86,8 +94,8 @@ def _gain(scores: NDArray[np.float64], gold: NDArray[np.float64], size: int) -> 
 def _over_items(scores: NDArray[np.float64], gold: NDArray[np.float64], weights: NDArray[np.float32]) -> RankingResult:
     n = len(scores)
     varies = np.ptp(scores) > 0 and np.ptp(gold) > 0
-    tau = float(stats.kendalltau(scores, gold).statistic) if varies else 0.0
-    rho = float(stats.spearmanr(scores, gold).statistic) if varies else 0.0
+    tau = _kendall(scores, gold) if varies else 0.0
+    rho = _spearman(scores, gold) if varies else 0.0
     ours, theirs = weighted_ranks(scores, weights), weighted_ranks(gold, weights)
     rho_draws = _weighted_correlation(ours, theirs, weights) if varies else np.zeros(len(weights))
     tau_draws = _kendall_draws(scores, gold, weights, tau) if varies else np.zeros(len(weights))

@@ -120,7 +120,7 @@ def policy_path(
         (found - found[:, 0].mean()) / max(float(values[0].std()), 1e-12)
         for found, values in zip(by_prompt[1:], arrays[1:], strict=True)
     ]
-    return _curve(name, "rl", np.asarray(steps, np.int64), by_prompt[0], *scaled, rng, resamples)
+    return _curve(name, "rl", np.asarray(steps, np.int64), by_prompt[0], scaled[0], scaled[1], rng, resamples)
 
 
 def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def leaderboard(data: Mapping[str, Any]) -> list[Column]:
         columns.append(
             Column("Gold lost", f"best of {pool['samples']}, sd", drops, share=False, larger_is_better=False, digits=2)
         )
-    speed = {
+    speed: dict[str, Figure | None] = {
         n: {"value": data["models"][n]["speed"]["pairs_per_second"], "low": None, "high": None, "n": 0} for n in names
     }
     columns.append(Column("Speed", "pairs / s", speed, share=False, digits=0))

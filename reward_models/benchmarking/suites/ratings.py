@@ -68,7 +68,7 @@ def ratings_suite(
     empty = [index for index, item in enumerate(raters) if not len(item)]
     if empty:
         raise DataError(f"suite {name!r}: response {empty[0]} has no rating.")
-    means = np.array([np.mean(item) for item in raters])
+    means = np.array([np.mean(item) for item in raters], dtype=np.float64)
     better, worse = np.nonzero(means[:, None] > means[None, :])
     if not len(better):
         raise DataError(f"suite {name!r}: all mean ratings are equal, so there is no pair to judge.")

@@ -52,14 +52,15 @@ def resolve_suites(suites: Sequence[Any], *, quick: bool = False, seed: int = 0)
 def _by_name(name: str, quick: bool, seed: int) -> list[SuiteData | PoolSuite]:
     group, _, part = name.partition("/")
     if group in ("human", "builtin") and part in ("", *DOMAINS):
-        limit = {"limit": _QUICK_ITEMS} if quick else {}
-        made = human_suites(**limit) if group == "human" else builtin_suites(**limit, seed=seed)
+        if group == "human":
+            made = human_suites(limit=_QUICK_ITEMS) if quick else human_suites()
+        else:
+            made = builtin_suites(limit=_QUICK_ITEMS, seed=seed) if quick else builtin_suites(seed=seed)
         return [suite for suite in made if part in ("", suite.name.partition("/")[2])]
     if name == "simulated":
         return [simulated_suite(responses=4 if quick else 8, seed=seed)]
     if name == "overoptimization":
-        size = {"prompts_count": 8, "samples": 128} if quick else {}
-        return [generator_pool(**size, seed=seed)]
+        return [generator_pool(prompts_count=8, samples=128, seed=seed) if quick else generator_pool(seed=seed)]
     if name.startswith("rewardbench:"):
         return [rewardbench_suite(name.removeprefix("rewardbench:"))]
     if Path(name).suffix in (".jsonl", ".ndjson", ".parquet"):
