@@ -15,7 +15,7 @@ from rich.console import Console
 from textenv.errors import ConfigError, DataError
 from textenv.progress import StageProgress
 from textenv.prompts import Prompt, read_prompts
-from textenv.rewards import call_reward, resolve_reward
+from textenv.rewards import call_reward
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory, TrajectoryStore
 
@@ -215,7 +215,7 @@ def _read_lines(path: Path) -> list[Prompt]:
 
 
 def load_reward(name: str) -> Any:
-    """The reward that a configuration names, None for none.
+    """The reward model that a configuration names, see `reward_models.load_reward_model`; None for none.
 
     Raises:
         ConfigError: If there is no such reward.
@@ -223,17 +223,12 @@ def load_reward(name: str) -> Any:
     """
     if not name:
         return None
-    if name == "lexicon":
-        from reward_models.lexicon import Lexicon
+    from reward_models.loading import load_reward_model
 
-        return Lexicon()
-    if Path(name).is_dir():
-        from reward_models.sequence import SequenceRewardModel
-
-        return SequenceRewardModel.from_pretrained(name)
-    if "/" in name:
+    described = "://" in name or name.lstrip().startswith("{")
+    if "/" in name and not described and not Path(name).exists():
         raise ConfigError(f"`--reward_model {name}`: there is no such folder")
-    return resolve_reward(name)
+    return load_reward_model(name)
 
 
 def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
