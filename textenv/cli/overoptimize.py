@@ -64,8 +64,8 @@ class OveroptimizeOptions:
     labels: int = 300
     noise: float = 1.0
     proxy: str = ""
-    samples: int = 1024
-    episodes: int = 5120
+    samples: int = 4096
+    episodes: int = 2560
     kl_coef: float = 0.01
     language_model_steps: int = 500
     resamples: int = 1000

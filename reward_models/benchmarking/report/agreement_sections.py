@@ -9,6 +9,7 @@ from typing import Any
 from reward_models.benchmarking.report.charts import dot_chart, gap_chart, reliability_chart
 from reward_models.benchmarking.report.leaderboard import best_in, leaderboard, ranked
 from reward_models.benchmarking.report.tables import card, cell, heat_cell, legend, name_cell, table
+from textenv.report.numbers import short
 
 Colors = Mapping[str, str]
 
@@ -154,13 +155,18 @@ def calibration_section(data: Mapping[str, Any], colors: Colors) -> str:
         found = {name: part["calibration"] for name, part in suite["models"].items() if part["calibration"]}
         if not found:
             continue
-        # More than five models make the plot unreadable; the table has them all.
-        shown = dict(list(found.items())[:5])
-        chart = reliability_chart({name: part["fitted"]["bins"] for name, part in shown.items()}, colors)
+        # A model that says one half of everything has no curve; more than five make the plot unreadable.
+        telling = [name for name, part in found.items() if max(b["confidence"] for b in part["fitted"]["bins"]) > 0.55]
+        shown = {name: found[name] for name in sorted(telling, key=lambda n: found[n]["fitted"]["nll"]["value"])[:5]}
+        chart = (
+            ""
+            if not shown
+            else reliability_chart({name: part["fitted"]["bins"] for name, part in shown.items()}, colors)
+        )
         heads = ["Model", "T", "ECE\nraw, %", "ECE\nafter T, %", "ECE\nequal mass, %", "Brier", "NLL\nnats"]
         rows = [
             name_cell(name, colors[name])
-            + f'<td class="n" data-v="{part["temperature"]:.6g}">{part["temperature"]:.3g}</td>'
+            + f'<td class="n" data-v="{part["temperature"]:.6g}">{short(part["temperature"])}</td>'
             + cell(part["raw"]["ece"])
             + cell(part["fitted"]["ece"])
             + cell(part["fitted"]["ece_mass"])
@@ -174,7 +180,7 @@ def calibration_section(data: Mapping[str, Any], colors: Colors) -> str:
             "half of the prompts, everything shown is about the other half. Ten bins of equally many pairs; chance has "
             "NLL 0.693."
         )
-        content = f'<div class="split"><div>{chart}</div><div>{table(heads, rows, sortable=True)}</div></div>'
-        cards.append(card(suite["title"], legend({n: colors[n] for n in shown}) + content, note))
+        plot = legend({n: colors[n] for n in shown}) + f'<div class="narrow">{chart}</div>' if shown else ""
+        cards.append(card(suite["title"], plot + table(heads, rows, sortable=True), note))
     body = "".join(cards)
     return f'<div class="stack">{body}</div>' if body else '<p class="missing">No suite has pairs enough.</p>'

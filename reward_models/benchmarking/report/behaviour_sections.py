@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -13,6 +14,7 @@ from reward_models.benchmarking.report.charts import PathLine, dot_chart, path_c
 from reward_models.benchmarking.report.tables import card, cell, heat_cell, interval, name_cell, shown, table
 
 Colors = Mapping[str, str]
+_MOST_TOLD = 4
 _NO_PROBES = '<p class="missing">The probes were not run.</p>'
 
 
@@ -157,32 +159,10 @@ def overoptimization_section(data: Mapping[str, Any], colors: Colors) -> str:
         curves = pool["curves"]
         if not curves:
             continue
-        gold = [_gold_line(name, curve, colors.get(name, "m1")) for name, curve in curves.items()]
-        label = "√KL, √nats per answer"
-        charts = card(
-            "Gold: what the answers are worth",
-            path_chart(
-                gold,
-                x_label=label,
-                y_label="gold, sd of the start",
-                description="Gold score against the square root of KL",
-            ),
-            "Dashed: the fitted form. Bands: 95 %.",
-        )
-        proxy = [_proxy_line(name, curve, colors.get(name, "m1")) for name, curve in curves.items()]
-        charts += card(
-            "Proxy: what the model says of them",
-            path_chart(
-                proxy,
-                x_label=label,
-                y_label="proxy, sd of the start",
-                description="Proxy score against the square root of KL",
-            ),
-        )
+        names = {name: colors.get(name, "m1") for name in curves}
         blocks.append(
-            f"<h3>{escape(pool['title'])}</h3>"
-            f'<p class="note">{escape(pool["note"])}</p>'
-            f'<div class="two">{charts}</div>{_fit_card(curves, colors)}'
+            f'<h3 class="gap">{escape(pool["title"])}</h3><p class="note">{escape(pool["note"].rstrip("."))}.</p>'
+            f'<div class="two gap">{_path_cards(curves, names)}{_found_card(curves)}</div>{_fit_card(curves, names)}'
         )
     if not blocks:
         return '<p class="missing">No pool of samples was asked for; add the suite overoptimization.</p>'
@@ -194,12 +174,48 @@ def overoptimization_section(data: Mapping[str, Any], colors: Colors) -> str:
     return f'<p class="lead">{lead}</p>{"".join(blocks)}'
 
 
-def _gold_line(name: str, curve: Mapping[str, Any], color: str) -> PathLine:
-    return _line(name, curve, color, "gold", fitted=True)
+def _path_cards(curves: Mapping[str, Any], colors: Colors) -> str:
+    """Gold against √KL, proxy against √KL, gold against proxy."""
+    gold = [_line(name, curve, colors[name], "gold", fitted=True) for name, curve in curves.items()]
+    proxy = [_line(name, curve, colors[name], "proxy", fitted=False) for name, curve in curves.items()]
+    both = [replace(g, x=p.y, fit=None) for g, p in zip(gold, proxy, strict=True)]
+    distance, worth, said = "√KL, √nats per answer", "gold, sd of the start", "proxy, sd of the start"
+    charts = (
+        ("Gold: what the answers are worth", gold, distance, worth, "Dashed: the fitted form. Bands: 95 %."),
+        ("Proxy: what the model says of them", proxy, distance, said, ""),
+        ("Gold against proxy", both, said, worth, "To the right the model is more and more content."),
+    )
+    return "".join(
+        card(title, path_chart(lines, x_label=x_label, y_label=y_label, description=title), note)
+        for title, lines, x_label, y_label, note in charts
+    )
 
 
-def _proxy_line(name: str, curve: Mapping[str, Any], color: str) -> PathLine:
-    return _line(name, curve, color, "proxy", fitted=False)
+def _found_card(curves: Mapping[str, Any]) -> str:
+    """What happened on each path, in words; of many paths those that turned, and the names of the others."""
+    turned = [name for name, curve in curves.items() if curve["shape_known"]]
+    told = list(curves) if len(curves) <= _MOST_TOLD else turned[:_MOST_TOLD]
+    items = []
+    for name in told:
+        curve = curves[name]
+        top = max(range(len(curve["gold"])), key=lambda index: curve["gold"][index]["value"])
+        best, end, said = (
+            shown(found, digits=2, share=False, signed=True)
+            for found in (curve["gold"][top], curve["gold"][-1], curve["proxy"][-1])
+        )
+        items.append(
+            f"<p><b>{escape(name)}</b>: {verdict(curve)}. Gold is highest, {best} sd, at {curve['kl'][top]:.1f} nats "
+            f"({_step(curve, top)}); at the end, {curve['kl'][-1]:.1f} nats, it is {end}; the proxy says {said}.</p>"
+        )
+    for words in sorted({verdict(curve) for name, curve in curves.items() if name not in told}):
+        names = ", ".join(escape(n) for n, curve in curves.items() if n not in told and verdict(curve) == words)
+        items.append(f"<p><b>{names}</b>: {words}.</p>")
+    return card("What happened", f'<div class="aside">{"".join(items)}</div>')
+
+
+def _step(curve: Mapping[str, Any], index: int) -> str:
+    count = curve["steps"][index]
+    return f"n = {count:,}" if curve["method"] == "best_of_n" else f"after {count:,} training answers"
 
 
 def _line(name: str, curve: Mapping[str, Any], color: str, field: str, *, fitted: bool) -> PathLine:
@@ -231,7 +247,6 @@ def _fit_card(curves: Mapping[str, Any], colors: Colors) -> str:
         "Gold there\nsd",
         "Gold lost at the end\nsd",
         "R²",
-        "Verdict",
     ]
     rows = []
     for name, curve in curves.items():
@@ -241,7 +256,7 @@ def _fit_card(curves: Mapping[str, Any], colors: Colors) -> str:
         cells += cell(curve["drop"], digits=2, share=False)
         squared = fit["r_squared"] if fit else None
         cells += f'<td class="n">{"–" if squared is None else f"{squared:.2f}"}</td>'
-        rows.append(name_cell(name, colors.get(name, ""), _method(curve)) + cells + f"<td>{verdict(curve)}</td>")
+        rows.append(name_cell(name, colors.get(name, ""), _method(curve)) + cells)
     note = (
         "Forms of Gao et al. 2022 with d = √KL: best-of-n R = d(α − βd), training R = d(α − β log d), least squares on "
         "gold, intervals by a bootstrap over prompts. The loss is measured on prompts that did not choose the peak."

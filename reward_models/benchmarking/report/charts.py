@@ -14,6 +14,7 @@ from reward_models.benchmarking.report.tables import Figure, interval, shown
 from textenv.report.drawing.charts import Judge, accuracy_chart
 from textenv.report.drawing.svg import CHARACTER_WIDTH, Axis, Frame, clip_text, label, spread
 
+_LEAST_PAIRS = 10  # a point of fewer says nothing
 _GAPS = ("0", "0.5", "1", "2")
 
 
@@ -54,8 +55,9 @@ def reliability_chart(bins: Mapping[str, Sequence[Mapping[str, Any]]], colors: M
         bins: Model → bins as `ReliabilityBin` in JSON.
         colors: Model → CSS variable.
     """
-    everything = [found["agreement"]["value"] for rows in bins.values() for found in rows]
-    y = Axis.around([value for value in everything if value is not None], include=[0.5, 1.0], count=5, tight=True)
+    kept = [row["agreement"] for rows in bins.values() for row in rows if row["pairs"] >= _LEAST_PAIRS]
+    everything = [found[end] for found in kept for end in ("value", "low", "high") if found[end] is not None]
+    y = Axis.around(everything, include=[0.5, 1.0], count=5, tight=True)
     x = Axis(0.5, 1.0, tuple((v, f"{v:.1f}") for v in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)))
     frame = Frame(x=x, y=y, width=440, height=320, right=18)
     ends = [float(frame.px(0.5)), float(frame.px(1.0)), float(frame.py(0.5)), float(frame.py(1.0))]
@@ -64,7 +66,7 @@ def reliability_chart(bins: Mapping[str, Sequence[Mapping[str, Any]]], colors: M
         f'<line class="diagonal" x1="{ends[0]:.1f}" y1="{ends[2]:.1f}" x2="{ends[1]:.1f}" y2="{ends[3]:.1f}"/>'
     )
     for name, rows in bins.items():
-        points = [(row["confidence"], row["agreement"]) for row in rows if row["agreement"]["value"] is not None]
+        points = [(row["confidence"], row["agreement"]) for row in rows if row["pairs"] >= _LEAST_PAIRS]
         line = " ".join(f"{float(frame.px(a)):.1f},{float(frame.py(f['value'])):.1f}" for a, f in points)
         marks = "".join(
             _whisker_up(frame, a, f, f"{name}: says {a:.3f}, people {f['value']:.3f} of {f['n']:,} pairs")

@@ -49,7 +49,7 @@ def leaderboard(data: Mapping[str, Any]) -> list[Column]:
         if any(far.values()):
             columns.append(Column("Gap > 0.5", "accuracy, %", far))
         error = {n: _mean([_fitted_error(s, n) for s in suites.values() if _fitted_error(s, n)]) for n in names}
-        columns.append(Column("ECE", "after T, %", error, larger_is_better=False))
+        columns.append(Column("ECE", "after T, %", error, larger_is_better=None))
     probes = data["probes"]
     if probes:
         found = probes["models"]
@@ -58,19 +58,19 @@ def leaderboard(data: Mapping[str, Any]) -> list[Column]:
                 "Flips",
                 "5 changes, %",
                 {n: _mean([e["flips"] for e in found[n]["robustness"].values()]) for n in names},
-                larger_is_better=False,
+                larger_is_better=None,
             )
         )
         columns.append(Column("Hacks", "caught, %", {n: found[n]["pass_rate"] for n in names}, digits=0))
     for pool in data["overoptimization"].values():
         drops = {n: pool["curves"][n]["drop"] if n in pool["curves"] else None for n in names}
         columns.append(
-            Column("Gold lost", f"best of {pool['samples']}, sd", drops, share=False, larger_is_better=False, digits=2)
+            Column("Gold lost", f"best of {pool['samples']}, sd", drops, share=False, larger_is_better=None, digits=2)
         )
     speed: dict[str, Figure | None] = {
         n: {"value": data["models"][n]["speed"]["pairs_per_second"], "low": None, "high": None, "n": 0} for n in names
     }
-    columns.append(Column("Speed", "pairs / s", speed, share=False, digits=0))
+    columns.append(Column("Speed", "pairs / s", speed, share=False, larger_is_better=None, digits=0))
     return columns
 
 

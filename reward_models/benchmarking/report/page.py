@@ -25,7 +25,6 @@ from reward_models.benchmarking.report.behaviour_sections import (
     length_section,
     overoptimization_section,
     robustness_section,
-    verdict,
 )
 from reward_models.benchmarking.report.closing_sections import (
     agreement_section,
@@ -113,13 +112,11 @@ def headline(data: Mapping[str, Any]) -> str:
             sentence += f"; {others}"
         return sentence + "."
     for pool in data["overoptimization"].values():
+        parts = []
         for name, curve in pool["curves"].items():
             top = max(curve["gold"], key=lambda found: found["value"])
-            last = curve["gold"][-1]
-            best, end = (shown(found, digits=2, share=False, signed=True) for found in (top, last))
-            return (
-                f"Optimised against <b>{escape(name)}</b>, gold reaches {best} sd "
-                f"and ends at {end} {interval(last, digits=2, share=False)}: "
-                f"{verdict(curve)}."
-            )
+            best, end = (shown(found, digits=2, share=False, signed=True) for found in (top, curve["gold"][-1]))
+            parts.append(f"<b>{escape(name)}</b> brings gold to {best} and leaves it at {end}")
+        if parts:
+            return f"Along the proxy {', '.join(parts)} standard deviations."
     return "Nothing was measured."

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from textenv.report.numbers import MISSING, fixed, percent
+from textenv.report.numbers import MISSING, fixed
 
 Figure = Mapping[str, Any]
 """A figure as JSON holds it: value, low, high, n."""
@@ -17,7 +17,7 @@ def shown(found: Figure | None, *, digits: int = 1, share: bool = True, signed: 
     value = None if found is None else found["value"]
     if value is None:
         return MISSING
-    return percent(value, digits).removesuffix("%") if share else fixed(value, digits, signed=signed)
+    return fixed(100 * value if share else value, digits, signed=signed)
 
 
 def interval(found: Figure | None, *, digits: int = 1, share: bool = True, signed: bool = False) -> str:

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reward_models.benchmarking.report.behaviour_sections import verdict
 from reward_models.benchmarking.report.leaderboard import best_in, leaderboard, ranked
 from reward_models.benchmarking.report.tables import interval, shown
+from textenv.report.numbers import short
 
 
 def summary_table(data: Mapping[str, Any]) -> RenderableType:
@@ -36,15 +36,21 @@ def summary_table(data: Mapping[str, Any]) -> RenderableType:
 def _models(data: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Model", no_wrap=True, max_width=24)
-    columns = [column for column in leaderboard(data) if column.title != "Gold lost"]
-    for column in columns:
-        table.add_column(f"{column.title}\n[dim]{column.unit}[/dim]", justify="right")
+    columns = [column for column in leaderboard(data) if column.title not in ("Gold lost", "Gap > 0.5")]
+    for index, column in enumerate(columns):
+        unit = "%" if column.share else column.unit
+        table.add_column(
+            f"{column.title}\n[dim]{unit}[/dim]", justify="right", no_wrap=index == 0 or column.title == "Speed"
+        )
     best = [best_in(column) for column in columns]
     for name in ranked(data):
         cells = []
         for index, (column, top) in enumerate(zip(columns, best, strict=True)):
-            words = shown(column.figures[name], digits=column.digits, share=column.share)
-            ends = interval(column.figures[name], digits=column.digits, share=column.share) if index == 0 else ""
+            found = column.figures[name]
+            words = shown(found, digits=column.digits, share=column.share)
+            if column.title == "Speed" and found is not None:
+                words = short(found["value"])
+            ends = interval(found, digits=column.digits, share=column.share) if index == 0 else ""
             cells.append(Text(f"{words} {ends}".strip(), style="bold" if name in top else ""))
         table.add_row(Text(name), *cells)
     return table
@@ -53,21 +59,22 @@ def _models(data: Mapping[str, Any]) -> Table:
 def _optimised(data: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Optimised against", no_wrap=True, max_width=28)
-    for head in ("proxy\nat the end", "gold\nat its peak", "gold\nat the end", "gold lost\nsd, 95 %", "peak\n√nats"):
-        table.add_column(head, justify="right")
+    for head in ("proxy\nlast", "gold\nat best", "gold\nlast", "gold lost\nsd, 95 %"):
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("")
     for pool in data["overoptimization"].values():
         for name, curve in pool["curves"].items():
             top = max(curve["gold"], key=lambda found: found["value"])
-            drop, fit = curve["drop"], curve["fit"]
+            drop = curve["drop"]
             ends = interval(drop, digits=2, share=False)
             cells = [
                 shown(found, digits=2, share=False, signed=True)
                 for found in (curve["proxy"][-1], top, curve["gold"][-1])
             ]
-            cells += [
-                f"{shown(drop, digits=2, share=False)} {ends}",
-                shown(fit["peak"], digits=2, share=False) if fit else "–",
-            ]
-            table.add_row(Text(name), *(Text(words) for words in cells), Text(verdict(curve)))
+            cells.append(f"{shown(drop, digits=2, share=False)} {ends}")
+            table.add_row(
+                Text(name),
+                *(Text(words) for words in cells),
+                Text("over-optimised" if curve["shape_known"] else "", style="bold red"),
+            )
     return table
