@@ -3,6 +3,7 @@ import re
 from html.parser import HTMLParser
 from importlib import import_module
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,3 +160,12 @@ def test_a_bag_of_words_beats_chance_on_the_domain_it_has_seen_and_on_others():
         assert suite["models"]["movies"]["headline"]["low"] > 0.7
     with pytest.raises(DataError, match="no rated texts of mars"):
         BagOfWords(texts, ["mars"])
+
+
+def test_the_block_in_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[3] / "docs" / "benchmark.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], str(page), "exec"), {})
+    assert (tmp_path / "report.html").exists()
