@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def boot(suite, resamples=300):
     return ClusterBootstrap(suite.clusters, np.random.default_rng(0), resamples=resamples)
 
 
-def rated(n=150, seed=0):
+def rated(n=150, seed=0) -> Any:
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=n)
     raters = [np.clip(np.rint(t + rng.normal(size=6)), -4, 4).tolist() for t in truth]

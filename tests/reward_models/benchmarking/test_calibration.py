@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def pairs_suite(logits, rng, *, soft=False):
     return suite, np.concatenate([logits, np.zeros(count)])
 
 
-def measured(suite, scores, resamples=200):
+def measured(suite, scores, resamples=200) -> Any:
     bootstrap = ClusterBootstrap(suite.clusters, np.random.default_rng(0), resamples=resamples)
     return calibration(scores, suite, bootstrap, np.random.default_rng(1))
 

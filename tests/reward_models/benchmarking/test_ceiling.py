@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from reward_models.metrics import human_rater_accuracy
 from textenv.errors import DataError
 
 
-def simulated(seed, *, n=120, raters=8, noise=1.0, bimodal=False):
+def simulated(seed, *, n=120, raters=8, noise=1.0, bimodal=False) -> Any:
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=n) * 1.5
     if bimodal:

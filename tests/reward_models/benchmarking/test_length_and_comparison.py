@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,9 +19,9 @@ def test_partial_correlation_is_that_of_the_residuals():
     rng = np.random.default_rng(0)
     z = rng.normal(size=500)
     x, y = z + rng.normal(size=500), 0.5 * z + rng.normal(size=500)
-    r = np.corrcoef([x, y, z])
-    left = [v - np.polyval(np.polyfit(z, v, 1), z) for v in (x, y)]
-    assert partial_correlation(r[0, 1], r[0, 2], r[1, 2]) == pytest.approx(np.corrcoef(left)[0, 1])
+    r: Any = np.corrcoef([x, y, z])
+    left: Any = [v - np.polyval(np.polyfit(z, v, 1), z) for v in (x, y)]
+    assert partial_correlation(r[0, 1], r[0, 2], r[1, 2]) == pytest.approx(float(np.asarray(np.corrcoef(left))[0, 1]))
 
 
 def test_length_bias_of_the_length_itself_and_of_the_gold_values():
@@ -54,7 +56,7 @@ def test_partial_correlation_separates_bias_from_quality_that_goes_with_length()
 
 
 def test_within_prompts_the_prompts_own_level_does_not_count():
-    suite = simulated_suite(responses=4)
+    suite: Any = simulated_suite(responses=4)
     level = 100.0 * suite.clusters
     plain, shifted = (length_bias(suite.gold + extra, suite, boot(suite)) for extra in (0, level))
     assert plain.correlation.value == pytest.approx(shifted.correlation.value, abs=1e-9)
@@ -80,7 +82,7 @@ def test_independent_pairs_share_no_prompt_and_use_most_of_them():
 
 
 def test_a_better_model_is_found_better_and_equal_ones_are_not():
-    suite = simulated_suite(responses=6)
+    suite: Any = simulated_suite(responses=6)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(3, len(suite)))
     scores = {"good": suite.gold + 0.3 * noise[0], "bad": noise[1], "as bad": noise[2]}
@@ -97,7 +99,7 @@ def test_a_better_model_is_found_better_and_equal_ones_are_not():
 
 
 def test_paired_p_values_are_uniform_where_models_are_equal():
-    suite = simulated_suite(responses=3)
+    suite: Any = simulated_suite(responses=3)
     rng = np.random.default_rng(5)
     p_values = []
     for _ in range(60):

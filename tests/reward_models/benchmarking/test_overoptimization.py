@@ -1,4 +1,5 @@
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_gold_by_hand():
     assert twice == pytest.approx(1.2 * np.tanh(-0.8) - 0.3)
 
 
-def world_curve(judge, seed=0, samples=512):
+def world_curve(judge, seed=0, samples=512) -> Any:
     pool = generator_pool(prompts_count=24, samples=samples, seed=seed)
     proxy = np.array([judge(p, row) for p, row in zip(pool.prompts, pool.responses, strict=True)])
     return best_of_n_path(proxy, pool.gold, np.random.default_rng(seed), resamples=300)
@@ -122,7 +123,7 @@ def test_a_policys_checkpoints_are_measured_from_the_first_one():
     kl = np.maximum((d**2)[:, None, None] + 0.05 * rng.normal(size=shape), 0) * (d > 0)[:, None, None]
     noise = rng.normal(size=shape)
     gold = 10 + 2 * (value_of(d, 1.5, 0.9, "rl")[:, None, None] + noise)
-    curve = policy_path(kl, 3 * d[:, None, None] + noise, gold, list(range(8)), rng, resamples=200)
+    curve: Any = policy_path(kl, 3 * d[:, None, None] + noise, gold, list(range(8)), rng, resamples=200)
     assert curve.method == "rl"
     assert curve.gold[0].value == pytest.approx(0, abs=1e-9)
     assert curve.fit.alpha.low < 1.5 < curve.fit.alpha.high
@@ -148,7 +149,7 @@ def test_wrong_arguments_are_explained():
     with pytest.raises(ShapeError, match=r"must be \(checkpoints, prompts, samples\)"):
         policy_path(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 2)), [0, 1], rng)
     with pytest.raises(ShapeError, match="got 1 steps for 2 checkpoints"):
-        policy_path(*[np.zeros((2, 2, 2))] * 3, [0], rng)
+        policy_path(np.zeros((2, 2, 2)), np.zeros((2, 2, 2)), np.zeros((2, 2, 2)), [0], rng)
     with pytest.raises(ConfigError, match="need 1 to 64 prompts"):
         generator_pool(prompts_count=65)
     with pytest.raises(ShapeError, match="every prompt needs 2 responses"):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -56,7 +58,7 @@ def test_hacks_by_hand():
     assert sorted(made["words shuffled"].split()) == ["four", "one", "three", "two"]
 
 
-def probed(model):
+def probed(model) -> Any:
     base = probe_base([simulated_suite(responses=4)], np.random.default_rng(0), pairs=40)
     return probe(Scorer("m", model), base, np.random.default_rng(0), resamples=100), base
 

@@ -1,11 +1,13 @@
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import stats as scipy_stats
 
 from reward_models.benchmarking import ratings_suite, simulated_suite
-from reward_models.benchmarking.measures.ranking import ranking, weighted_ranks
+from reward_models.benchmarking.measures.ranking import ranking as measured_ranking
+from reward_models.benchmarking.measures.ranking import weighted_ranks
 from reward_models.benchmarking.resampling import ClusterBootstrap
 
 
@@ -13,7 +15,11 @@ def boot(suite, resamples=400):
     return ClusterBootstrap(suite.clusters, np.random.default_rng(0), resamples=resamples)
 
 
-def rated(n=80):
+stats: Any = scipy_stats  # its results are named tuples made at run time
+ranking: Any = measured_ranking
+
+
+def rated(n=80) -> Any:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=n)
     suite = ratings_suite("s", "S", ["p"] * n, [str(i) for i in range(n)], [[t] for t in truth.round(1)])
@@ -58,7 +64,7 @@ def test_best_of_k_is_the_mean_over_all_subsets():
 
 
 def test_within_prompts_correlations_are_averaged_over_prompts():
-    suite = simulated_suite(responses=4)
+    suite: Any = simulated_suite(responses=4)
     rng = np.random.default_rng(0)
     scores = suite.gold + rng.normal(size=len(suite))
     found = ranking(scores, suite, boot(suite))
@@ -76,7 +82,7 @@ def test_a_constant_model_ranks_nothing(make):
 
 
 def test_the_gold_values_themselves_are_perfect():
-    suite = simulated_suite(responses=4)
+    suite: Any = simulated_suite(responses=4)
     found = ranking(suite.gold, suite, boot(suite))
     assert found.kendall.value == found.spearman.value == pytest.approx(1)
     assert found.best_of[4].value == pytest.approx(1)

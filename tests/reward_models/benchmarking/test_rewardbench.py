@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.reward_models.benchmarking.rewardbench_files import V1, V2, write
 from textenv.errors import DataError
 
 
-def measured(suite, model, measure):
+def measured(suite, model, measure) -> Any:
     bootstrap = ClusterBootstrap(suite.clusters, np.random.default_rng(0), resamples=200)
     return measure(model.score(suite.prompts, suite.responses).astype(float), suite, bootstrap)
 

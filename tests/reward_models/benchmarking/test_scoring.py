@@ -69,7 +69,7 @@ def test_a_model_that_always_raises_is_given_up_soon():
 def test_a_result_of_another_shape_is_a_failure():
     class Short:
         def score(self, prompts, responses):
-            return np.zeros(len(responses) + 1)
+            return np.zeros(len(responses) + 1, dtype=np.float32)
 
     scorer = Scorer("m", Short())
     assert np.isnan(scorer.score(["p"], ["r"])).all()
