@@ -131,7 +131,7 @@ class UncertainRewardModel(TextModel):
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         """Means less `caution` times the spreads, shape ``(n,)``; raises as `judge`."""
         found = self.judge(prompts, responses)
-        return found.means - np.float32(self.caution) * found.stds
+        return (found.means - self.caution * found.stds).astype(np.float32)
 
 
 @torch.no_grad()

@@ -105,17 +105,17 @@ class _Cells:
         return [name for name in names if name in self.cells]
 
     def text(self, field: str) -> str:
-        value = self.cells.get(field)
+        value: Any = self.cells.get(field)
         if isinstance(value, str):
             return value
-        if field in self.cells and _is_chat(value):
+        if _is_chat(value):
             return self.render(value)
         self.fail(field, "a text or a list of chat messages")
 
     def number(self, field: str, default: float | None = None) -> float:
         if field not in self.cells and default is not None:
             return default
-        value = self.cells.get(field)
+        value: Any = self.cells.get(field)
         if not _is_number(value):
             self.fail(field, "a finite number")
         return float(value)
@@ -171,7 +171,8 @@ def _parse(cells: _Cells) -> list[Label]:
 
 
 def _comparison(cells: _Cells) -> Comparison:
-    chosen, rejected = cells.cells.get("chosen"), cells.cells.get("rejected")
+    chosen: Any = cells.cells.get("chosen")
+    rejected: Any = cells.cells.get("rejected")
     common = _common_turns(chosen, rejected)
     if common:
         # Both sides are whole chats; where there is a prompt too, it says the same as their beginning.
@@ -199,7 +200,7 @@ def _comparison_extras(cells: _Cells) -> dict[str, Any]:
 
 def _side_by_side(cells: _Cells) -> Comparison:
     winner = cells.cells.get("winner")
-    key = winner.split(" ")[0].lower() if isinstance(winner, str) else winner
+    key = winner.split(" ")[0].lower() if isinstance(winner, str) else ""
     if key not in _WINNERS:
         cells.fail("winner", "a, b or tie")
     sides = [cells.text("response_a"), cells.text("response_b")]
@@ -218,7 +219,7 @@ def _of_several(cells: _Cells) -> list[Label]:
         return [BestOf(prompt, responses, _index(cells, "best", cells.cells["best"], len(responses)), **common)]
     if found == ["ranking"]:
         return [Ranking(prompt, responses, _ranks_of_order(cells, len(responses)), **common)]
-    if found == ["rankings"] and all(isinstance(entry, (list, tuple)) for entry in cells.cells["rankings"]):
+    if found == ["rankings"] and _holds_lists(cells.cells["rankings"]):
         several = cells.sequence("rankings", lambda entry: all(map(_is_rank, entry)), "lists of ranks (1 is best)")
         return [Ranking(prompt, responses, _as_ranks(ranks), **common) for ranks in several]
     ranks = cells.sequence(found[0], _is_rank, "whole numbers from 1 (best), or null where unranked")
@@ -285,8 +286,15 @@ def _rating(cells: _Cells) -> Rating:
     return Rating(prompt, response, score, scale=scale, spread=spread, count=int(count), **cells.common())
 
 
+def _holds_lists(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(x, (list, tuple)) for x in value)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    # A whole number of hundreds of digits is no float.
+    return abs(value) < 1e300
 
 
 def _is_rank(value: Any) -> bool:

@@ -41,8 +41,8 @@ def read_labels(
     if isinstance(source, (str, Path)):
         path = Path(source)
         return _labels(_rows_of_file(path), str(path), ignore_columns, render)
-    if hasattr(source, "keys"):
-        names = sorted(str(name) for name in source.keys())
+    if isinstance(source, Mapping):  # a DatasetDict is a dict
+        names = sorted(str(name) for name in source)
         raise DataError(f"dataset: expected one split with rows, got several: {names}; give dataset[{names[0]!r}].")
     return _labels(
         ((f"dataset: row {number}", row) for number, row in enumerate(source)), "dataset", ignore_columns, render
@@ -76,7 +76,7 @@ def to_dataset(labels: Sequence[Label]) -> Any:
         MissingDependencyError: If ``datasets`` is not installed.
     """
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]  # no dependency of ours
     except ImportError as error:
         raise MissingDependencyError("Hugging Face datasets are needed: pip install datasets") from error
     return datasets.Dataset.from_list(_rectangular([row_of_label(label) for label in labels]))
@@ -142,6 +142,10 @@ def _parse_line(line: str, where: str) -> Any:
         raise DataError(
             f"{where}: expected one JSON object a line, got invalid JSON at column {error.colno}: {error.msg}."
         ) from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: expected one JSON object a line, got what Python cannot read: {error}.") from error
 
 
 def _field_before(line: str, constant: str) -> str:

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,7 +215,7 @@ def dawid_skene(comparisons: Sequence[Comparison], *, iterations: int = 100) -> 
         # crowd-kit 1.4 calls pandas in a way that pandas 3.1 deprecates; nothing that our callers could mend.
         warnings.simplefilter("ignore", DeprecationWarning)
         fitted = DawidSkene(n_iter=iterations).fit(frame)
-    probabilities = fitted.probas_.reindex(range(len(groups)))
+    probabilities = cast(Any, fitted.probas_).reindex(range(len(groups)))
     made = [
         _decided(group[0], {str(name): float(p) for name, p in zip(probabilities.columns, row, strict=True)})
         for group, row in zip(groups.values(), probabilities.to_numpy(), strict=True)

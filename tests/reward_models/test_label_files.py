@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reward_models.labels import BestOf, Comparison, Label, Ranking, Rating, StepLabels
-from reward_models.labels.columns import labels_of_row, render_messages
+from reward_models.labels.columns import KNOWN_COLUMNS, labels_of_row, render_messages
 from reward_models.labels.files import read_labels, to_dataset, write_labels
 from textenv.errors import DataError, MissingDependencyError
 
@@ -201,6 +203,7 @@ MISTAKES: list[tuple[str, bytes | str, str]] = [
         '{"prompt": "p", "prompt": "q", "chosen": "a", "rejected": "b"}',
         r"`prompt`: expected once, got 2 times",
     ),
+    ("digits", '{"prompt": "p", "response": "r", "score": ' + 5000 * "1" + "}", r":2: .*got what Python cannot read"),
     ("not UTF-8", b'{"prompt": "\xff"}', r":2: expected UTF-8, got byte 0xff at position 13"),
 ]
 
@@ -212,6 +215,23 @@ def test_mistake_names_file_line_field_and_what_was_expected(line: bytes | str, 
     with pytest.raises(DataError, match=message) as caught:
         read_labels(path)
     assert str(caught.value).startswith(f"{path}:2: ")
+
+
+ODD = st.sampled_from(
+    [None, True, 0, -1, 2.5, 10**400, "", "a", [], ["a"], [[1]], [1, 2], [None], {}, {"role": "user"}]
+)
+COLUMNS = st.sampled_from(sorted(KNOWN_COLUMNS))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(COLUMNS, ODD, max_size=4), st.sampled_from([case[1] for case in CONVENTIONS]))
+def test_whatever_stands_in_a_row_it_is_read_or_a_data_error(odd: dict[str, Any], row: dict[str, Any]) -> None:
+    problem, labels = "", []
+    try:
+        labels = labels_of_row(row | odd, "here:1")
+    except DataError as error:
+        problem = str(error)
+    assert labels or problem.startswith("here:1: field `")
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

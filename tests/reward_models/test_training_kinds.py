@@ -58,8 +58,9 @@ def weights(rm: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in rm.model.named_parameters()}
 
 
-def rank_of(label: Ranking | BestOf) -> torch.Tensor:
+def rank_of(label: Label) -> torch.Tensor:
     ranking = ranking_from_best(label) if isinstance(label, BestOf) else label
+    assert isinstance(ranking, Ranking)
     return torch.tensor([[rank or 0 for rank in ranking.dense_ranks]])
 
 

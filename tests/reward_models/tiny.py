@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
+from scipy.stats import spearmanr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -76,3 +78,9 @@ def save_trunk(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
+    """Spearman's."""
+    found: Any = spearmanr(one, other)
+    return float(found.statistic)
