@@ -111,7 +111,8 @@ def measure(gold: WordGold, words: list[str], labels: list[Label], seed: int, ch
     predicted, exact = (1 / (1 + np.exp(b - a)) for a, b in (scores, truth))
     edges = np.minimum((predicted * 10).astype(int), 9)
     gaps = [abs(float(np.sum(predicted[edges == b] - exact[edges == b]))) for b in range(10)]
-    return Found(float(spearmanr(scores[0], truth[0]).statistic), float(right.mean()), sum(gaps) / FRESH)
+    correlation: Any = spearmanr(scores[0], truth[0])
+    return Found(float(correlation.statistic), float(right.mean()), sum(gaps) / FRESH)
 
 
 if __name__ == "__main__":
