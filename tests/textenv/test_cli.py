@@ -170,7 +170,7 @@ def test_unknown_command_and_no_command(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_are_valid(recipe: Path):
-    parse(recipe.stem, ["--config", str(recipe)])
+    parse(recipe.stem.partition("_")[0], ["--config", str(recipe)])  # ppo.yaml, ppo_variant.yaml
 
 
 def test_play_toy_problem_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
