@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def read_pieces(file: TokenFile) -> list[tuple[int, ...]]:
     packed = file.read(range(len(file)))
     for tokens, positions, mask in zip(*packed, strict=True):
         starts = [*np.flatnonzero(positions == 0), len(tokens)]
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in itertools.pairwise(starts):
             if mask[start + 1 : end].any():
                 found.append(tuple(tokens[start:end].tolist()))
     return found
