@@ -117,7 +117,7 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_logprob: torch.Tensor, by_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, by_logprob: torch.Tensor, by_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # @once_differentiable
         hidden, weight, bias, targets, allowed, tops, totals, entropy = ctx.saved_tensors
         found = RowScores(tops, tops, totals, entropy)
         logits = _logits(hidden, weight, bias, allowed, ctx.vocabulary)

@@ -84,7 +84,8 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]  # @once_differentiable
+        (by_out,) = grad_outputs
         rows, weight = ctx.saved_tensors
         by_x, by_weight = _compiled().rms_norm_gradient(rows, weight, by_out.contiguous(), ctx.eps)
         return by_x.view(by_out.shape), by_weight, None
@@ -99,8 +100,9 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _compiled().gated_gradient(*ctx.saved_tensors, by_out.contiguous())
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]  # @once_differentiable
+        (by_out,), (gate, up) = grad_outputs, ctx.saved_tensors
+        return _compiled().gated_gradient(gate, up, by_out.contiguous())
 
 
 @cache

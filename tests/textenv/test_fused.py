@@ -27,7 +27,7 @@ CONFIG = LlamaConfig(
 )
 
 
-def norm() -> nn.Module:
+def norm() -> LlamaRMSNorm:
     module = LlamaRMSNorm(48, eps=1e-5)
     nn.init.normal_(module.weight, 1.0, 0.3)
     return module

@@ -201,12 +201,13 @@ class Kernels:
             entropy: Also compute the entropy of each row.
         """
         rows, vocabulary = logits.shape
-        found = RowScores(*torch.empty(3, rows), torch.empty(rows) if entropy else None)
+        logprobs, tops, totals = torch.empty(3, rows)
+        found = RowScores(logprobs, tops, totals, torch.empty(rows) if entropy else None)
         self._score(
             self._parallel,
             logits.data_ptr(),
             targets.data_ptr(),
-            *(tensor.data_ptr() for tensor in found[:3]),
+            *(tensor.data_ptr() for tensor in (logprobs, tops, totals)),
             None if found.entropy is None else found.entropy.data_ptr(),
             rows,
             vocabulary,
