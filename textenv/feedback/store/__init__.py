@@ -1,0 +1,1 @@
+"""The store of what people are asked and what they say."""
