@@ -1,1 +1,43 @@
 """The store of what people are asked and what they say."""
+
+from textenv.feedback.store.database import Database
+from textenv.feedback.store.labelling import LabelConflict
+from textenv.feedback.store.records import (
+    KINDS,
+    Answer,
+    Assignment,
+    CollectedPrompt,
+    Item,
+    ItemKind,
+    Label,
+    LabelledItem,
+    PolicyVersion,
+    Progress,
+    Rater,
+    Round,
+    Scale,
+    check_payload,
+)
+from textenv.feedback.store.store import FeedbackStore, Saved, Selector
+
+__all__ = [
+    "KINDS",
+    "Answer",
+    "Assignment",
+    "CollectedPrompt",
+    "Database",
+    "FeedbackStore",
+    "Item",
+    "ItemKind",
+    "Label",
+    "LabelConflict",
+    "LabelledItem",
+    "PolicyVersion",
+    "Progress",
+    "Rater",
+    "Round",
+    "Saved",
+    "Scale",
+    "Selector",
+    "check_payload",
+]

@@ -1,0 +1,101 @@
+"""Labels into the database and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from textenv.errors import DataError
+from textenv.feedback.store.assignment import shown_order
+from textenv.feedback.store.database import Database
+from textenv.feedback.store.records import Item, Label, LabelledItem, check_payload
+from textenv.feedback.store.rows import item_record, label_record, label_row
+from textenv.feedback.store.schema import items, labels, leases, raters
+
+_CHUNK = 500
+
+
+class LabelConflict(DataError):
+    """This rater has labelled this item already, or the label's id belongs to another label."""
+
+
+def insert_label(connection: sa.Connection, label: Label, *, now: float) -> tuple[Label, bool]:
+    """Put a label into the database; one with a known id changes nothing.
+
+    Returns:
+        The label as it stands in the database, and whether it is new.
+
+    Raises:
+        LabelConflict: If the id belongs to another label, or this rater has labelled this item before.
+        DataError: If item, payload or order is unusable.
+    """
+    known = connection.execute(sa.select(labels).where(labels.c.id == label.id)).first()
+    if known is not None:
+        before = label_record(known)
+        if (before.item, before.rater) != (label.item, label.rater):
+            raise LabelConflict(f"the label id {label.id!r} belongs to another label; make a new one for each label")
+        return before, False
+    row = connection.execute(sa.select(items).where(items.c.id == label.item)).first()
+    if row is None:
+        raise DataError(f"there is no item {label.item!r}")
+    item = item_record(row)
+    label = _completed(label, item, now)
+    standing = (labels.c.item == item.id) & (labels.c.rater == label.rater) & labels.c.undone.is_(None)
+    if connection.execute(sa.select(labels.c.number).where(standing)).first() is not None:
+        raise LabelConflict(f"{label.rater} has labelled item {item.id} already; take that label back first")
+    number = connection.execute(labels.insert().values(label_row(label))).inserted_primary_key
+    assert number is not None
+    connection.execute(leases.delete().where(leases.c.item == item.id, leases.c.rater == label.rater))
+    _count(connection, label, row, 1)
+    return replace(label, number=number[0]), True
+
+
+def take_back(connection: sa.Connection, rater: str, label_id: str | None, now: float) -> tuple[Label, Item] | None:
+    """Mark a rater's newest standing label, or the one named, as undone; None where there is none."""
+    query = sa.select(labels).where(labels.c.rater == rater, labels.c.undone.is_(None))
+    if label_id is not None:
+        query = query.where(labels.c.id == label_id)
+    row = connection.execute(query.order_by(labels.c.number.desc()).limit(1)).first()
+    if row is None:
+        return None
+    label = label_record(row)
+    connection.execute(labels.update().where(labels.c.number == label.number).values(undone=now))
+    item = connection.execute(sa.select(items).where(items.c.id == label.item)).one()
+    _count(connection, label, item, -1)
+    return replace(label, undone=now), item_record(item)
+
+
+def iterate(database: Database, conditions: list[sa.ColumnElement[bool]], after: int) -> Iterator[LabelledItem]:
+    """Labels with their items by number, a chunk at a time: no transaction stays open between them."""
+    while True:
+        chunk = sa.select(labels).where(labels.c.number > after, *conditions).order_by(labels.c.number).limit(_CHUNK)
+        with database.read() as connection:
+            found = [label_record(row) for row in connection.execute(chunk)]
+            about = sa.select(items).where(items.c.id.in_({label.item for label in found}))
+            known = {row.id: item_record(row) for row in connection.execute(about)}
+        yield from (LabelledItem(label, known[label.item]) for label in found)
+        if len(found) < _CHUNK:
+            return
+        after = found[-1].number
+
+
+def _completed(label: Label, item: Item, now: float) -> Label:
+    """The label with what the store knows, its payload and order checked."""
+    order = label.order or shown_order(label.rater, item)
+    if sorted(order) != list(range(len(item.answers))):
+        raise DataError(f"`order` must name each of the {len(item.answers)} answers of item {item.id} once: {order}")
+    payload = {} if label.skipped is not None else check_payload(item, label.payload)
+    return replace(label, kind=item.kind, payload=payload, order=tuple(order), time=now, undone=None)
+
+
+def _count(connection: sa.Connection, label: Label, item: Any, change: int) -> None:
+    """Carry a label that came or went into the counters of its item and its rater."""
+    counter = raters.c.labelled if label.skipped is None else raters.c.skipped
+    connection.execute(raters.update().where(raters.c.name == label.rater).values({counter: counter + change}))
+    if label.skipped is None:
+        done = item.done + change
+        is_open = not item.closed and (item.is_gold or done < item.wanted)
+        connection.execute(items.update().where(items.c.id == item.id).values(done=done, is_open=is_open))
