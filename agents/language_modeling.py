@@ -1,88 +1,39 @@
-"""Cross-entropy training of a causal LM on sequences: the loop that pre-training and supervised fine-tuning share.
+"""Cross-entropy training of a causal LM on sequences: examples in memory, mixtures of tasks, evaluation.
 
 An example is a token sequence with a prompt length; the loss is taken on what follows the prompt. Pre-training uses a
 prompt of one token (begin-of-text), fine-tuning the instruction. The order of the examples is a function of seed and
-step alone, so a resumed run sees what an uninterrupted one sees.
+step alone, so a resumed run sees what an uninterrupted one sees. Corpora that memory does not hold are trained on by
+:mod:`agents.lm.corpus`; the loop itself stands in :mod:`agents.lm.loop`.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch, response_hidden, response_tokens
-from agents.token_scores import score_tokens
-from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
-from textenv.errors import CheckpointError, ConfigError, DataError, RunCheckError
-from textenv.memory import keep_freed_memory
-from textenv.mixed_precision import ComputeCopy, fast_bf16
-from textenv.progress import StageProgress
+from agents.lm.batches import Batch, Example, PackedBatch, check_packing, collate, token_losses
+from agents.lm.config import LMConfig
+from agents.lm.loop import Trainer, make_optimizer
+from textenv.errors import ConfigError, DataError
 from textenv.runs import Run
 
+__all__ = [
+    "Example",
+    "LMConfig",
+    "MixtureBatches",
+    "collate",
+    "evaluate_lm",
+    "make_optimizer",
+    "token_losses",
+    "train_lm",
+]
+
 _POOL_BATCHES = 16  # batches that are drawn together and cut by length
-
-
-@dataclass(frozen=True)
-class Example:
-    """A token sequence and where its loss begins.
-
-    Attributes:
-        tokens: Ids of prompt and target, int64, shape ``(L,)``.
-        prompt_length: Tokens that carry no loss, at least 1.
-    """
-
-    tokens: NDArray[np.int64]
-    prompt_length: int
-
-
-@dataclass(frozen=True)
-class LMConfig:
-    """Cross-entropy training.
-
-    Attributes:
-        steps: Optimisation steps.
-        batch_size: Sequences per step.
-        learning_rate: Peak of the schedule.
-        warmup_steps: Steps of linear warm-up; cosine decay to 10% follows.
-        weight_decay: AdamW's, on matrices only.
-        max_grad_norm: Gradient clip.
-        bf16: Compute with a bfloat16 copy of the weights (the optimiser's stay float32); None means where the hardware
-            is fast at it.
-        eval_every: Steps between evaluations on held-out examples; 0 evaluates at the end only.
-        checkpoint_every: Steps between checkpoints.
-        seed: Order of the examples.
-    """
-
-    steps: int = 1000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
-    bf16: bool | None = None
-    eval_every: int = 200
-    checkpoint_every: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "max_grad_norm", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)}")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step (0-based): linear warm-up, then a cosine to a tenth."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
 class MixtureBatches:
@@ -168,17 +119,21 @@ class MixtureBatches:
         return self._orders[key]
 
 
-def collate(examples: Sequence[Example], device: Any = "cpu") -> SequenceBatch:
-    """Pad examples into a batch whose counted tokens are those that carry loss."""
-    prompts = [example.tokens[: example.prompt_length].tolist() for example in examples]
-    targets = [example.tokens[example.prompt_length :].tolist() for example in examples]
-    return SequenceBatch.from_ids(prompts, targets, device=device)
+class _Parts:
+    """A mixture's batches as the loop wants them: divided, and padded or packed."""
 
+    def __init__(self, batches: MixtureBatches, accumulation: int, packed_length: int, device: Any) -> None:
+        self._batches, self._accumulation, self._length = batches, accumulation, packed_length
+        self._device = device
 
-def token_losses(model: Any, batch: SequenceBatch) -> torch.Tensor:
-    """Negative log-likelihood of each counted token, nats, float32, shape ``(N,)``."""
-    hidden, _ = response_hidden(model, batch)
-    return -score_tokens(model.get_output_embeddings(), hidden, response_tokens(batch)).logprobs
+    def parts(self, step: int) -> list[Batch]:
+        """The parts of a step's batch; examples of similar length stay together."""
+        examples = self._batches.batch(step)
+        size = -(-len(examples) // self._accumulation)
+        groups = [examples[i : i + size] for i in range(0, len(examples), size)]
+        if self._length:
+            return [PackedBatch.from_examples(group, self._length, device=self._device) for group in groups]
+        return [collate(group, self._device) for group in groups]
 
 
 @torch.no_grad()
@@ -194,16 +149,6 @@ def evaluate_lm(model: Any, examples: Sequence[Example], *, batch_size: int = 12
     return total / count
 
 
-def make_optimizer(model: torch.nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
-
-
 def train_lm(
     model: Any,
     tasks: Mapping[str, Sequence[Example]],
@@ -211,6 +156,8 @@ def train_lm(
     config: LMConfig,
     *,
     weights: Mapping[str, float] | None = None,
+    packed_length: int = 0,
+    on_evaluate: Callable[[int, Any], None] | None = None,
     run: Run | None = None,
     stage: str = "pretrain",
 ) -> dict[str, float]:
@@ -224,6 +171,8 @@ def train_lm(
         validation: Held-out examples of each task.
         config: Settings.
         weights: Share of each task; None means proportional to their number.
+        packed_length: Tokens of a row that several examples share, none seeing another; 0 gives each a row of its own.
+        on_evaluate: Called with step and model after each evaluation, such as for samples.
         run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
         stage: Name in the logs.
 
@@ -232,44 +181,25 @@ def train_lm(
 
     Raises:
         RunCheckError: If the loss stops being finite; the message names the step.
+        ConfigError: If the model cannot keep packed examples apart.
     """
-    batches = MixtureBatches(tasks, weights, config.batch_size, config.seed)
-    optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
+    if packed_length:
+        check_packing(model)
     device = model.get_input_embeddings().weight.device
-    start = _resume(model, optimizer, run, stage)
-    if device.type == "cpu":
-        keep_freed_memory()
-    fast = fast_bf16(device) if config.bf16 is None else config.bf16
-    compute = ComputeCopy(model.eval(), torch.bfloat16 if fast else None)
-    tokens_done, began = 0, time.monotonic()
-    with StageProgress(stage, config.steps, run.console if run else None, start=start) as progress:
-        for step in range(start, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate_at(step)
-            batch = collate(batches.batch(step), device)
-            loss = token_losses(compute.model, batch).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            compute.pull_gradients()
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-            recent = loss.item()
-            if not math.isfinite(recent + norm):
-                raise RunCheckError(f"{stage}, step {step}: loss {recent}, gradient norm {norm}; lower `learning_rate`")
-            optimizer.step()
-            compute.push_weights()
-            tokens_done += int(batch.lengths.sum())
-            progress.update(step + 1, {"loss": recent}, tokens=tokens_done)
-            last = step + 1 == config.steps
-            if run is not None:
-                metrics = {"train/loss": recent, "train/learning_rate": optimizer.param_groups[0]["lr"]}
-                metrics["train/tokens_per_second"] = tokens_done / (time.monotonic() - began)
-                if last or (config.eval_every and (step + 1) % config.eval_every == 0):
-                    metrics |= _held_out(compute.model, validation)
-                if last or (step + 1) % 10 == 0:
-                    run.log(stage, step + 1, metrics)
-                if (step + 1) % config.checkpoint_every == 0 and not last:
-                    _checkpoint(model, optimizer, run, stage, step + 1)
-    return {name: evaluate_lm(compute.model, examples) for name, examples in validation.items()}
+    source = _Parts(
+        MixtureBatches(tasks, weights, config.batch_size, config.seed), config.accumulation, packed_length, device
+    )
+    trainer = Trainer(
+        model,
+        source,
+        config,
+        evaluate=lambda trained, last: _held_out(trained, validation),
+        on_evaluate=on_evaluate,
+        run=run,
+        stage=stage,
+    )
+    trained = trainer.train()
+    return {name: evaluate_lm(trained, examples) for name, examples in validation.items()}
 
 
 def _held_out(model: Any, validation: Mapping[str, Sequence[Example]]) -> dict[str, float]:
@@ -279,30 +209,3 @@ def _held_out(model: Any, validation: Mapping[str, Sequence[Example]]) -> dict[s
         metrics |= {f"eval/loss/{name}": loss for name, loss in losses.items()}
         metrics |= {f"eval/perplexity/{name}": math.exp(loss) for name, loss in losses.items()}
     return metrics
-
-
-def _checkpoint(model: Any, optimizer: torch.optim.Optimizer, run: Run, stage: str, step: int) -> None:
-    def write(folder: Path) -> None:
-        tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-        save_state(folder, tensors | optimizer_tensors(optimizer), {"step": step})
-
-    run.checkpoints(stage).save(step, write)
-
-
-def _resume(model: Any, optimizer: torch.optim.Optimizer, run: Run | None, stage: str) -> int:
-    """Load the newest checkpoint of the stage, if there is one; returns the step to go on with."""
-    if run is None:
-        return 0
-    latest = run.checkpoints(stage).latest()
-    step = 0
-    if latest is not None:
-        tensors, meta = load_state(latest)
-        weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"the checkpoint `{latest}` does not fit this model: {error}") from error
-        load_optimizer_tensors(optimizer, tensors)
-        step = int(meta["step"])
-    run.rewind(stage, step)
-    return step

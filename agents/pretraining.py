@@ -1,45 +1,59 @@
-"""Stage one: a tokenizer and a small causal LM from scratch, on several tasks at once."""
+"""Stage one: a tokenizer and a causal LM, from scratch or continued, on several tasks at once.
+
+Two ways of giving texts: :func:`pretrain` takes lists and pads each text, :func:`pretrain_on_tasks` takes tasks, writes
+token files, packs documents into full blocks and mixes tasks by tokens, whatever the size of the corpus.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from agents.language_modeling import Example, LMConfig, train_lm
+from agents.learning.world import World
+from agents.lm.batches import check_packing
+from agents.lm.corpus import CorpusBatches, HeldOutText, evaluate_corpus, mixture_texts, open_corpus
+from agents.lm.loop import Trainer
+from agents.lm.models import BOS, EOS, PAD, PRESETS, ModelConfig, build_model, train_tokenizer
+from textenv.corpora import Mixture, MixtureConfig, TokenFile
+from textenv.datasets.records import Split
 from textenv.errors import ConfigError, DataError
 from textenv.runs import Run
 
-PAD, BOS, EOS = "<|pad|>", "<|begin|>", "<|end|>"
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "PRESETS",
+    "ModelConfig",
+    "PretrainConfig",
+    "build_model",
+    "pretrain",
+    "pretrain_on_tasks",
+    "text_examples",
+    "train_tokenizer",
+]
+
+_TOKENIZER_BYTES = 20_000_000  # of text that a tokenizer is trained on
+_HELD_OUT_BLOCKS = 64  # of each task, while training; all of them at the end
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """A small decoder-only transformer of the Llama kind.
+class TextTask(Protocol):
+    """What pre-training needs of a task; :class:`textenv.tasks.Task` is one."""
 
-    Attributes:
-        vocab_size: Tokens of the BPE tokenizer, special ones included.
-        hidden_size: Width.
-        num_layers: Depth.
-        num_heads: Attention heads; must divide the width.
-        intermediate_size: Width of the gated MLP.
-        context: Longest sequence in tokens.
-    """
+    @property
+    def name(self) -> str:
+        """Unique among the tasks."""
+        ...
 
-    vocab_size: int = 8192
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    intermediate_size: int = 704
-    context: int = 128
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(f"`num_heads` ({self.num_heads}) must divide `hidden_size` ({self.hidden_size})")
+    def documents(self, split: Split, /) -> Iterable[str]:
+        """Texts of a split."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,75 +63,23 @@ class PretrainConfig:
     Attributes:
         model: Size of the model.
         training: Steps, rates, batch size.
-        weights: Share of each task in the mixture; empty means proportional to its number of texts.
+        weights: Share of each task in the mixture, where texts are given as lists; empty means proportional to their
+            number.
+        mixture: Shares of tasks, counted in tokens, where tasks are given.
+        block_length: Tokens of a packed block; 0 takes the model's context.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     training: LMConfig = field(default_factory=lambda: LMConfig(steps=1000, batch_size=64, learning_rate=3e-3))
     weights: dict[str, float] = field(default_factory=dict)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    block_length: int = 0
 
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a byte-level BPE tokenizer; pad, begin and end are three different tokens.
-
-    Args:
-        texts: Training texts only.
-        vocab_size: Size of the vocabulary, special tokens included.
-
-    Returns:
-        A transformers fast tokenizer that puts the begin token before every text.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    bos_id = tokenizer.token_to_id(BOS)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos_id)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def build_model(config: ModelConfig, tokenizer: Any, seed: int) -> Any:
-    """A freshly initialised Llama model for a tokenizer.
-
-    Args:
-        config: Size; the vocabulary is the tokenizer's.
-        tokenizer: Gives the special ids.
-        seed: Of the initialisation; the global generator is left as it was.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_heads,
-                max_position_embeddings=config.context,
-                tie_word_embeddings=True,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+    def __post_init__(self) -> None:
+        if self.block_length and not 2 <= self.block_length <= self.model.context:
+            raise ConfigError(
+                f"`block_length` must lie between 2 and the context ({self.model.context}), got {self.block_length}"
             )
-        )
 
 
 def text_examples(texts: Sequence[str], tokenizer: Any, context: int) -> list[Example]:
@@ -158,7 +120,8 @@ def pretrain(
     """
     if set(texts) != set(validation):
         raise DataError(f"training tasks {sorted(texts)} and validation tasks {sorted(validation)} differ")
-    tokenizer = train_tokenizer((text for task in sorted(texts) for text in texts[task]), config.model.vocab_size)
+    every = (text for task in sorted(texts) for text in texts[task])
+    tokenizer = train_tokenizer(every, config.model.vocab_size, split_digits=config.model.split_digits)
     model = build_model(config.model, tokenizer, config.training.seed)
     examples = {task: text_examples(texts[task], tokenizer, config.model.context) for task in texts}
     held_out = {task: text_examples(validation[task], tokenizer, config.model.context) for task in validation}
@@ -172,3 +135,125 @@ def pretrain(
         "tokens": int(config.training.steps * config.training.batch_size * mean_length),
     }
     return model, tokenizer, summary
+
+
+def pretrain_on_tasks(
+    tasks: Sequence[TextTask],
+    config: PretrainConfig,
+    folder: Path,
+    *,
+    start: tuple[Any, Any] | None = None,
+    run: Run | None = None,
+    world: World | None = None,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Train a language model on a mixture of tasks, from scratch or on from a model.
+
+    Args:
+        tasks: Training and validation documents; their names differ.
+        config: Settings.
+        folder: Where token files are written, and found again by a resumed run.
+        start: Model and tokenizer to go on with; None makes new ones.
+        run: Logs, progress, checkpoints and resume.
+        world: The processes that share the work.
+
+    Returns:
+        The model, its tokenizer, and a summary: per task loss (nats per token), perplexity, bits per byte, asked shares
+        and blocks drawn; parameters, tokens, tokens per second.
+
+    Raises:
+        DataError: If a task has no documents to train or to validate on.
+        ConfigError: If the model cannot keep packed documents apart, or the mixture names other tasks.
+    """
+    training = config.training
+    if start is None:
+        texts = {task.name: task.documents("train") for task in tasks}
+        sample = mixture_texts(texts, _first(config.mixture), most_bytes=_TOKENIZER_BYTES, seed=training.seed)
+        tokenizer = train_tokenizer(sample, config.model.vocab_size, split_digits=config.model.split_digits)
+        model = build_model(config.model, tokenizer, training.seed)
+    else:
+        model, tokenizer = start
+    check_packing(model)
+    length = config.block_length or min(config.model.context, model.config.max_position_embeddings)
+    files = _corpora(tasks, "train", tokenizer, length, folder, training.seed)
+    held_out = _corpora(tasks, "validation", tokenizer, length, folder, training.seed)
+    mixture = Mixture(
+        {name: len(file) for name, file in files.items()},
+        config.mixture,
+        sizes={name: float(file.tokens) for name, file in files.items()},
+        draws_per_step=training.batch_size,
+        steps=training.steps,
+        seed=training.seed,
+    )
+    device = model.get_input_embeddings().weight.device
+    source = CorpusBatches(
+        files,
+        mixture,
+        accumulation=training.accumulation,
+        device=device,
+        world=world,
+    )
+    trainer = Trainer(
+        model,
+        source,
+        training,
+        evaluate=lambda trained, last: _figures(_measure(trained, held_out, 0 if last else _HELD_OUT_BLOCKS)),
+        context=length,
+        run=run,
+        world=world,
+    )
+    trained = trainer.train()
+    measured = _measure(trained, held_out, 0)
+    summary = {
+        "loss": {name: found.loss for name, found in measured.items()},
+        "perplexity": {name: found.perplexity for name, found in measured.items()},
+        "bits_per_byte": {name: found.bits_per_byte for name, found in measured.items()},
+        "shares": mixture.shares(training.steps - 1),
+        "blocks": mixture.counts(0, training.steps),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocab_size": len(tokenizer),
+        "tokens": int(training.steps * training.batch_size * length * np.mean([file.fill for file in files.values()])),
+        "tokens_per_second": trainer.tokens_per_second,
+    }
+    return model, tokenizer, summary
+
+
+def _first(mixture: MixtureConfig) -> MixtureConfig:
+    """The mixture at the beginning of its schedule."""
+    return MixtureConfig(mixture.schedule[0].weights) if mixture.schedule else mixture
+
+
+def _corpora(
+    tasks: Sequence[TextTask], split: Split, tokenizer: Any, length: int, folder: Path, seed: int
+) -> dict[str, TokenFile]:
+    """Token file of each task's split."""
+    return {
+        task.name: open_corpus(
+            folder / split / task.name, _documents(task, split), tokenizer, length, seed=seed, name=task.name
+        )
+        for task in tasks
+    }
+
+
+def _documents(task: TextTask, split: Split) -> Iterator[str]:
+    """A task's documents.
+
+    Raises:
+        DataError: If there are none; names the task and the split.
+    """
+    empty = True
+    for document in task.documents(split):
+        empty = False
+        yield document
+    if empty:
+        raise DataError(f"task {task.name!r} has no documents in the {split} split; give it more items")
+
+
+def _measure(model: Any, files: Mapping[str, TokenFile], blocks: int) -> dict[str, HeldOutText]:
+    return {name: evaluate_corpus(model, file, blocks=blocks) for name, file in files.items()}
+
+
+def _figures(measured: Mapping[str, HeldOutText]) -> dict[str, float]:
+    metrics = {"eval/loss": sum(found.loss for found in measured.values()) / len(measured)}
+    for name, found in measured.items():
+        metrics |= {f"eval/{key}/{name}": value for key, value in found._asdict().items()}
+    return metrics

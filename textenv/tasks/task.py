@@ -33,8 +33,8 @@ class Task:
     verifier: Verifier | None = same_text
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise DataError("a task needs a name")
+        if not self.name or not set(self.name).isdisjoint("/\\") or self.name.startswith("."):
+            raise DataError(f"a task's name must be fit for a folder, got {self.name!r}")
         if not len(self.items):
             raise DataError(f"task {self.name!r} has no items")
 

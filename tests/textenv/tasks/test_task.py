@@ -205,3 +205,5 @@ def test_items_and_conversations_refuse_nonsense():
         Conversation(({"role": "robot", "content": "hi"},))
     with pytest.raises(DataError, match="task 't' has no items"):
         Task("t", [])
+    with pytest.raises(DataError, match=r"fit for a folder, got '\.\./t'"):
+        Task("../t", [Item("q")])

@@ -1,0 +1,1 @@
+"""The machinery of cross-entropy training: configuration, batches, the loop, throughput."""
