@@ -17,10 +17,11 @@ Rating        ``completion``, ``label``: true or false                    KTO (b
 StepLabels    ``steps`` or ``completions``, ``labels``                    PRM800K, TRL's stepwise supervision
 ============  ==========================================================  =========================================
 
-Every kind also takes ``weight``, ``rater``, ``item``, ``source``; comparisons ``margin``, ``tie``, ``confidence``;
-ratings ``scale`` (two whole numbers), ``spread``, ``count``. A text may be a list of chat messages. Where `prompt` is
-missing and both sides of a comparison are chats, their common beginning is the prompt (TRL's implicit prompt; where
-it is given, as in UltraFeedback, the common beginning is taken off the responses).
+Every kind also takes ``weight``, ``rater``, ``item``, ``source``, and ``provenance``, which no label keeps;
+comparisons ``margin``, ``tie``, ``confidence``; ratings ``scale`` (two whole numbers), ``spread``, ``count``. A text may
+be a list of chat messages. Where `prompt` is missing and both sides of a comparison are chats, their common beginning
+is the prompt (TRL's implicit prompt; where it is given, as in UltraFeedback, the common beginning is taken off the
+responses).
 """
 
 from __future__ import annotations
@@ -42,7 +43,18 @@ _SCORE = ("score", "rating", "ratings", "label")
 _ORDER = ("ranks", "ranking", "rankings", "best")
 _STEPS = ("steps", "completions")
 KNOWN_COLUMNS = _COMMON | {"chosen", "rejected", "margin", "tie", "confidence", "response_a", "response_b", "winner"}
-KNOWN_COLUMNS |= {"responses", "labels", "scale", "spread", "count", *_RESPONSE, *_SCORE, *_ORDER, *_STEPS}
+KNOWN_COLUMNS |= {
+    "responses",
+    "labels",
+    "scale",
+    "spread",
+    "count",
+    "provenance",
+    *_RESPONSE,
+    *_SCORE,
+    *_ORDER,
+    *_STEPS,
+}
 _WINNERS = {"a": 0, "model_a": 0, "response_a": 0, "b": 1, "model_b": 1, "response_b": 1, "tie": 2}
 
 

@@ -1,0 +1,1 @@
+"""The feedback store, its formats, server and pages."""
