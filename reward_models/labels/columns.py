@@ -18,10 +18,10 @@ StepLabels    ``steps`` or ``completions``, ``labels``                    PRM800
 ============  ==========================================================  =========================================
 
 Every kind also takes ``weight``, ``rater``, ``item``, ``source``, and ``provenance``, which no label keeps;
-comparisons ``margin``, ``tie``, ``confidence``; ratings ``scale`` (two whole numbers), ``spread``, ``count``. A text may
-be a list of chat messages. Where `prompt` is missing and both sides of a comparison are chats, their common beginning
-is the prompt (TRL's implicit prompt; where it is given, as in UltraFeedback, the common beginning is taken off the
-responses).
+comparisons ``margin``, ``tie``, ``confidence``; ratings ``scale`` (two whole numbers), ``spread``, ``count``. A text
+may be a list of chat messages. Where `prompt` is missing and both sides of a comparison are chats, their common
+beginning is the prompt (TRL's implicit prompt; where it is given, as in UltraFeedback, the common beginning is taken
+off the responses).
 """
 
 from __future__ import annotations

@@ -54,8 +54,18 @@ def content(store: FeedbackStore) -> list[tuple[Any, ...]]:
     """What the labels of a store say, without when they were saved."""
     kept = sorted(store.labels(), key=lambda entry: entry.label.id)
     return [
-        (entry.label.id, entry.label.rater, dict(entry.label.payload), entry.label.seconds, entry.label.order)
-        + (entry.item.id, entry.item.prompt, entry.item.answers, entry.item.source, entry.item.kind)
+        (
+            entry.label.id,
+            entry.label.rater,
+            dict(entry.label.payload),
+            entry.label.seconds,
+            entry.label.order,
+            entry.item.id,
+            entry.item.prompt,
+            entry.item.answers,
+            entry.item.source,
+            entry.item.kind,
+        )
         for entry in kept
     ]
 
@@ -83,15 +93,20 @@ def test_rows_are_labels_that_reward_models_read(store: FeedbackStore, tmp_path:
     assert labels == list(labels_from_store(store))
     assert labels[0] == Rating("A film?", " Lovely.", 6.0, scale=(1, 7), rater="ann", item=RATE.id, source=RATE.source)
     ranking = labels[2]
-    assert isinstance(ranking, Ranking) and ranking.ranks == (2, 1, 2) and ranking.responses[1] == " Bread <b>."
+    assert isinstance(ranking, Ranking)
+    assert ranking.ranks == (2, 1, 2)
+    assert ranking.responses[1] == " Bread <b>."
     better, tie = labels[4], labels[5]
-    assert isinstance(better, Comparison) and isinstance(tie, Comparison)
+    assert isinstance(better, Comparison)
+    assert isinstance(tie, Comparison)
     assert (better.chosen, better.rejected, better.margin, better.tie) == (" Dum.", " La la.", 2 / 3, False)
-    assert tie.tie and tie.margin == 0
+    assert tie.tie
+    assert tie.margin == 0
     written = json.loads((tmp_path / "labels.demonstrations.jsonl").read_text(encoding="utf-8"))
     assert (written["prompt"], written["completion"]) == ("A poem?", "Roses\nare “red”.")
     told = written["provenance"]
-    assert told["seconds"] == 7.5 and told["time"].endswith("Z")
+    assert told["seconds"] == 7.5
+    assert told["time"].endswith("Z")
 
 
 def test_every_row_says_where_its_answers_come_from(store: FeedbackStore, tmp_path: Path):
@@ -99,7 +114,8 @@ def test_every_row_says_where_its_answers_come_from(store: FeedbackStore, tmp_pa
     row = json.loads((tmp_path / "labels.jsonl").read_text(encoding="utf-8").splitlines()[2])
     sampling = {"temperature": 0.7, "max_new_tokens": 24}
     assert row["provenance"]["answers"][2] == {"policy": "writer", "version": "v2", "sampling": sampling, "seed": 2}
-    assert row["provenance"]["order"] == [2, 1, 0] and row["rater"] == "ann"
+    assert row["provenance"]["order"] == [2, 1, 0]
+    assert row["rater"] == "ann"
 
 
 def test_labels_from_a_store_come_since_a_label(store: FeedbackStore):
@@ -147,7 +163,8 @@ def test_foreign_argilla_records_are_read(tmp_path: Path):
     with FeedbackStore(tmp_path / "s.sqlite") as store:
         assert import_labels(store, tmp_path / "in.json") == Imported(2, 1, 0)
         (only,) = store.labels()
-        assert only.label.payload == {"ranks": [None, None, 1]} and only.label.rater == user
+        assert only.label.payload == {"ranks": [None, None, 1]}
+        assert only.label.rater == user
         assert [item.kind for item in store.items(open_only=True) if item.id == "2"] == ["rate"]
 
 
@@ -216,7 +233,8 @@ def test_rows_without_a_label_are_items_to_label(tmp_path: Path):
         kinds = {item.prompt: item.kind for item in store.items(open_only=True)}
         assert kinds == {"Q1?": "demonstrate", "Q2?": "rate", "Q3?": "compare", "Q4?": "rank"}
         first = next(iter(store.labels())).label
-        assert first.payload == {"preferred": 0, "margin": 2, "both_bad": False} and first.rater == "imported"
+        assert first.payload == {"preferred": 0, "margin": 2, "both_bad": False}
+        assert first.rater == "imported"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +260,8 @@ def test_a_bad_file_says_where_and_saves_nothing(tmp_path: Path, name: str, text
     with FeedbackStore(tmp_path / "s.sqlite") as store:
         with pytest.raises(DataError, match=match):
             import_labels(store, tmp_path / name)
-        assert store.items() == [] and store.last_label_number() == 0
+        assert store.items() == []
+        assert store.last_label_number() == 0
 
 
 def test_nothing_to_export_is_said(tmp_path: Path):
