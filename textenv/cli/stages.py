@@ -196,14 +196,46 @@ def lora_config(rank: int) -> Any:
 def ppo_stage(
     run: Run, data: RatedData, config: PPOStageConfig, *, policy_folder: Path, reward: Any, seed: int
 ) -> dict[str, Any]:
-    """Stage four: writes ``ppo/``, the optimised policy with its value head."""
+    """Stage four on demonstrations' prompts: writes ``ppo/``, the optimised policy with its value head."""
+    return ppo_on_prompts(
+        run,
+        [d.prompt for d in data.demonstrations("train", config.domain)],
+        [d.prompt for d in data.demonstrations("validation", config.domain)],
+        config,
+        policy_folder=policy_folder,
+        reward=reward,
+        seed=seed,
+    )
+
+
+def ppo_on_prompts(
+    run: Run,
+    prompts: Any,
+    held_out: Sequence[str],
+    config: PPOStageConfig,
+    *,
+    policy_folder: Path,
+    reward: Any,
+    seed: int,
+) -> dict[str, Any]:
+    """Stage four on any prompts: writes ``ppo/``, the optimised policy with its value head.
+
+    Args:
+        run: Gets the stage.
+        prompts: Prompts, or a source of prompts.
+        held_out: Prompts that the policy is measured on while it trains; the first ``eval_prompts`` are taken.
+        config: The stage.
+        policy_folder: Where the policy starts; also the reference.
+        reward: Reward function or model.
+        seed: Of everything random.
+    """
     torch.manual_seed(seed)  # peft draws an adapter's first weights from the global generator
     adapter = lora_config(config.lora_rank) if config.lora_rank else None
     policy = CausalLMPolicy.from_pretrained(policy_folder, dtype=config.dtype, lora=adapter)
     envs = TextGenerationVectorEnv(
         config.num_envs,
         policy.tokenizer,
-        [d.prompt for d in data.demonstrations("train", config.domain)],
+        prompts,
         reward,
         max_new_tokens=config.max_new_tokens,
         autoreset_mode=AutoresetMode.DISABLED,
@@ -211,9 +243,9 @@ def ppo_stage(
     )
     if isinstance(reward, SequenceRewardModel):
         reward.autocast = fast_bf16(reward.device)  # off by 0.02 at most, in a third of the time
-    validation = [d.prompt for d in data.demonstrations("validation", config.domain)][: config.eval_prompts]
     training = replace(config.training, seed=seed, eval_every=config.eval_every)
-    agent = PPO(policy, envs, config=training, run=run, held_out=HeldOut(validation, reward, seed=seed))
+    measured = HeldOut(list(held_out)[: config.eval_prompts], reward, seed=seed)
+    agent = PPO(policy, envs, config=training, run=run, held_out=measured)
     agent.learn(config.total_episodes)
     policy.save_pretrained(run.stage("ppo"))
     if isinstance(reward, SequenceRewardModel):
