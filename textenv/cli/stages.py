@@ -72,11 +72,31 @@ def pretrain_stage(run: Run, data: RatedData, config: PretrainConfig, seed: int)
 
 def sft_stage(run: Run, data: RatedData, config: SFTConfig, model_folder: Path, seed: int) -> dict[str, Any]:
     """Stage two: writes ``sft/``, the same model, taught to answer."""
+    return fine_tune(
+        run, data.demonstrations("train"), data.demonstrations("validation"), config, model_folder, seed, by_task=False
+    )
+
+
+def fine_tune(
+    run: Run,
+    demonstrations: Sequence[Any],
+    validation: Sequence[Any],
+    config: SFTConfig,
+    model_folder: Path,
+    seed: int,
+    *,
+    by_task: bool,
+) -> dict[str, Any]:
+    """Fine-tune a model on demonstrations or conversations; writes ``sft/``, an adapter being merged."""
     config = replace(config, training=replace(config.training, seed=seed))
-    policy = CausalLMPolicy.from_pretrained(model_folder)
-    model, tokenizer = policy.causal_lm, policy.tokenizer
-    summary = sft(model, tokenizer, data.demonstrations("train"), data.demonstrations("validation"), config, run=run)
-    save_lm(model, tokenizer, run.stage("sft"))
+    adapter = None
+    if config.lora_rank:
+        torch.manual_seed(seed)  # peft draws an adapter's first weights from the global generator
+        adapter = lora_config(config.lora_rank)
+    policy = CausalLMPolicy.from_pretrained(model_folder, lora=adapter)
+    summary = sft(policy.causal_lm, policy.tokenizer, demonstrations, validation, config, by_task=by_task, run=run)
+    policy.value_head = None  # nothing has trained it
+    policy.save_pretrained(run.stage("sft"))
     return summary
 
 
@@ -290,7 +310,7 @@ def evaluate_stage(
     for i, shown in enumerate(held_out):
         record: dict[str, Any] = {"prompt": shown.prompt, "human": shown.response}
         for name, evaluation in found.items():
-            record[name] = _sample(evaluation.trajectories[i])
+            record[name] = sample_record(evaluation.trajectories[i])
             if name not in ("base", reference):
                 record[name]["kl"] = round(float(evaluation.kl[i]), 4)
         lines.append(json.dumps(record, ensure_ascii=False))
@@ -300,7 +320,8 @@ def evaluate_stage(
     return summary
 
 
-def _sample(trajectory: Trajectory) -> dict[str, Any]:
+def sample_record(trajectory: Trajectory) -> dict[str, Any]:
+    """An answer as ``samples.jsonl`` holds it."""
     return {
         "response": trajectory.response,
         "reward": round(trajectory.score or 0.0, 4),

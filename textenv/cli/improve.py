@@ -1,0 +1,356 @@
+"""``textenv improve``: one round of training on what people said since the last one, to a new version of the policy.
+
+Written answers fine-tune the policy, all ratings, comparisons and rankings so far train the reward model, PPO follows
+it, and both versions answer the same held-out prompts. The new version is registered in the store, where a running
+``textenv serve`` finds it; if it is worse than the one before (the whole interval below zero) it is kept, not served.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from agents.evaluation import Evaluation, evaluate_policy
+from agents.finetuning import SFTConfig, sft
+from agents.language_modeling import LMConfig
+from agents.policy import CausalLMPolicy
+from agents.ppo import PPOConfig
+from reward_models.labels import Label, labels_from_store, split_labels
+from textenv.cli import stages
+from textenv.cli.configs import PPOStageConfig, RewardStageConfig
+from textenv.cli.label_stage import label_stage
+from textenv.datasets.records import split_of
+from textenv.errors import ConfigError, DataError
+from textenv.feedback.formats import demonstration_row
+from textenv.feedback.store import FeedbackStore, PolicyVersion, Round
+from textenv.report import write_report
+from textenv.runs import Run
+from textenv.sampling.params import SamplingParams
+from textenv.trajectories import bootstrap_interval
+
+_FEWEST_PROMPTS = 8
+
+
+def _sft() -> SFTConfig:
+    return SFTConfig(training=LMConfig(batch_size=16, learning_rate=1e-4, warmup_steps=4, eval_every=0))
+
+
+def _ppo() -> PPOStageConfig:
+    return PPOStageConfig(
+        total_episodes=3200,
+        num_envs=64,
+        training=PPOConfig(learning_rate=1e-4, warmup_iterations=3, epochs=2, num_minibatches=2, temperature=0.8),
+    )
+
+
+@dataclass(frozen=True)
+class ImproveCommand:
+    """``textenv improve``: train on what people said since the last round; a new version of the policy.
+
+    Attributes:
+        name: Folder of the run inside ``runs_dir``; a number is appended where it exists already.
+        runs_dir: Where runs stand.
+        database: The store that ``textenv serve`` writes, a file or a URL.
+        policy: Folder of the policy that is served; its folder's name names it. Where the store knows a newer version
+            of it, that one is improved.
+        min_labels: Fewest new labels and demonstrations, together, that a round is begun for.
+        demonstration_epochs: How often the new demonstrations are gone through.
+        evaluation_prompts: Most held-out prompts that both versions answer.
+        seed: Of everything random; overrides the seeds of the stages.
+        threads: CPU threads for torch; 0 leaves them as they are.
+        sft: The stage that learns from demonstrations; its ``training.steps`` follow from the epochs.
+        reward: The reward model's stage.
+        ppo: The policy's stage.
+    """
+
+    name: str = "improve"
+    runs_dir: str = "runs"
+    database: str = "feedback.sqlite"
+    policy: str = ""
+    min_labels: int = 50
+    demonstration_epochs: int = 3
+    evaluation_prompts: int = 256
+    seed: int = 0
+    threads: int = 0
+    sft: SFTConfig = field(default_factory=_sft)
+    reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+    ppo: PPOStageConfig = field(default_factory=_ppo)
+
+    def __post_init__(self) -> None:
+        for name in ("min_labels", "demonstration_epochs", "evaluation_prompts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+        if not self.name or "/" in self.name:
+            raise ConfigError(f"`name` must be the name of a folder, got {self.name!r}; `runs_dir` says where it is")
+
+
+def improve(config: ImproveCommand, console: Console, *, resume: bool = False) -> dict[str, Any]:
+    """Do one round; returns its figures, which the store keeps too.
+
+    Raises:
+        ConfigError: If the policy's folder is missing.
+        DataError: If too little was collected since the last round.
+    """
+    folder = stages.check_folder("policy", config.policy).resolve()
+    if "://" not in config.database and not Path(config.database).is_file():
+        raise ConfigError(f"`--database {config.database}`: there is no such file; `textenv serve` writes it")
+    if config.threads:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    with FeedbackStore(config.database) as store:
+        _check_enough(store, config.min_labels)
+        parent = Path(config.runs_dir)
+        path = Run.newest(parent, config.name) if resume else Run.next_free(parent, config.name)
+        settings = {k: v for k, v in asdict(config).items() if k not in ("name", "runs_dir", "threads")}
+        run = Run(path, config=settings, console=console)
+        try:
+            return _Improvement(store, config, run, _served_version(store, folder)).work()
+        finally:
+            run.close()
+
+
+def _check_enough(store: FeedbackStore, least: int) -> None:
+    rounds = store.rounds()
+    if rounds and rounds[-1].finished is None:
+        return  # was begun and goes on
+    after = rounds[-1].upto if rounds else 0
+    count = sum(1 for _ in store.labels(after=after, include_gold=False))
+    if count < least:
+        raise DataError(
+            f"{count} labels were collected since {f'round {rounds[-1].number}' if rounds else 'the beginning'}, a "
+            f"round needs {least}; collect more, or lower `--min_labels`"
+        )
+
+
+def _served_version(store: FeedbackStore, folder: Path) -> PolicyVersion:
+    """The newest version of the policy that is still there; registered as it stands where the store knows none."""
+    for version in reversed(store.policies(folder.name)):
+        if Path(version.path).is_dir():
+            return version
+    first = PolicyVersion(folder.name, "0", str(folder))
+    store.register_policy(first)
+    return first
+
+
+class Written(NamedTuple):
+    """A prompt and the answer that somebody wrote."""
+
+    prompt: str
+    response: str
+
+
+class _Improvement:
+    """One round under way: what was collected, and the stages on it."""
+
+    def __init__(self, store: FeedbackStore, config: ImproveCommand, run: Run, before: PolicyVersion) -> None:
+        self.store, self.config, self.run, self.before = store, config, run, before
+        self.round: Round = store.begin_round()
+        self.sampling = SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
+
+    def work(self) -> dict[str, Any]:
+        """All stages, then the new version is registered and the round finished."""
+        config, run = self.config, self.run
+        shown, labels = self.demonstrations(), self.labels()
+        run.say(
+            f"round {self.round.number} of {self.before.name} (version {self.before.version}): {len(shown)} new "
+            f"demonstrations, {len(labels)} labels so far -> {run.path}"
+        )
+        start = Path(self.before.path)
+        done: dict[str, dict[str, Any]] = {}
+        if shown:
+            done["sft"] = stages.once(run, "sft", lambda: self.fine_tune(shown, start))
+            start = run.stage("sft")
+        if labels:
+            done["reward"] = stages.once(run, "reward", lambda: self.learn_reward(labels, start))
+            scorer = stages.load_reward(run.stage("reward"))
+            train, held_out = self.prompts()
+            done["ppo"] = stages.once(
+                run,
+                "ppo",
+                lambda: stages.ppo_on_prompts(
+                    run, train, held_out, config.ppo, policy_folder=start, reward=scorer, seed=config.seed
+                ),
+            )
+            done["evaluate"] = stages.once(run, "evaluate", lambda: self.compare(start, scorer, held_out))
+        return self.finish(done, run.stage("ppo" if labels else "sft"))
+
+    def demonstrations(self) -> list[Written]:
+        """Answers that people wrote since the last round."""
+        labelled = self.store.labels(
+            after=self.round.after, upto=self.round.upto, kind="demonstrate", include_gold=False
+        )
+        rows = [row for entry in labelled if (row := demonstration_row(entry))]
+        return [Written(row["prompt"], row["completion"]) for row in rows]
+
+    def labels(self) -> list[Label]:
+        """What people thought of answers, in all rounds so far."""
+        return list(labels_from_store(self.store, upto=self.round.upto))
+
+    def prompts(self) -> tuple[list[str], list[str]]:
+        """Prompts to train on, and held-out ones, of what was collected; a prompt stays on its side in every round.
+
+        Raises:
+            DataError: If there are too few.
+        """
+        known = [prompt.text for prompt in self.store.prompts() if not prompt.messages]
+        known += [item.prompt for item in self.store.items(gold=False)]
+        unique = list(dict.fromkeys(known))
+        train = [prompt for prompt in unique if split_of(prompt) == "train"]
+        held_out = [prompt for prompt in unique if split_of(prompt) != "train"]
+        if min(len(train), len(held_out)) < _FEWEST_PROMPTS:
+            raise DataError(
+                f"the store holds {len(unique)} prompts ({len(held_out)} of them held out); PPO needs at least "
+                f"{_FEWEST_PROMPTS} on either side, some 60 in all"
+            )
+        return train, held_out[: self.config.evaluation_prompts]
+
+    def fine_tune(self, shown: Sequence[Written], start: Path) -> dict[str, Any]:
+        """Writes ``sft/``: the policy after the new demonstrations."""
+        train = [d for d in shown if split_of(d.prompt) == "train"] or list(shown)
+        held_out = [d for d in shown if split_of(d.prompt) != "train"] or train
+        training = self.config.sft.training
+        size = min(training.batch_size, len(train))
+        steps = self.config.demonstration_epochs * math.ceil(len(train) / size)
+        warmup = min(training.warmup_steps, steps)
+        training = replace(training, steps=steps, batch_size=size, warmup_steps=warmup, seed=self.config.seed)
+        policy = CausalLMPolicy.from_pretrained(start)
+        summary = sft(
+            policy.causal_lm,
+            policy.tokenizer,
+            train,
+            held_out,
+            replace(self.config.sft, training=training),
+            run=self.run,
+        )
+        stages.save_lm(policy.causal_lm, policy.tokenizer, self.run.stage("sft"))
+        return summary | {"demonstrations": len(train)}
+
+    def learn_reward(self, labels: list[Label], policy: Path) -> dict[str, Any]:
+        """Writes ``reward/``: a reward model of all labels so far, normalised on the policy's answers."""
+        return label_stage(
+            self.run,
+            split_labels(labels),
+            self.config.reward,
+            labels_file=f"rounds 1 to {self.round.number}",
+            trunk_folder=policy,
+            policy_folder=policy,
+            sampling=self.sampling,
+            seed=self.config.seed,
+        )
+
+    def compare(self, start: Path, reward: Any, held_out: Sequence[str]) -> dict[str, Any]:
+        """The version before, the one after demonstrations and the new one on held-out prompts; ``samples.jsonl``."""
+        folders = {"base": Path(self.before.path), "sft": start, "ppo": self.run.stage("ppo")}
+        if folders["base"] == start:
+            del folders["base"]
+        anchor = CausalLMPolicy.from_pretrained(start)
+        found: dict[str, Evaluation] = {}
+        for name, folder in folders.items():
+            found[name] = evaluate_policy(
+                CausalLMPolicy.from_pretrained(folder),
+                held_out,
+                reward,
+                reference=None if name == "base" else anchor,
+                sampling=self.sampling,
+                seed=self.config.seed + 1,
+            )
+        self.write_samples(found)
+        first, last = (found[name].trajectories for name in (next(iter(found)), "ppo"))
+        gain = np.array([(b.score or 0.0) - (a.score or 0.0) for a, b in zip(first, last, strict=True)])
+        return {name: evaluation.summary for name, evaluation in found.items()} | {"gain": _gain(gain)}
+
+    def write_samples(self, found: dict[str, Evaluation]) -> None:
+        """Answers of all versions to the same prompts, side by side."""
+        lines = []
+        for row in zip(*(evaluation.trajectories for evaluation in found.values()), strict=True):
+            record: dict[str, Any] = {"prompt": row[0].prompt}
+            record |= {name: stages.sample_record(t) for name, t in zip(found, row, strict=True)}
+            lines.append(json.dumps(record, ensure_ascii=False))
+        (self.run.path / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def finish(self, done: dict[str, dict[str, Any]], made: Path) -> dict[str, Any]:
+        """Summary and report; the new version is registered unless it is surely worse; the round ends."""
+        gain = done.get("evaluate", {}).get("gain")
+        worse = gain is not None and gain["interval"][1] < 0
+        figures: dict[str, Any] = {
+            "before": self.before.version,
+            "version": f"round-{self.round.number}",
+            "path": str(made.resolve()),
+            "served": not worse,
+            "gain": gain,
+            "seconds": {name: stage["seconds"] for name, stage in done.items()},
+        }
+        if "reward" in done:
+            figures["reward_model"] = done["reward"]["reward_model"]
+        summary: dict[str, Any] = {
+            "name": self.run.path.name,
+            "seed": self.config.seed,
+            "data": f"feedback, rounds 1 to {self.round.number}",
+            "versions": stages.versions(),
+            "round": figures,
+        }
+        if "evaluate" in done:
+            policies = {name: x for name, x in done["evaluate"].items() if name not in ("seconds", "gain")}
+            summary |= {"policy": policies, "reward_model": done["reward"]["reward_model"]}
+            summary["ppo"] = {name: done["ppo"][name] for name in ("episodes", "tokens", "kl_coef")}
+            figures["policy"] = policies
+        summary["seconds"] = figures["seconds"] | {"total": round(sum(figures["seconds"].values()), 1)}
+        self.run.write_json("summary.json", summary)
+        if not worse:
+            self.store.register_policy(
+                PolicyVersion(
+                    self.before.name,
+                    figures["version"],
+                    figures["path"],
+                    round=self.round.number,
+                    figures={"gain": gain},
+                )
+            )
+        self.store.finish_round(self.round.number, figures)
+        self.run.close()
+        report = write_report(self.run.path)
+        if self.run.console is not None:
+            self.run.console.print(_table(figures))
+        self.run.say(f"report: {report}")
+        return figures
+
+
+def _gain(differences: NDArray[np.float64]) -> dict[str, Any]:
+    """Paired score differences, new minus before: mean with its interval, share of prompts that got better."""
+    low, high = bootstrap_interval(differences, np.random.default_rng(0))
+    wins = float(((differences > 0) + 0.5 * (differences == 0)).mean())
+    return {"mean": float(differences.mean()), "interval": [low, high], "wins": wins, "prompts": len(differences)}
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    """What the round brought."""
+    table = Table(title=f"Version {figures['version']} against {figures['before']}", title_justify="left")
+    for name in ("", "before", "after"):
+        table.add_column(name, justify="left" if not name else "right")
+    policies = figures.get("policy")
+    if policies:
+        first, last = next(iter(policies.values())), policies["ppo"]
+        rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+            ("reward model's score", lambda p: f"{p['reward_mean']:+.2f}"),
+            ("tokens per answer", lambda p: f"{p['response_tokens']:.1f}"),
+            ("distinct 2-grams", lambda p: f"{p['distinct_2']:.2f}"),
+        ]
+        for title, show in rows:
+            table.add_row(title, show(first), show(last))
+        gain = figures["gain"]
+        low, high = gain["interval"]
+        table.add_row("gain (95 %)", "", f"{gain['mean']:+.2f} [{low:+.2f}, {high:+.2f}]")
+        table.add_row(f"better on {gain['prompts']} prompts", "", f"{gain['wins']:.0%}")
+        table.add_row("KL from before PPO, nats", "", f"{last['kl']:.1f}")
+    table.add_row("served", "", "yes" if figures["served"] else "no: worse than before")
+    return table
