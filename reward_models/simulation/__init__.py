@@ -2,13 +2,17 @@
 
 from reward_models.simulation.ceilings import Ceilings, ceilings, choice_probabilities, rater_probabilities
 from reward_models.simulation.golds import Gold, TargetLength, WordGold, gold_scores
+from reward_models.simulation.people import LabellingClient, LabellingError, SimulatedPerson
 from reward_models.simulation.raters import LikertScale, Rater, SimulatedRaters, disagreeing_raters
 
 __all__ = [
     "Ceilings",
     "Gold",
+    "LabellingClient",
+    "LabellingError",
     "LikertScale",
     "Rater",
+    "SimulatedPerson",
     "SimulatedRaters",
     "TargetLength",
     "WordGold",
