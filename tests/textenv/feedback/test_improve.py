@@ -102,7 +102,7 @@ def test_a_round_needs_new_labels(improved: tuple[Path, dict[str, Any]], finishe
 
 
 def test_the_next_round_starts_from_the_version_before(improved: tuple[Path, dict[str, Any]], finished: Path):
-    folder, first = improved
+    folder, _ = improved
     policy = finished / "runs" / "tiny" / "sft"
     with FeedbackStore(folder / "people.sqlite") as store:
         collect(store, policy, seed=9)
@@ -125,9 +125,10 @@ def test_an_interrupted_round_goes_on_where_it_was(finished: Path, tmp_path: Pat
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("textenv.cli.stages.ppo_on_prompts", stop)
-        improve(settings, CONSOLE)
+        with pytest.raises(KeyboardInterrupt):
+            improve(settings, CONSOLE)
     with FeedbackStore(tmp_path / "people.sqlite") as store:
         collect(store, policy, seed=3)  # labels that come meanwhile belong to the next round
         assert store.rounds()[-1].finished is None
