@@ -16,8 +16,8 @@ from textenv.errors import TextEnvError
 
 COMMANDS = {
     "quickstart": "all four stages on rated texts, with a report: start here",
-    "pretrain": "a tokenizer and a small language model from scratch",
-    "sft": "fine-tune a language model on demonstrations",
+    "pretrain": "a tokenizer and a language model, from scratch or on from one, on a mixture of tasks",
+    "sft": "fine-tune a language model on demonstrations or conversations",
     "reward": "train a reward model on human ratings, or on a file of labels",
     "ppo": "optimise a policy against a reward model",
     "rlhf": "reward model and PPO for a model that is there already, with a report",
@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "write the report of a run again",
     "sample": "answer prompts with a model; the answers go into a trajectory store",
     "trajectories": "look into trajectory stores: show, stats, compare",
+    "serve": "an OpenAI-compatible API, and pages on which people rate, rank and write answers",
     "benchmark": "measure reward models: agreement with people, bias, robustness, over-optimisation",
 }
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": _sample,
         "trajectories": _trajectories,
         "benchmark": _benchmark,
+        "serve": _serve,
     }
     try:
         return alone.get(command, lambda rest: _run(command, rest))(rest)
@@ -88,6 +90,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from textenv.cli import commands
     from textenv.cli.data import RatedData, load_data
     from textenv.cli.label_stage import load_labels
+    from textenv.cli.task_stages import load_task_data
 
     _quiet_transformers()
     config, resume = parse(command, arguments)
@@ -95,6 +98,8 @@ def _run(command: str, arguments: list[str]) -> int:
     if getattr(config, "labels", ""):
         load_labels(config.labels, config.validation_labels)
         data = RatedData(config.data, ())
+    elif getattr(config, "tasks", ()) or getattr(config, "conversations", ()):
+        data = load_task_data(config)
     else:
         data = load_data(config.data, config.builtin_texts)
     run = commands.open_run(config, Console(), resume=resume)
@@ -206,6 +211,33 @@ def _trajectories(arguments: list[str]) -> int:
             raise
         raise ConfigError(" ".join(str(error).split())) from error
     getattr(trajectories, action)(stores, chosen, Console())
+    return 0
+
+
+def _serve(arguments: list[str]) -> int:
+    import jsonargparse
+    from rich.console import Console
+
+    from textenv.cli.serve import ServeConfig, serve
+    from textenv.errors import ConfigError
+
+    _quiet_transformers()
+    parser = jsonargparse.ArgumentParser(
+        prog="textenv serve", description=COMMANDS["serve"], exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
+    parser.add_argument("--policy", action="append", default=[], help="folder, or name=folder; may come several times")
+    parser.add_class_arguments(ServeConfig, as_group=False)
+    try:
+        parsed = parser.parse_args(arguments)
+        parsed.pop("config", None)
+        policies = parsed.pop("policy")
+        config = ServeConfig(**vars(parser.instantiate(parsed)))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+    serve(policies, config, Console())
     return 0
 
 

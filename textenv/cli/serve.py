@@ -1,0 +1,282 @@
+"""``textenv serve``: people and programs ask a policy, and people say what they think of its answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from textenv.errors import ConfigError, MissingDependencyError
+from textenv.prompts import read_prompts
+from textenv.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from textenv.feedback.server.hosting import PolicyHost
+    from textenv.feedback.server.security import Security
+    from textenv.feedback.store import FeedbackStore
+
+
+@dataclass(frozen=True)
+class MakeOptions:
+    """What people are asked about the prompts at hand.
+
+    Attributes:
+        kind: ``demonstrate``, ``rate``, ``rank`` or ``compare``; ``none`` makes nothing.
+        prompts: A file of prompts (.txt, .jsonl or .parquet); empty takes those that callers of the API left.
+        limit: Use only so many prompts; 0 uses all.
+        answers: Answers to rank.
+        raters: People that are to label an item.
+        overlap: Share of the items that so many people label; the others are labelled by one.
+        instructions: A Markdown file shown with every item; empty takes the usual one of its kind.
+        chat: Treat prompts as a user's message, for policies with a chat template.
+        seed: Of the draws.
+        sampling: How answers are drawn.
+    """
+
+    kind: Literal["none", "demonstrate", "rate", "rank", "compare"] = "none"
+    prompts: str = ""
+    limit: int = 0
+    answers: int = 4
+    raters: int = 1
+    overlap: float = 1.0
+    instructions: str = ""
+    chat: bool = False
+    seed: int = 0
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.8, max_new_tokens=64))
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What ``textenv serve`` does.
+
+    Attributes:
+        db: SQLite file of items and labels, or an SQLAlchemy URL; the key that signs links stands beside it.
+        key_file: Where the key stands instead.
+        host: Address to listen on; any but loopback needs a token.
+        port: Port to listen on; 0 takes a free one.
+        token: Opens API, dashboard and administration; empty takes the environment variable TEXTENV_TOKEN.
+        raters: Names to print signed links for, separated by commas.
+        link_days: How long those links work.
+        allowed_hosts: Names that the server may be called by, separated by commas; empty: this machine's own names on
+            loopback, any name elsewhere.
+        public_url: What links begin with, where a proxy stands before the server.
+        lease_seconds: How long an item stays with the rater who got it.
+        gold_share: Share of gold questions among what a rater gets.
+        durability: ``process``: a label survives the death of the server; ``power``: also that of the machine.
+        num_slots: Answers that are decoded side by side, per policy.
+        context: Longest prompt and answer together, tokens.
+        max_new_tokens: Longest answer that a caller may ask for.
+        max_waiting: Answers that may wait for a slot.
+        max_body_bytes: Largest request.
+        api_rate: Requests per minute and address to API and administration.
+        labelling_rate: Requests per minute and rater.
+        poll_seconds: Between two looks for newer policy versions; 0 never looks.
+        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
+        device: Where to compute; ``auto`` takes a GPU where there is one.
+        threads: CPU threads for torch; 0 leaves them as they are.
+        make: What people are asked about the prompts at hand.
+    """
+
+    db: str = "feedback.db"
+    key_file: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    raters: str = ""
+    link_days: float = 30.0
+    allowed_hosts: str = ""
+    public_url: str = ""
+    lease_seconds: float = 900.0
+    gold_share: float = 0.1
+    durability: Literal["process", "power"] = "process"
+    num_slots: int = 16
+    context: int = 1024
+    max_new_tokens: int = 512
+    max_waiting: int = 256
+    max_body_bytes: int = 1_000_000
+    api_rate: int = 1200
+    labelling_rate: int = 600
+    poll_seconds: float = 2.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    threads: int = 0
+    make: MakeOptions = field(default_factory=MakeOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("num_slots", "max_new_tokens", "max_waiting", "max_body_bytes", "api_rate", "labelling_rate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+        if not 0 <= self.port < 65536 or self.context < 2 or self.link_days <= 0:
+            raise ConfigError(
+                f"need `port` from 0 to 65535, `context` ≥ 2 and `link_days` > 0, got {self.port}, {self.context} and "
+                f"{self.link_days}"
+            )
+
+
+def serve(policies: Sequence[str], config: ServeConfig, console: Console) -> None:
+    """Serve until interrupted.
+
+    Args:
+        policies: Folders; none serves labelling alone.
+        config: What to do.
+        console: Shows addresses and links.
+
+    Raises:
+        ConfigError: If the address needs a token, or a policy or file is unusable.
+        MissingDependencyError: If the extra is not installed.
+        DataError: If the database cannot be opened.
+    """
+    uvicorn = _uvicorn()
+    from textenv.feedback.server.app import build_app
+    from textenv.feedback.server.security import Security, check_address, load_key
+    from textenv.feedback.store import FeedbackStore
+
+    token = config.token or os.environ.get("TEXTENV_TOKEN", "")
+    check_address(config.host, token)
+    with FeedbackStore(
+        config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share, durability=config.durability
+    ) as store:
+        security = Security(load_key(_key_file(config)), token)
+        with _hosts(policies, config, store) as hosts:
+            _make(config.make, store, list(hosts.values()), console)
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    build_app(store, hosts, security, _app_config(config)),
+                    host=config.host,
+                    port=config.port,
+                    log_level="warning",
+                    access_log=False,
+                    server_header=False,
+                    timeout_keep_alive=75,
+                    limit_concurrency=1000,
+                    timeout_graceful_shutdown=10,
+                )
+            )
+            _announce_when_up(server, config, security, hosts, console)
+            server.run()
+
+
+def _uvicorn() -> Any:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise MissingDependencyError('`textenv serve` needs a server: pip install "textenv[serve]"') from error
+    return uvicorn
+
+
+def _key_file(config: ServeConfig) -> Path:
+    if config.key_file:
+        return Path(config.key_file)
+    if "://" in config.db:
+        raise ConfigError("a database by URL has no folder for the signing key; name a file: --key_file links.key")
+    return Path(config.db + ".key")
+
+
+def _app_config(config: ServeConfig) -> Any:
+    from textenv.feedback.server.app import AppConfig
+    from textenv.feedback.server.guard import RateLimits
+    from textenv.feedback.server.openai_requests import ApiLimits
+    from textenv.feedback.server.security import is_loopback
+
+    names = tuple(name.strip() for name in config.allowed_hosts.split(",") if name.strip())
+    if not names and is_loopback(config.host):
+        names = ("localhost", "127.0.0.1", "[::1]", config.host)
+    return AppConfig(
+        api=ApiLimits(max_new_tokens=min(config.max_new_tokens, config.context - 1)),
+        rates=RateLimits(api=config.api_rate, labelling=config.labelling_rate),
+        max_body_bytes=config.max_body_bytes,
+        allowed_hosts=names,
+        poll_seconds=config.poll_seconds,
+    )
+
+
+@contextmanager
+def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -> Iterator[dict[str, PolicyHost]]:
+    """The policies, loaded; they end with the block."""
+    if not policies:
+        yield {}
+        return
+    import torch
+
+    from agents import CausalLMPolicy
+    from textenv.feedback.server.hosting import EngineLimits, PolicyHost
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    limits = EngineLimits(config.num_slots, config.context, config.max_waiting)
+
+    def load(folder: str) -> CausalLMPolicy:
+        return CausalLMPolicy.from_pretrained(folder, dtype=config.dtype, device=device)
+
+    hosts: dict[str, PolicyHost] = {}
+    try:
+        for each in policies:
+            name, _, folder = each.rpartition("=")
+            host = PolicyHost(folder, load, store, name=name, limits=limits)
+            if host.name in hosts:
+                raise ConfigError(f"two policies are called {host.name}; name them: --policy NAME=FOLDER")
+            hosts[host.name] = host
+        yield hosts
+    finally:
+        for host in hosts.values():
+            host.close()
+
+
+def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], console: Console) -> None:
+    """Turn the prompts at hand into items before the server starts."""
+    if options.prompts:
+        for prompt in read_prompts(Path(options.prompts))[: options.limit or None]:
+            store.collect_prompt(prompt.text, source=Path(options.prompts).name)
+    if options.kind == "none":
+        return
+    from textenv.feedback.making import MakeConfig, make_from_store
+
+    made = make_from_store(
+        store,
+        hosts,
+        MakeConfig(
+            kind=options.kind,
+            answers=options.answers,
+            raters=options.raters,
+            overlap=options.overlap,
+            sampling=options.sampling,
+            seed=options.seed,
+            instructions=Path(options.instructions).read_text("utf-8") if options.instructions else "",
+            chat=options.chat,
+            source=Path(options.prompts).name or "api",
+        ),
+        limit=options.limit or None,
+    )
+    console.print(f"{made} new items to {options.kind}")
+
+
+def _announce_when_up(
+    server: Any, config: ServeConfig, security: Security, hosts: dict[str, PolicyHost], console: Console
+) -> None:
+    """Let the server say where it is as soon as it listens: the port may be one that the system chose."""
+    startup = server.startup
+
+    async def started(sockets: Any = None) -> None:
+        await startup(sockets=sockets)
+        if not server.started:
+            return
+        port = server.servers[0].sockets[0].getsockname()[1]
+        name = f"[{config.host}]" if ":" in config.host else config.host
+        base = config.public_url.rstrip("/") or f"http://{name}:{port}"
+        console.print(f"serving on {base}", soft_wrap=True)
+        for host in hosts.values():
+            console.print(f"  policy {host.current.fingerprint}", soft_wrap=True)
+        for rater in filter(None, (each.strip() for each in config.raters.split(","))):
+            link = security.rater_link(rater, seconds=config.link_days * 86400)
+            console.print(f"  {rater}: {base}{link}", soft_wrap=True, markup=False, highlight=False)
+        if not security.token:
+            console.print(f"  to label: {base}/label/enter?rater=YOUR_NAME", soft_wrap=True, markup=False)
+
+    server.startup = started

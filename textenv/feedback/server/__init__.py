@@ -1,0 +1,1 @@
+"""The server: OpenAI-compatible API, labelling, dashboard, security; one process, one engine per policy."""
