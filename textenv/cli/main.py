@@ -24,8 +24,11 @@ COMMANDS = {
     "play": "be the policy: choose tokens yourself, see log-probs and reward",
     "report": "write the report of a run again",
     "sample": "answer prompts with a model; the answers go into a trajectory store",
+    "evaluate": "models of all stages on the same held-out prompts of tasks: do they answer, and rightly?",
     "trajectories": "look into trajectory stores: show, stats, compare",
     "serve": "an OpenAI-compatible API, and pages on which people rate, rank and write answers",
+    "labels": "collected labels into a file, or a file's labels and items into the store",
+    "improve": "train on what people said since the last round: a new version of the policy",
     "benchmark": "measure reward models: agreement with people, bias, robustness, over-optimisation",
 }
 
@@ -45,9 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "play": _play,
         "sample": _sample,
+        "evaluate": _evaluate,
         "trajectories": _trajectories,
         "benchmark": _benchmark,
         "serve": _serve,
+        "labels": _labels,
+        "improve": _improve,
     }
     try:
         return alone.get(command, lambda rest: _run(command, rest))(rest)
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"textenv {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = "" if command in alone else "; the same command with --resume goes on"
+        hint = "" if command in alone and command != "improve" else "; the same command with --resume goes on"
         print(f"\ntextenv {command}: interrupted{hint}", file=sys.stderr)
         return 130
 
@@ -176,6 +182,33 @@ def _sample(arguments: list[str]) -> int:
     return 0 if done.complete else 130
 
 
+def _evaluate(arguments: list[str]) -> int:
+    import jsonargparse
+    from rich.console import Console
+
+    from textenv.cli.evaluate import EvaluateOptions, evaluate
+    from textenv.errors import ConfigError
+
+    _quiet_transformers()
+    parser = jsonargparse.ArgumentParser(
+        prog="textenv evaluate", description=COMMANDS["evaluate"], exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
+    parser.add_argument("--models", nargs="+", default=[], help="name=folder: base=DIR sft=DIR rl=DIR")
+    parser.add_class_arguments(EvaluateOptions, as_group=False)
+    try:
+        parsed = parser.parse_args(arguments)
+        models = parsed.pop("models")
+        parsed.pop("config", None)
+        options = EvaluateOptions(**vars(parser.instantiate(parsed)))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+    evaluate(models, options, Console())
+    return 0
+
+
 def _trajectories(arguments: list[str]) -> int:
     import jsonargparse
     from rich.console import Console
@@ -273,6 +306,47 @@ def _benchmark(arguments: list[str]) -> int:
             raise
         raise ConfigError(" ".join(str(error).split())) from error
     benchmark.run_benchmark(models, suites, options, Console())
+    return 0
+
+
+def _labels(arguments: list[str]) -> int:
+    import jsonargparse
+    from rich.console import Console
+
+    from textenv.cli import labels
+    from textenv.errors import ConfigError
+
+    action, rest = (arguments[0] if arguments else ""), arguments[1:]
+    if action not in labels.ACTIONS:
+        print("usage: textenv labels <export|import> FILE [--db FILE] [--format …]\n")
+        for name, what in labels.ACTIONS.items():
+            print(f"  {name:<12} {what}")
+        return 0 if action in ("-h", "--help") else 2
+    parser = jsonargparse.ArgumentParser(
+        prog=f"textenv labels {action}", description=labels.ACTIONS[action], exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("file", help="the file")
+    parser.add_class_arguments(labels.LabelsOptions, as_group=False)
+    try:
+        parsed = parser.parse_args(rest)
+        file = parsed.pop("file")
+        options = labels.LabelsOptions(**vars(parser.instantiate(parsed)))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+    {"export": labels.export_file, "import": labels.import_file}[action](file, options, Console())
+    return 0
+
+
+def _improve(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from textenv.cli.improve import ImproveCommand, improve
+
+    values, resume = _parse_fields("improve", ImproveCommand, arguments, resumable=True)
+    _quiet_transformers()
+    improve(ImproveCommand(**values), Console(), resume=resume)
     return 0
 
 

@@ -7,15 +7,17 @@ model. The names load lazily because matplotlib and rich are heavy.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from textenv.report.answers_terminal import answers_table
     from textenv.report.figure import write_figure
     from textenv.report.glossary import GLOSSARY
     from textenv.report.page import write_report
     from textenv.report.terminal import summary_table
 
-__all__ = ["GLOSSARY", "summary_table", "write_figure", "write_report"]
+__all__ = ["GLOSSARY", "answers_table", "summary_table", "write_figure", "write_report"]
 
 _MODULES = {
     "GLOSSARY": "textenv.report.glossary",
+    "answers_table": "textenv.report.answers_terminal",
     "summary_table": "textenv.report.terminal",
     "write_figure": "textenv.report.figure",
     "write_report": "textenv.report.page",

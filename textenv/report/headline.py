@@ -1,11 +1,12 @@
 """The top of the page: one sentence that says what happened, and the tiles with the figures that matter most."""
 
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.report.evaluation import figure, model_names, model_title
 from textenv.report.numbers import duration, fixed, percent, short
 from textenv.report.records import RunRecord, number, text
 
@@ -59,6 +60,8 @@ def headline(run: RunRecord) -> str:
     model = f"a language model of {short(parameters)} parameters" if parameters else "a language model"
     data = text(run.summary, "data")
     source = f" trained on {escape(DATA_TITLES.get(data, data))}" if data else ""
+    if run.evaluation and (sentence := _answering(run, model)):
+        return sentence
     change = gain(run)
     if change is None:
         return _so_far(run, model, source)
@@ -72,6 +75,25 @@ def headline(run: RunRecord) -> str:
     if before is not None and after is not None:
         sentence += f"; VADER finds <b>{percent(after)}</b> of its answers positive, before it was {percent(before)}"
     return sentence + "."
+
+
+def _answering(run: RunRecord, model: str) -> str:
+    """The sentence of a run that was measured on tasks: form and accuracy from the first model to the last."""
+    stages = model_names(run.evaluation)
+    form = [figure(run.evaluation, stage, "mean", "answered") for stage in stages]
+    right = [figure(run.evaluation, stage, "mean", "accuracy") for stage in stages]
+    if not stages or not all(form) or not all(right):
+        return ""
+
+    def course(values: list[Any]) -> str:
+        return ", ".join(
+            f"{escape(model_title(stage))} <b>{percent(found[0])}</b>"
+            for stage, found in zip(stages, values, strict=True)
+        )
+
+    sentence = f"How often {model} answers in the asked form: {course(form)}; how often rightly: {course(right)}"
+    kl = figure(run.evaluation, stages[-1], "mean", "kl")
+    return sentence + (f", at <b>{fixed(kl[0], 1)} nats</b> of KL per answer." if kl else ".")
 
 
 def _so_far(run: RunRecord, model: str, source: str) -> str:

@@ -10,11 +10,12 @@ from html import escape
 from pathlib import Path
 
 from textenv.checkpoints import write_atomic
+from textenv.report.answers import answers_section
 from textenv.report.appendix import checks_section, configuration_section, glossary_section, time_section
 from textenv.report.assets import CSS, SCRIPT
 from textenv.report.headline import headline, tiles
 from textenv.report.numbers import fixed
-from textenv.report.records import FILES, STAGE_TITLES, RunRecord, number, read_run, text
+from textenv.report.records import FILES, STAGE_TITLES, TASK_FILES, RunRecord, number, read_run, text
 from textenv.report.samples import samples_section
 from textenv.report.sections import (
     diagnostics_section,
@@ -49,7 +50,8 @@ def write_report(run_dir: Path) -> Path:
 
 def render_page(run: RunRecord) -> str:
     """The whole page as text that UTF-8 can hold: control characters and lone surrogates are replaced."""
-    sections = (
+    sections = [
+        ("answers", "Answers", "From continuing to answering", answers_section(run) if run.evaluation else ""),
         ("samples", "Samples", "Before and after", samples_section(run)),
         ("learning", "Curves", "Learning curves", learning_section(run)),
         ("reward-kl", "Reward and KL", "Reward against KL", reward_kl_section(run)),
@@ -60,7 +62,9 @@ def render_page(run: RunRecord) -> str:
         ("checks", "Checks", "Run checks", checks_section(run)),
         ("configuration", "Configuration", "Configuration", configuration_section(run)),
         ("glossary", "Glossary", "Glossary", glossary_section()),
-    )
+    ]
+    left_out = _of_ratings(run) if run.evaluation else {"answers"}
+    sections = [section for section in sections if section[0] not in left_out]
     links = "".join(f'<a href="#{key}">{escape(short)}</a>' for key, short, _, _ in sections)
     body = "".join(
         f'<section><h2 id="{key}">{escape(title)}</h2>{content}</section>' for key, _, title, content in sections
@@ -74,11 +78,20 @@ def render_page(run: RunRecord) -> str:
         f"<title>{escape(run.name)} · textenv</title><style>{CSS}</style></head><body>"
         f'<header><p class="kicker">{_kicker(run)}</p><h1>{headline(run)}</h1>{_notice(run)}{tiles(run)}</header>'
         f'<nav aria-label="Sections"><div>{links}</div></nav><main>{body}</main>'
-        f"<footer>Written by textenv from {', '.join(FILES)} of this run.</footer>"
+        f"<footer>Written by textenv from {', '.join((*FILES, *(TASK_FILES if run.evaluation else ())))} of this run."
+        "</footer>"
         f"<script>{SCRIPT}</script></body></html>\n"
     )
     # Not inside the script: the policy's hash is of its exact text, which holds no such character.
     return page.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def _of_ratings(run: RunRecord) -> set[str]:
+    """Sections that a run of tasks has nothing for: those of rated texts, and of stages that it does not have."""
+    empty = set() if run.samples else {"samples", "rewards"}
+    empty |= set() if "reward" in run.stages() else {"judges"}
+    empty |= set() if "ppo" in run.stages() else {"reward-kl", "ppo", "checks"}
+    return empty if run.stages() else empty | {"learning"}
 
 
 def _kicker(run: RunRecord) -> str:
@@ -93,7 +106,7 @@ def _notice(run: RunRecord) -> str:
     """A box that says what is missing; empty for a complete run."""
     items = list(run.problems)
     absent = [STAGE_TITLES[stage] for stage in STAGE_TITLES if stage not in run.stages()]
-    if absent:
+    if absent and not run.evaluation:
         items.append(f"No metrics of: {', '.join(absent)}. Not part of this run, not begun, or lost.")
     if not items:
         return ""

@@ -7,7 +7,7 @@ at all is refused. Interpretation (which chart, which words) is left to the modu
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,13 @@ FILES = {
     "samples.jsonl": "the answers to the held-out prompts",
     "summary.json": "the final figures, written when the run ends",
 }
-"""The files that a report reads, with what each of them gives."""
+"""The files that a report of rated texts reads, with what each of them gives."""
+
+TASK_FILES = {
+    "evaluation.json": "what every stage's answers to held-out prompts are like",
+    "answers.jsonl": "those answers",
+}
+"""The files that a report of tasks also reads; it does without the samples."""
 
 
 _ABSURD = 1e100
@@ -59,6 +65,8 @@ class RunRecord:
         metrics: Stage to metric name to `Series`.
         samples: The objects in ``samples.jsonl``, in file order.
         problems: Sentences about what is missing or damaged.
+        evaluation: The object in ``evaluation.json``, empty where there is none.
+        answers: The objects in ``answers.jsonl``, in file order.
     """
 
     name: str
@@ -67,6 +75,8 @@ class RunRecord:
     metrics: Mapping[str, Mapping[str, Series]]
     samples: tuple[Mapping[str, Any], ...]
     problems: tuple[str, ...]
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    answers: tuple[Mapping[str, Any], ...] = ()
 
     def series(self, stage: str, name: str) -> Series | None:
         """The metric ``name`` of ``stage``, or None where the run has no finite value of it."""
@@ -96,11 +106,15 @@ def read_run(run_dir: Path) -> RunRecord:
     """
     if not run_dir.is_dir():
         raise CheckpointError(f"run folder {run_dir} does not exist; pass the folder that a run wrote (runs/<name>).")
-    present = [name for name in FILES if (run_dir / name).is_file()]
+    present = [name for name in (*FILES, *TASK_FILES) if (run_dir / name).is_file()]
     if not present:
         raise CheckpointError(f"{run_dir} holds none of {', '.join(FILES)}; pass the folder that a run wrote.")
-    problems = [f"{name} is missing ({FILES[name]})." for name in FILES if name not in present]
-    summary = _read_summary(run_dir / "summary.json", problems) if "summary.json" in present else {}
+    measured = "evaluation.json" in present
+    expected = FILES if not measured else {name: FILES[name] for name in ("config.yaml", "summary.json")} | TASK_FILES
+    problems = [f"{name} is missing ({what})." for name, what in expected.items() if name not in present]
+    summary = _read_object(run_dir / "summary.json", problems) if "summary.json" in present else {}
+    evaluation = _read_object(run_dir / "evaluation.json", problems) if measured else {}
+    answers = _read_lines(run_dir / "answers.jsonl", problems) if "answers.jsonl" in present else []
     metrics = _read_lines(run_dir / "metrics.jsonl", problems) if "metrics.jsonl" in present else []
     samples = _read_lines(run_dir / "samples.jsonl", problems) if "samples.jsonl" in present else []
     config = run_dir / "config.yaml"
@@ -111,10 +125,12 @@ def read_run(run_dir: Path) -> RunRecord:
         metrics=_collect(metrics),
         samples=tuple(samples),
         problems=tuple(problems),
+        evaluation=evaluation,
+        answers=tuple(answers),
     )
 
 
-def _read_summary(path: Path, problems: list[str]) -> Mapping[str, Any]:
+def _read_object(path: Path, problems: list[str]) -> Mapping[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (json.JSONDecodeError, RecursionError) as error:

@@ -173,19 +173,33 @@ class Judge:
     intervals: Sequence[tuple[float, float] | None]
 
 
-def accuracy_chart(groups: Sequence[str], counts: Sequence[int | None], judges: Sequence[Judge]) -> str:
+def accuracy_chart(
+    groups: Sequence[str],
+    counts: Sequence[int | None],
+    judges: Sequence[Judge],
+    *,
+    titles: tuple[str, str] = (
+        "mean human ratings of the two texts differ by",
+        "share of pairs ranked as the humans do",
+    ),
+    description: str = "Accuracy of the reward model and its baselines on held-out pairs",
+    level: float = 0.5,
+) -> str:
     """Accuracy of each judge per group of pairs: dots with bootstrap whiskers, joined, labelled at the right.
 
     Args:
         groups: Names of the pair groups, easiest last.
         counts: Number of pairs per group, or None.
         judges: At least one, each with one accuracy per group.
+        titles: What the groups are, and what the accuracy is a share of.
+        description: For those who do not see the chart.
+        level: Accuracy that the axis shows in any case, such as that of chance.
     """
     known = [v for judge in judges for v in judge.accuracy if v is not None]
     known += [end for judge in judges for pair in judge.intervals if pair for end in pair]
     longest = max(len(judge.name) for judge in judges) + 5
     marks = tuple(enumerate(groups))
-    y = Axis.around(known, include=[0.5], count=5, tight=True)
+    y = Axis.around(known, include=[level], count=5, tight=True)
     frame = Frame(
         x=Axis(-0.4, len(groups) - 0.6, tuple((float(i), name) for i, name in marks)),
         y=y,
@@ -194,7 +208,7 @@ def accuracy_chart(groups: Sequence[str], counts: Sequence[int | None], judges: 
         right=longest * CHARACTER_WIDTH + 14,
         bottom=52,
     )
-    parts = [frame.axes("mean human ratings of the two texts differ by", "share of pairs ranked as the humans do")]
+    parts = [frame.axes(*titles)]
     for i, count in enumerate(counts):
         if count is not None:
             parts.append(
@@ -217,7 +231,7 @@ def accuracy_chart(groups: Sequence[str], counts: Sequence[int | None], judges: 
     for (_, judge, last), height in zip(ends, heights, strict=True):
         content = f"{judge.name} {fixed(last)}"
         parts.append(label(frame.width - frame.right + 10, height + 4, content, "direct", color=judge.color))
-    return frame.svg("".join(parts), "Accuracy of the reward model and its baselines on held-out pairs", nearest="none")
+    return frame.svg("".join(parts), description, nearest="none")
 
 
 def _judge_marks(frame: Frame, groups: Sequence[str], judge: Judge, shift: float) -> str:

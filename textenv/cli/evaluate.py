@@ -1,0 +1,173 @@
+"""``textenv evaluate``: the models of all stages on the same held-out prompts of tasks, side by side."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agents.policy import CausalLMPolicy
+from agents.task_evaluation import Answer, answer_records, answer_tasks, held_out, summarize_answers
+from textenv.checkpoints import write_atomic
+from textenv.cli.stages import check_folder, versions
+from textenv.datasets.records import Split
+from textenv.errors import ConfigError
+from textenv.report import answers_table, write_report
+from textenv.runs import Run
+from textenv.sampling.params import SamplingParams
+from textenv.tasks import Task, TaskSource, load_tasks
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How models are measured on tasks.
+
+    Attributes:
+        split: Whose prompts: ``test`` unless something is tuned.
+        prompts: Most prompts of each task.
+        max_new_tokens: Length limit of an answer; one that reaches it counts as no answer.
+        temperature: Of the draws; accuracy is also measured on greedy answers.
+        reference: Model that the KL of those after it is measured against; empty measures none.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+    """
+
+    split: Split = "test"
+    prompts: int = 200
+    max_new_tokens: int = 32
+    temperature: float = 1.0
+    reference: str = "sft"
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ConfigError(f"`temperature` must be > 0, got {self.temperature}; greedy accuracy is measured anyway")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """``textenv evaluate``: share of responses that answer, accuracy, likelihood and more, per task and model.
+
+    Attributes:
+        tasks: What is asked.
+        name: Folder of the figures inside ``runs_dir``; a number is appended where it exists already.
+        runs_dir: Where runs stand.
+        evaluation: How it is measured.
+        seed: Of the draws.
+        threads: CPU threads for torch; 0 leaves them as they are.
+
+    Raises:
+        ConfigError: If there is no task or the name is no name of a folder.
+    """
+
+    tasks: list[TaskSource] = field(default_factory=list)
+    name: str = "evaluate"
+    runs_dir: str = "runs"
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError("no tasks: give `--tasks` in the recipe, such as `tasks: [{name: addition}]`")
+        if not self.name or "/" in self.name:
+            raise ConfigError(f"`name` must be the name of a folder, got {self.name!r}")
+        if self.seed < 0 or self.threads < 0:
+            raise ConfigError(f"`seed` and `threads` must be ≥ 0, got {self.seed} and {self.threads}")
+
+
+def parse_models(given: Sequence[str]) -> dict[str, Path]:
+    """Models by name from ``name=folder``, in their order.
+
+    Raises:
+        ConfigError: If one has no name or no folder, or two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        name, sign, folder = text.partition("=")
+        if not (name and sign and folder):
+            raise ConfigError(f"`--models` takes name=folder, such as sft=runs/sft/sft, got {text!r}")
+        if name in found or name in ("task", "prompt", "reference"):
+            raise ConfigError(f"`--models`: the name {name!r} is taken; give each model one of its own")
+        found[name] = check_folder("models", folder)
+    if not found:
+        raise ConfigError("no models: give `--models base=DIR sft=DIR rl=DIR`")
+    return found
+
+
+def evaluate(given: Sequence[str], options: EvaluateOptions, console: Console) -> None:
+    """``textenv evaluate``: writes a run folder with ``evaluation.json``, ``answers.jsonl`` and ``report.html``."""
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    models, tasks = parse_models(given), load_tasks(options.tasks)
+    began = time.monotonic()
+    settings = asdict(options) | {"models": {name: str(folder) for name, folder in models.items()}}
+    run = Run(Run.next_free(options.runs_dir, options.name), config=settings, console=console)
+    try:
+        evaluation = evaluate_models(run, models, tasks, options.evaluation, options.seed)
+        seconds = round(time.monotonic() - began, 1)
+        summary = {"name": run.path.name, "seed": options.seed, "data": described(tasks), "versions": versions()}
+        run.write_json("summary.json", summary | {"seconds": {"evaluate": seconds, "total": seconds}})
+    finally:
+        run.close()
+    report = write_report(run.path)
+    console.print(answers_table(evaluation))
+    run.say(f"figures: {run.path / 'evaluation.json'}, answers: answers.jsonl, report: {report}")
+
+
+def described(tasks: Sequence[Task]) -> str:
+    """What the data are, in a few words."""
+    return f"tasks: {', '.join(task.name for task in tasks)}"
+
+
+def evaluate_models(
+    run: Run, models: Mapping[str, Path], tasks: Sequence[Task], config: EvaluationConfig, seed: int
+) -> dict[str, Any]:
+    """Measure models on the same prompts; writes ``evaluation.json`` and ``answers.jsonl``.
+
+    Args:
+        run: Gets the files.
+        models: Folders by name, in the order in which they came to be.
+        tasks: What is asked.
+        config: How.
+        seed: Of the draws.
+
+    Returns:
+        What ``evaluation.json`` holds: the settings and ``models``: ``{model: {task: {measure: [value, low, high]}}}``,
+        the task ``mean`` being the mean over tasks.
+    """
+    asked = held_out(tasks, config.split, config.prompts)
+    sampling = SamplingParams(config.temperature, max_new_tokens=config.max_new_tokens)
+    reference, answers = None, dict[str, list[Answer]]()
+    for name, folder in models.items():
+        run.say(f"{'evaluate':<12} {name}: {len(asked)} held-out prompts of {len(tasks)} tasks")
+        policy = CausalLMPolicy.from_pretrained(folder)
+        answers[name] = answer_tasks(policy, asked, reference=reference, sampling=sampling, seed=seed)
+        if name == config.reference:
+            reference = policy
+    figures = {name: summarize_answers(asked, given, seed=seed) for name, given in answers.items()}
+    evaluation = asdict(config) | {
+        "reference": config.reference if reference is not None else "",
+        "seed": seed,
+        "count": len(asked),
+        "tasks": [task.name for task in tasks],
+        "verifiable": [task.name for task in tasks if task.verifier is not None],
+        "models": {
+            model: {task: {name: list(figure) for name, figure in row.items()} for task, row in by_task.items()}
+            for model, by_task in figures.items()
+        },
+    }
+    run.write_json("evaluation.json", evaluation)
+    lines = [json.dumps(record, ensure_ascii=False) for record in answer_records(asked, answers)]
+    write_atomic(run.path / "answers.jsonl", "\n".join(lines) + "\n")
+    return evaluation
