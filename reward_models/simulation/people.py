@@ -48,7 +48,10 @@ class LabellingClient:
             urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
             urllib.request.ProxyHandler({}),
         )
+        self._csrf = ""
         self._request(link, None)  # sets the session's cookie
+        session = self._request(urljoin(link, "/api/session"), None)
+        self.rater, self._csrf = session["rater"], session["csrf"]
 
     def next_item(self, kinds: Sequence[str] = ()) -> dict[str, Any] | None:
         """The next item to label, leased to this rater; None where nothing is left.
@@ -76,7 +79,7 @@ class LabellingClient:
 
     def _request(self, url: str, body: Mapping[str, Any] | None) -> Any:
         for attempt in range(self.retries + 1):
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            headers = {"Content-Type": "application/json", "Accept": "application/json", "X-CSRF-Token": self._csrf}
             data = None if body is None else json.dumps(body).encode()
             request = urllib.request.Request(url, data, headers)
             try:
@@ -137,8 +140,8 @@ class SimulatedPerson:
         """The payload of a label for an item as the server sends it, or None for a skip.
 
         Args:
-            item: ``kind``, ``prompt``, ``answers`` (texts in the order in which they are shown) and ``order`` (the
-                item's own number of each).
+            item: ``kind``, ``prompt``, ``answers`` (in the order in which they are shown, each a text or an object
+                with ``text``) and ``order`` (the item's own number of each).
 
         Raises:
             DataError: If the item's kind is unknown.

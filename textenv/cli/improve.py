@@ -59,9 +59,9 @@ class ImproveCommand:
     Attributes:
         name: Folder of the run inside ``runs_dir``; a number is appended where it exists already.
         runs_dir: Where runs stand.
-        database: The store that ``textenv serve`` writes, a file or a URL.
-        policy: Folder of the policy that is served; its folder's name names it. Where the store knows a newer version
-            of it, that one is improved.
+        db: The store that ``textenv serve`` writes, a file or a URL.
+        policy: Folder of the policy that is served, as ``textenv serve --policy`` has it (``NAME=FOLDER`` where it
+            has another name than its folder). Where the store knows a newer version of it, that one is improved.
         min_labels: Fewest new labels and demonstrations, together, that a round is begun for.
         demonstration_epochs: How often the new demonstrations are gone through.
         evaluation_prompts: Most held-out prompts that both versions answer.
@@ -74,7 +74,7 @@ class ImproveCommand:
 
     name: str = "improve"
     runs_dir: str = "runs"
-    database: str = "feedback.sqlite"
+    db: str = "feedback.db"
     policy: str = ""
     min_labels: int = 50
     demonstration_epochs: int = 3
@@ -100,21 +100,22 @@ def improve(config: ImproveCommand, console: Console, *, resume: bool = False) -
         ConfigError: If the policy's folder is missing.
         DataError: If too little was collected since the last round.
     """
-    folder = stages.check_folder("policy", config.policy).resolve()
-    if "://" not in config.database and not Path(config.database).is_file():
-        raise ConfigError(f"`--database {config.database}`: there is no such file; `textenv serve` writes it")
+    name, _, path = config.policy.rpartition("=")
+    folder = stages.check_folder("policy", path).resolve()
+    if "://" not in config.db and not Path(config.db).is_file():
+        raise ConfigError(f"`--db {config.db}`: there is no such file; `textenv serve` writes it")
     if config.threads:
         import torch
 
         torch.set_num_threads(config.threads)
-    with FeedbackStore(config.database) as store:
+    with FeedbackStore(config.db) as store:
         _check_enough(store, config.min_labels)
         parent = Path(config.runs_dir)
         path = Run.newest(parent, config.name) if resume else Run.next_free(parent, config.name)
         settings = {k: v for k, v in asdict(config).items() if k not in ("name", "runs_dir", "threads")}
         run = Run(path, config=settings, console=console)
         try:
-            return _Improvement(store, config, run, _served_version(store, folder)).work()
+            return _Improvement(store, config, run, _served_version(store, name or folder.name, folder)).work()
         finally:
             run.close()
 
@@ -132,12 +133,12 @@ def _check_enough(store: FeedbackStore, least: int) -> None:
         )
 
 
-def _served_version(store: FeedbackStore, folder: Path) -> PolicyVersion:
+def _served_version(store: FeedbackStore, name: str, folder: Path) -> PolicyVersion:
     """The newest version of the policy that is still there; registered as it stands where the store knows none."""
-    for version in reversed(store.policies(folder.name)):
+    for version in reversed(store.policies(name)):
         if Path(version.path).is_dir():
             return version
-    first = PolicyVersion(folder.name, "0", str(folder))
+    first = PolicyVersion(name, "0", str(folder))
     store.register_policy(first)
     return first
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from reward_models.labels import Comparison, Ranking, Rating, labels_from_store, read_labels
+from textenv.cli.main import main
 from textenv.errors import DataError
 from textenv.feedback.formats import FORMATS, Exported, Imported, export_labels, import_labels
 from textenv.feedback.store import Answer, FeedbackStore, Item, Label, Scale
@@ -267,3 +268,14 @@ def test_a_bad_file_says_where_and_saves_nothing(tmp_path: Path, name: str, text
 def test_nothing_to_export_is_said(tmp_path: Path):
     with FeedbackStore(tmp_path / "s.sqlite") as store, pytest.raises(DataError, match="no labels to export"):
         export_labels(store, tmp_path / "out.jsonl")
+
+
+def test_the_command_writes_and_reads(store: FeedbackStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = str(tmp_path / "out.parquet")
+    assert main(["labels", "export", out, "--db", str(tmp_path / "a.sqlite")]) == 0
+    assert "7 labels and 1 demonstrations in" in capsys.readouterr().out
+    assert main(["labels", "import", out, "--db", str(tmp_path / "b.sqlite")]) == 0
+    assert "3 new items, 7 new labels, 0 labels known before" in capsys.readouterr().out
+    assert main(["labels", "export", out, "--db", str(tmp_path / "missing.sqlite")]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+    assert main(["labels"]) == 2

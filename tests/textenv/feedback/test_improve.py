@@ -28,7 +28,7 @@ CONSOLE = Console(quiet=True)
 def config(folder: Path, policy: Path) -> ImproveCommand:
     return ImproveCommand(
         runs_dir=str(folder / "runs"),
-        database=str(folder / "people.sqlite"),
+        db=str(folder / "people.sqlite"),
         policy=str(policy),
         evaluation_prompts=16,
         reward=RewardStageConfig(
@@ -142,7 +142,7 @@ def test_an_interrupted_round_goes_on_where_it_was(finished: Path, tmp_path: Pat
 
 def test_what_is_missing_is_said(tmp_path: Path, finished: Path):
     settings = config(tmp_path, finished / "runs" / "tiny" / "sft")
-    with pytest.raises(ConfigError, match=r"`--database .*people.sqlite`: there is no such file"):
+    with pytest.raises(ConfigError, match=r"`--db .*people.sqlite`: there is no such file"):
         improve(settings, CONSOLE)
     with pytest.raises(ConfigError, match="`--policy` is needed"):
         improve(replace(settings, policy=""), CONSOLE)
