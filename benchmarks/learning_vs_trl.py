@@ -48,6 +48,8 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--eval_every", type=int, default=5, help="iterations between evaluations")
     parser.add_argument("--eval_prompts", type=int, default=256)
+    parser.add_argument("--max_grad_norm", type=float, default=1.0, help="textenv's; TRL clips nothing")
+    parser.add_argument("--own_critic", action="store_true", help="give textenv's critic a trunk of its own, as TRL's")
     parser.add_argument("--output", type=Path, default=Path("runs/learning_vs_trl"))
     parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
     return parser
@@ -63,7 +65,8 @@ class Task:
 
         data = load_data(options.data, 1200)
         self.options, self.seed = options, seed
-        self.policy = CausalLMPolicy.from_pretrained(options.policy)
+        critic = "separate" if options.own_critic else "shared"
+        self.policy = CausalLMPolicy.from_pretrained(options.policy, critic=critic)
         self.reference = CausalLMPolicy.from_pretrained(options.policy)
         self.reward = load_reward(options.reward_model)
         self.prompts = [shown.prompt for shown in data.demonstrations("train", "movies")]
@@ -106,6 +109,7 @@ def train_textenv(task: Task) -> None:
         micro_batch_size=options.batch,
         kl_coef=options.kl_coef,
         temperature=options.temperature,
+        max_grad_norm=options.max_grad_norm,
         seed=task.seed,
     )
     agent = agents.PPO(task.policy, envs, config=config)
