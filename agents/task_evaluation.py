@@ -7,6 +7,7 @@ measured per answer stays in the result: intervals, tables and pictures are made
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,35 @@ MEASURES = (
 """What is measured of each answer; ``answered``, both accuracies and ``goes_on`` only where a task has a verifier."""
 
 _RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How models are measured on tasks.
+
+    Attributes:
+        split: Whose prompts: ``test`` unless something is tuned.
+        prompts: Most prompts of each task.
+        max_new_tokens: Length limit of an answer; one that reaches it counts as no answer.
+        temperature: Of the draws; accuracy is also measured on greedy answers.
+        reference: Model that the KL of those after it is measured against; empty measures none.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+    """
+
+    split: Split = "test"
+    prompts: int = 200
+    max_new_tokens: int = 32
+    temperature: float = 1.0
+    reference: str = "sft"
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ConfigError(f"`temperature` must be > 0, got {self.temperature}; greedy accuracy is measured anyway")
 
 
 class Asked(NamedTuple):

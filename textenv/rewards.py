@@ -185,7 +185,9 @@ def register_reward(name: str, factory: Callable[[], Any]) -> None:
 
 
 def resolve_reward(reference: str) -> Any:
-    """The reward that a name or ``"package.module:attribute"`` stands for.
+    """The reward that a name, ``"tasks:…"`` or ``"package.module:attribute"`` stands for.
+
+    ``tasks:addition,compare`` are the verifiers of built-in tasks; see :func:`textenv.tasks.named_reward` for others.
 
     Raises:
         ConfigError: If there is no such reward.
@@ -193,6 +195,10 @@ def resolve_reward(reference: str) -> Any:
     if reference in _REGISTERED:
         return _REGISTERED[reference]()
     module_name, colon, attribute = reference.partition(":")
+    if colon and module_name == "tasks":
+        from textenv.tasks.loading import named_reward
+
+        return named_reward(reference)
     if not colon:
         known = ", ".join(sorted(_REGISTERED)) or "none"
         raise ConfigError(

@@ -12,44 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from agents.policy import CausalLMPolicy
-from agents.task_evaluation import Answer, answer_records, answer_tasks, held_out, summarize_answers
+from agents.task_evaluation import Answer, EvaluationConfig, answer_records, answer_tasks, held_out, summarize_answers
 from textenv.checkpoints import write_atomic
 from textenv.cli.stages import check_folder, versions
-from textenv.datasets.records import Split
 from textenv.errors import ConfigError
 from textenv.report import answers_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 from textenv.tasks import Task, TaskSource, load_tasks
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How models are measured on tasks.
-
-    Attributes:
-        split: Whose prompts: ``test`` unless something is tuned.
-        prompts: Most prompts of each task.
-        max_new_tokens: Length limit of an answer; one that reaches it counts as no answer.
-        temperature: Of the draws; accuracy is also measured on greedy answers.
-        reference: Model that the KL of those after it is measured against; empty measures none.
-
-    Raises:
-        ConfigError: If a number is out of its range.
-    """
-
-    split: Split = "test"
-    prompts: int = 200
-    max_new_tokens: int = 32
-    temperature: float = 1.0
-    reference: str = "sft"
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ConfigError(f"`temperature` must be > 0, got {self.temperature}; greedy accuracy is measured anyway")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ A task is declared in a few lines and needs no download::
 
 from textenv.tasks.files import Fields, read_task, task_from_rows
 from textenv.tasks.items import LABELERS, USERS, Conversation, Demonstrated, Format, Item, Verdict
-from textenv.tasks.loading import TaskSource, load_task, load_tasks
+from textenv.tasks.loading import TaskSource, load_task, load_tasks, named_reward, reward_name
 from textenv.tasks.procedural import PROCEDURAL, procedural_task
 from textenv.tasks.rewards import TaskReward
 from textenv.tasks.task import Task
@@ -33,8 +33,10 @@ __all__ = [
     "Verifier",
     "load_task",
     "load_tasks",
+    "named_reward",
     "procedural_task",
     "read_task",
+    "reward_name",
     "same_choice",
     "same_number",
     "same_text",

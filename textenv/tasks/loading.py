@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
 from textenv.datasets.records import DOMAINS, Domain
 from textenv.errors import ConfigError
 from textenv.tasks.files import Fields, load_dataset_rows, read_task, task_from_rows
 from textenv.tasks.procedural import procedural_task
+from textenv.tasks.rewards import TaskReward
 from textenv.tasks.task import Task
 from textenv.tasks.verifiers import VERIFIERS
 
@@ -91,6 +93,33 @@ def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
     if len(set(names)) < len(names):
         raise ConfigError(f"tasks need different names, got {', '.join(names)}")
     return [load_task(source) for source in sources]
+
+
+def reward_name(sources: Sequence[TaskSource]) -> str:
+    """The verifiers of tasks as one text: a name for ``reward=`` that survives JSON, files and other processes."""
+    return "tasks:" + json.dumps([asdict(source) for source in sources])
+
+
+def named_reward(reference: str) -> TaskReward:
+    """The verifiable reward that a name stands for.
+
+    Args:
+        reference: ``tasks:`` and names of built-in tasks with commas between, such as ``tasks:addition,compare``, or
+            ``tasks:`` and a JSON list of the fields of :class:`TaskSource`, which is what :func:`reward_name` writes.
+
+    Raises:
+        ConfigError: If it is neither, or as :func:`load_task`.
+        DataError: As :func:`load_task`.
+    """
+    given = reference.removeprefix("tasks:").strip()
+    if not given.startswith("["):
+        sources = [TaskSource(name.strip()) for name in given.split(",")]
+    else:
+        try:
+            sources = [TaskSource(**row | {"fields": Fields(**row.get("fields", {}))}) for row in json.loads(given)]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"the reward {reference[:80]!r} does not list tasks as JSON: {error}") from error
+    return TaskReward(load_tasks(sources))
 
 
 def _from_source(source: TaskSource) -> Task:
