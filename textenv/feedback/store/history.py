@@ -29,7 +29,7 @@ def keep_prompt(
 
 def kept_prompts(connection: sa.Connection, unused_only: bool, limit: int | None) -> list[CollectedPrompt]:
     """Prompts, the oldest first."""
-    query = sa.select(prompts).order_by(prompts.c.created, prompts.c.id).limit(limit)
+    query = sa.select(prompts).order_by(prompts.c.number).limit(limit)
     if unused_only:
         query = query.where(prompts.c.used.is_(None))
     return [prompt_record(row) for row in connection.execute(query)]

@@ -101,7 +101,8 @@ sa.Index("leases_by_expiry", leases.c.expires)
 prompts = sa.Table(
     "prompts",
     metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("messages", sa.Text, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
