@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,9 +63,9 @@ class PretrainConfig:
     Attributes:
         model: Size of the model.
         training: Steps, rates, batch size.
-        weights: Share of each task in the mixture, where texts are given as lists; empty means proportional to their
-            number.
-        mixture: Shares of tasks, counted in tokens, where tasks are given.
+        weights: Share of each task; empty means proportional to sizes. Counted in texts where texts are given as lists;
+            with tasks, the short form of ``mixture.weights``, counted in tokens.
+        mixture: Where tasks are given: their shares by weights or temperature, fixed or on a schedule.
         block_length: Tokens of a packed block; 0 takes the model's context.
     """
 
@@ -80,6 +80,8 @@ class PretrainConfig:
             raise ConfigError(
                 f"`block_length` must lie between 2 and the context ({self.model.context}), got {self.block_length}"
             )
+        if self.weights and (self.mixture.weights or self.mixture.schedule):
+            raise ConfigError("give the shares of tasks once: in `weights`, or in `mixture`")
 
 
 def text_examples(texts: Sequence[str], tokenizer: Any, context: int) -> list[Example]:
@@ -165,9 +167,10 @@ def pretrain_on_tasks(
         ConfigError: If the model cannot keep packed documents apart, or the mixture names other tasks.
     """
     training = config.training
+    asked = replace(config.mixture, weights=config.weights) if config.weights else config.mixture
     if start is None:
         texts = {task.name: task.documents("train") for task in tasks}
-        sample = mixture_texts(texts, _first(config.mixture), most_bytes=_TOKENIZER_BYTES, seed=training.seed)
+        sample = mixture_texts(texts, _first(asked), most_bytes=_TOKENIZER_BYTES, seed=training.seed)
         tokenizer = train_tokenizer(sample, config.model.vocab_size, split_digits=config.model.split_digits)
         model = build_model(config.model, tokenizer, training.seed)
     else:
@@ -178,7 +181,7 @@ def pretrain_on_tasks(
     held_out = _corpora(tasks, "validation", tokenizer, length, folder, training.seed)
     mixture = Mixture(
         {name: len(file) for name, file in files.items()},
-        config.mixture,
+        asked,
         sizes={name: float(file.tokens) for name, file in files.items()},
         draws_per_step=training.batch_size,
         steps=training.steps,

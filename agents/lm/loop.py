@@ -115,9 +115,18 @@ class Trainer:
                 loss, tokens = self.update()
                 self.tokens += tokens
                 self.tokens_per_second = self.tokens / (time.monotonic() - began)
-                progress.update(self.step, {"loss": loss}, tokens=self.tokens)
+                figures = {"loss": loss}
+                if console is not None and self.context:
+                    figures["mfu"] = self.utilization
+                progress.update(self.step, figures, tokens=self.tokens)
                 self._record(loss)
         return self.compute.model
+
+    @property
+    def utilization(self) -> float:
+        """Model FLOP utilisation so far, of one process."""
+        dtype = self.compute.dtype or torch.float32
+        return utilization(self.compute.model, self.context, self.tokens_per_second, dtype) / self.world.size
 
     def update(self) -> tuple[float, int]:
         """One optimisation step; returns its loss (nats) and the tokens read, of all processes.
@@ -168,9 +177,7 @@ class Trainer:
         metrics = {"train/loss": loss, "train/learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         metrics["train/tokens_per_second"] = self.tokens_per_second
         if evaluating and self.context:
-            dtype = self.compute.dtype or torch.float32
-            share = utilization(self.compute.model, self.context, self.tokens_per_second, dtype)
-            metrics["train/model_flops_utilization"] = share / self.world.size
+            metrics["train/model_flops_utilization"] = self.utilization
         if evaluating and self.evaluate is not None:
             metrics |= self.evaluate(self.compute.model, last)
         if evaluating and self.on_evaluate is not None:

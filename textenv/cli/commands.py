@@ -10,6 +10,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from textenv.cli import stages
+from textenv.cli.answering import AnsweringCommand, answer_stages, ppo_on_tasks
 from textenv.cli.configs import (
     PPOCommand,
     PretrainCommand,
@@ -21,6 +22,7 @@ from textenv.cli.configs import (
 )
 from textenv.cli.data import RatedData
 from textenv.cli.label_stage import label_stage, load_labels
+from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
 from textenv.datasets import smollm2_path
 from textenv.report import summary_table, write_report
 from textenv.runs import Run
@@ -44,14 +46,29 @@ def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
 
 def pretrain(config: PretrainCommand, run: Run, data: RatedData) -> None:
     """``textenv pretrain``."""
-    summary = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
+    start = stages.check_folder("model", config.model) if config.model else None
+
+    def work() -> dict[str, Any]:
+        if data.tasks:
+            return pretrain_tasks_stage(run, data.tasks, config.pretrain, config.seed, start)
+        return stages.pretrain_stage(run, data, config.pretrain, config.seed)
+
+    summary = stages.once(run, "pretrain", work)
     finish(run, config, data, {"pretrain": summary})
 
 
 def sft(config: SFTCommand, run: Run, data: RatedData) -> None:
     """``textenv sft``."""
     model = stages.check_folder("model", config.model)
-    summary = stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, model, config.seed))
+
+    def work() -> dict[str, Any]:
+        if data.tasks or data.conversations:
+            return sft_tasks_stage(
+                run, data.tasks, config.sft, model, config.seed, conversations=data.conversations, chat=config.chat
+            )
+        return stages.sft_stage(run, data, config.sft, model, config.seed)
+
+    summary = stages.once(run, "sft", work)
     finish(run, config, data, {"sft": summary})
 
 
@@ -91,8 +108,16 @@ def reward(config: RewardCommand, run: Run, data: RatedData) -> None:
 def ppo(config: PPOCommand, run: Run, data: RatedData) -> None:
     """``textenv ppo``."""
     start = stages.check_folder("policy", config.policy)
+    if data.tasks:
+        finish(run, config, data, ppo_on_tasks(config, run, data.tasks, start))
+        return
     scorer = stages.load_reward(config.reward_model)
     finish(run, config, data, optimise(config, run, data, start, scorer))
+
+
+def answering(config: AnsweringCommand, run: Run, data: RatedData) -> None:
+    """``textenv answering``: pre-training, fine-tuning, PPO with verifiers, evaluation and report."""
+    finish(run, config, data, answer_stages(config, run, data.tasks))
 
 
 def rlhf(config: RLHFCommand, run: Run, data: RatedData) -> None:
@@ -205,7 +230,7 @@ def finish(run: Run, config: RunConfig, data: RatedData, done: dict[str, dict[st
     summary: dict[str, Any] = {
         "name": run.path.name,
         "seed": config.seed,
-        "data": f"labels of {Path(labels).name}" if labels else config.data,
+        "data": f"labels of {Path(labels).name}" if labels else data.name,
         "versions": stages.versions(),
     }
     for stage in ("pretrain", "sft"):
@@ -216,7 +241,8 @@ def finish(run: Run, config: RunConfig, data: RatedData, done: dict[str, dict[st
         summary["reward_model"] = {"trunk": reward["trunk"], **reward["reward_model"]}
         summary |= {name: reward[name] for name in ("human_rater", "lexicon", "tfidf") if name in reward}
     if "evaluate" in done:
-        summary["policy"] = {name: value for name, value in done["evaluate"].items() if name != "seconds"}
+        figures = {name: value for name, value in done["evaluate"].items() if name != "seconds"}
+        summary["evaluation" if data.tasks else "policy"] = figures
     if "ppo" in done:
         summary["ppo"] = {name: done["ppo"][name] for name in ("episodes", "tokens", "kl_coef")}
         summary["checks"] = done["ppo"]["checks"]

@@ -12,6 +12,7 @@ from agents.pretraining import PretrainConfig
 from reward_models.training import RewardModelConfig
 from textenv.datasets.records import check_domains
 from textenv.errors import ConfigError
+from textenv.tasks import TaskSource
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,17 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PretrainCommand(RunConfig):
-    """``textenv pretrain``: a tokenizer and a small language model from scratch, on the four domains as tasks.
+    """``textenv pretrain``: a tokenizer and a language model from scratch, or on from one, on a mixture of tasks.
 
     Attributes:
+        tasks: What to read, packed and mixed as ``pretrain.mixture`` says; empty takes the four domains of `data`.
+        model: Folder of a language model to go on from, with its tokenizer; empty makes new ones.
         pretrain: The stage.
     """
 
     name: str = "pretrain"
+    tasks: list[TaskSource] = field(default_factory=list)
+    model: str = ""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
@@ -128,12 +133,19 @@ class SFTCommand(RunConfig):
 
     Attributes:
         model: Folder of the language model.
+        tasks: Questions with answers to learn from; with `conversations` empty too, the demonstrations of `data`.
+        conversations: Files of conversations (``messages``, or ``prompt`` and ``response``; JSONL, CSV, Parquet).
+        chat: Ask the questions of `tasks` as chat messages, by the tokenizer's template, instead of as the tasks'
+            prompts; conversations always are.
         sft: The stage.
     """
 
     name: str = "sft"
     model: str = ""
-    sft: SFTConfig = field(default_factory=SFTConfig)
+    tasks: list[TaskSource] = field(default_factory=list)
+    conversations: list[str] = field(default_factory=list)
+    chat: bool = False
+    sft: SFTConfig = field(default_factory=lambda: SFTConfig(samples=4))
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,9 @@ class PPOCommand(RunConfig):
     Attributes:
         policy: Folder of the policy to start from; it is also the reference.
         reward_model: Folder of a reward model, or ``lexicon``.
+        tasks: Tasks whose verifiers are the reward, and whose prompts are trained on; empty takes `data`.
+        verifier_weight: Of the verifiers, where a reward model is mixed in.
+        reward_weight: Of the reward model there.
         evaluation_prompts: Held-out prompts for the figures before and after.
         ppo: The stage.
     """
@@ -175,6 +190,9 @@ class PPOCommand(RunConfig):
     name: str = "ppo"
     policy: str = ""
     reward_model: str = ""
+    tasks: list[TaskSource] = field(default_factory=list)
+    verifier_weight: float = 1.0
+    reward_weight: float = 1.0
     evaluation_prompts: int = 512
     ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
 

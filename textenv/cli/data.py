@@ -9,6 +9,7 @@ from typing import Literal
 
 from textenv.datasets import Demonstration, RatedText, builtin_ratings, demonstrations, human_ratings
 from textenv.errors import DataError
+from textenv.tasks import Conversation, Task
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,24 @@ class RatedData:
         kind: ``human`` or ``builtin``.
         texts: Every rated text, all domains and splits.
         seconds: What fetching or generating them took.
+        tasks: Tasks to read or to learn from instead.
+        conversations: Conversations to learn from instead.
     """
 
     kind: Literal["human", "builtin"]
     texts: Sequence[RatedText]
     seconds: float = 0.0
+    tasks: Sequence[Task] = ()
+    conversations: Sequence[Conversation] = ()
+
+    @property
+    def name(self) -> str:
+        """What the data are, in a few words."""
+        if not self.tasks and not self.conversations:
+            return self.kind
+        named = [task.name for task in self.tasks]
+        named += sorted({conversation.task for conversation in self.conversations})
+        return f"tasks: {', '.join(named)}"
 
     def by_domain(self, split: str) -> dict[str, list[str]]:
         """Texts of a split, per domain."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "reward": "train a reward model on human ratings, or on a file of labels",
     "ppo": "optimise a policy against a reward model",
     "rlhf": "reward model and PPO for a model that is there already, with a report",
+    "answering": "from continuing to answering: pre-training, fine-tuning and verifiable rewards on tasks, compared",
     "play": "be the policy: choose tokens yourself, see log-probs and reward",
     "report": "write the report of a run again",
     "sample": "answer prompts with a model; the answers go into a trajectory store",
@@ -123,8 +124,10 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
         ConfigError: If a field is unknown or a value unusable; one line that names it.
     """
     from textenv.cli import configs
+    from textenv.cli.answering import AnsweringCommand
 
     kind = {
+        "answering": AnsweringCommand,
         "quickstart": configs.QuickstartCommand,
         "pretrain": configs.PretrainCommand,
         "sft": configs.SFTCommand,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from textenv.datasets.records import Split, check_split
 from textenv.errors import DataError
 from textenv.prompts import Prompt
-from textenv.tasks.items import Demonstrated, Format, Item, Verdict
+from textenv.tasks.items import Conversation, Demonstrated, Format, Item, Verdict
 from textenv.tasks.rewards import TaskReward
 from textenv.tasks.verifiers import Verifier, same_text
 
@@ -57,6 +57,21 @@ class Task:
         """Prompts with responses in the asked form, for supervised fine-tuning; texts without answers give none."""
         return [
             Demonstrated(self.format.ask(i.question), self.format.answer(i.answers[0]), i.source, self.name)
+            for i in self.split(split)
+            if i.answers
+        ]
+
+    def conversations(self, split: Split) -> list[Conversation]:
+        """The demonstrations as chat messages, for a tokenizer's template: the question alone, and the response."""
+        return [
+            Conversation(
+                (
+                    {"role": "user", "content": i.question},
+                    {"role": "assistant", "content": self.format.answer(i.answers[0])},
+                ),
+                i.source,
+                self.name,
+            )
             for i in self.split(split)
             if i.answers
         ]
