@@ -23,6 +23,7 @@ from textenv.errors import ConfigError, DataError
 from textenv.sampling.params import SamplingParams
 from textenv.tasks import Format, Item, Task
 
+WORDS = ("old", "new", "long")
 SAY = Task("say", [Item(f"the {x}?", (x,), "test") for x in WORDS], Format("{question}", "A: {answer}"))
 READ = Task("read", [Item("the film", (" is good",), "test")], Format("{question}", "{answer}"), verifier=None)
 GREEDY_LENGTH = SamplingParams(max_new_tokens=6)

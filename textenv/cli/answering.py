@@ -1,0 +1,153 @@
+"""From continuing to answering: pre-training, demonstrations and verifiable rewards on the same tasks; the figures.
+
+The stages of ``textenv answering``, and what ``textenv ppo`` does with tasks. Each is a function that writes its folder
+and returns its summary, as in :mod:`textenv.cli.stages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agents.finetuning import SFTConfig
+from agents.pretraining import PretrainConfig
+from agents.task_evaluation import EvaluationConfig
+from textenv.cli.configs import PPOCommand, PPOStageConfig, RunConfig
+from textenv.cli.evaluate import evaluate_models
+from textenv.cli.stages import load_reward, once, ppo_on_prompts
+from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
+from textenv.errors import ConfigError
+from textenv.report import answers_table
+from textenv.rewards import SumReward
+from textenv.runs import Run
+from textenv.tasks import Task, TaskReward, TaskSource
+
+
+@dataclass(frozen=True)
+class AnsweringCommand(RunConfig):
+    """``textenv answering``: pre-training, fine-tuning, PPO with verifiers and the evaluation of all three on tasks.
+
+    Attributes:
+        tasks: What is read, demonstrated, rewarded and asked; at least one has a verifier.
+        demonstrations: Training demonstrations of each task in fine-tuning, the first ones; 0 takes all.
+        pretrain: Stage one.
+        sft: Stage two.
+        ppo: Stage three, on the tasks with verifiers.
+        evaluation: How the three models are measured at the end.
+
+    Raises:
+        ConfigError: If a number is out of its range, or an answer could not have the same length everywhere.
+    """
+
+    name: str = "answering"
+    tasks: list[TaskSource] = field(default_factory=list)
+    demonstrations: int = 0
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks:
+            raise ConfigError("no tasks: name them in the recipe, such as `tasks: [{name: text}, {name: addition}]`")
+        if self.demonstrations < 0:
+            raise ConfigError(f"`demonstrations` must be ≥ 0, got {self.demonstrations}; 0 takes all")
+
+
+def answer_stages(config: AnsweringCommand, run: Run, tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """All stages; a finished one is not done again. Returns their summaries.
+
+    Raises:
+        ConfigError: If no task has a verifier.
+    """
+    verifiable_tasks(tasks)
+    base, tuned, seed = run.stage("pretrain"), run.stage("sft"), config.seed
+    shown = [with_few_demonstrations(task, config.demonstrations) for task in tasks]
+    models = {"base": base, "sft": tuned, "rl": run.stage("ppo")}
+    return {
+        "pretrain": once(run, "pretrain", lambda: pretrain_tasks_stage(run, tasks, config.pretrain, seed)),
+        "sft": once(run, "sft", lambda: sft_tasks_stage(run, shown, config.sft, base, seed)),
+        "ppo": once(run, "ppo", lambda: verified_stage(run, tasks, config.ppo, tuned, TaskReward, seed)),
+        "evaluate": once(run, "evaluate", lambda: measure_stage(run, models, tasks, config.evaluation, seed + 1)),
+    }
+
+
+def with_few_demonstrations(task: Task, most: int) -> Task:
+    """The task with its first training items alone, and all its other splits; 0 keeps everything."""
+    if not most:
+        return task
+    train = [item for item in task.split("train") if item.answers][:most]
+    return replace(task, items=[*train, *(item for item in task.items if item.split != "train")])
+
+
+def verifiable_tasks(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks with a verifier.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = [task for task in tasks if task.verifier is not None]
+    if not found:
+        names = ", ".join(task.name for task in tasks)
+        raise ConfigError(f"no task has a verifier to learn from: {names}; add one, such as `- name: addition`")
+    return found
+
+
+def ppo_on_tasks(config: PPOCommand, run: Run, tasks: Sequence[Task], start: Path) -> dict[str, dict[str, Any]]:
+    """``textenv ppo --tasks``: PPO with verifiers, mixed with a learned reward where one is named, then the figures."""
+    learned = load_reward(config.reward_model) if config.reward_model else None
+
+    def reward(verifiable: Sequence[Task]) -> Any:
+        verified = TaskReward(verifiable)
+        if learned is None:
+            return verified
+        parts = {"verified": verified, "learned": learned}
+        return SumReward(parts, [config.verifier_weight, config.reward_weight])
+
+    measured = EvaluationConfig(
+        prompts=-(-config.evaluation_prompts // len(tasks)),
+        max_new_tokens=config.ppo.max_new_tokens,
+        temperature=config.ppo.training.temperature,
+    )
+    models = {"sft": start, "rl": run.stage("ppo")}
+    return {
+        "ppo": once(run, "ppo", lambda: verified_stage(run, tasks, config.ppo, start, reward, config.seed)),
+        "evaluate": once(run, "evaluate", lambda: measure_stage(run, models, tasks, measured, config.seed + 1)),
+    }
+
+
+def verified_stage(
+    run: Run, tasks: Sequence[Task], config: PPOStageConfig, start: Path, reward: Any, seed: int
+) -> dict[str, Any]:
+    """PPO on the tasks with verifiers: prompts of their train split, the validation split to measure; writes ``ppo/``.
+
+    Args:
+        run: Gets the stage.
+        tasks: Those without a verifier are left out.
+        config: The stage.
+        start: Where the policy starts; also the reference.
+        reward: Makes the reward of the tasks with verifiers, such as :class:`TaskReward`.
+        seed: Of everything random.
+    """
+    learned = verifiable_tasks(tasks)
+    prompts = [prompt for task in learned for prompt in task.prompts("train")]
+    each = -(-config.eval_prompts // len(learned))
+    held_out = [str(prompt.text) for task in learned for prompt in task.prompts("validation")[:each]]
+    # A part of each task, whatever `eval_prompts` is.
+    config = replace(config, eval_prompts=max(len(held_out), 1))
+    return ppo_on_prompts(run, prompts, held_out, config, policy_folder=start, reward=reward(learned), seed=seed)
+
+
+def measure_stage(
+    run: Run, models: Mapping[str, Path], tasks: Sequence[Task], config: EvaluationConfig, seed: int
+) -> dict[str, Any]:
+    """All models on the same held-out prompts; returns the means over tasks."""
+    evaluation = evaluate_models(run, models, tasks, config, seed)
+    if run.console is not None:
+        run.console.print(answers_table(evaluation))
+    return {
+        model: {name: row[0] for name, row in found["mean"].items()} for model, found in evaluation["models"].items()
+    }
