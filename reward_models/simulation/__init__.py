@@ -3,11 +3,13 @@
 from reward_models.simulation.ceilings import Ceilings, ceilings, choice_probabilities, rater_probabilities
 from reward_models.simulation.golds import Gold, TargetLength, WordGold, gold_scores
 from reward_models.simulation.people import LabellingClient, LabellingError, SimulatedPerson
+from reward_models.simulation.planning import LabelPlan, plan_labels
 from reward_models.simulation.raters import LikertScale, Rater, SimulatedRaters, disagreeing_raters
 
 __all__ = [
     "Ceilings",
     "Gold",
+    "LabelPlan",
     "LabellingClient",
     "LabellingError",
     "LikertScale",
@@ -20,5 +22,6 @@ __all__ = [
     "choice_probabilities",
     "disagreeing_raters",
     "gold_scores",
+    "plan_labels",
     "rater_probabilities",
 ]

@@ -47,6 +47,7 @@ class LabellingClient:
         self._opener = urllib.request.build_opener(
             urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
             urllib.request.ProxyHandler({}),
+            _NoRedirect(),
         )
         self._csrf = ""
         self._request(link, None)  # sets the session's cookie
@@ -88,6 +89,8 @@ class LabellingClient:
                     found = "json" in answer.headers.get("Content-Type", "")
                     return json.loads(content) if found else content.decode(errors="replace")
             except urllib.error.HTTPError as error:
+                if error.code in (302, 303):  # a link that was accepted leads to the page, which is for browsers
+                    return None
                 if error.code not in (429, 502, 503) or attempt == self.retries:
                     told = error.read(500).decode(errors="replace")
                     raise LabellingError(f"the server answered {error.code} to {url}: {told}") from error
@@ -96,6 +99,11 @@ class LabellingClient:
                     raise LabellingError(f"{url} cannot be reached: {error}") from error
             time.sleep(min(2.0, 0.1 * 2**attempt))
         raise AssertionError("not reached")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
 
 
 class SimulatedPerson:
