@@ -61,6 +61,7 @@ CLIENTS = {
     "skrl": Client(("skrl",), check("skrl")),
     "rl_zoo3": Client(("rl_zoo3",), check("rl_zoo3")),
     "minari": Client(("minari[create,hdf5]",), check("minari")),
+    "lm-eval": Client(("lm-eval[hf]>=0.4.9,<0.5",), check("lm_eval")),
     "trl": Client(("trl==1.12.0",), check("trl")),  # the last release with PPO
     # Without its own requirements: a comparison of scores needs no quantisation, formatters or chat server.
     "rewardbench": Client(

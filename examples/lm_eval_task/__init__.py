@@ -1,0 +1,1 @@
+"""Tasks of textenv in lm-eval."""
