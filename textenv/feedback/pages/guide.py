@@ -41,10 +41,10 @@ DEFAULTS = {
     "for something harmful, say politely why you do not help.",
     "rate": "Read the prompt, then the answer, and say how good the answer is **as an answer to this prompt**. Judge "
     "what it says before how it says it; longer is not better.",
-    "rank": "Put the answers in order, **best first**. Answers that are equally good share a place. Judge what they say "
-    "before how they say it; longer is not better.",
-    "compare": "Say which answer is better, and **by how much**. Where neither is acceptable, say so too: *both are bad* "
-    "goes together with any choice.",
+    "rank": "Put the answers in order, **best first**. Answers that are equally good share a place. Judge what they "
+    "say before how they say it; longer is not better.",
+    "compare": "Say which answer is better, and **by how much**. Where neither is acceptable, say so too: *both are "
+    "bad* goes together with any choice.",
 }
 """Shown with items that bring no instructions of their own, by kind."""
 

@@ -1,6 +1,6 @@
 """The labelling page: its HTML, its scripts and styles, and what it asks the server for.
 
-Labels are saved and taken back through the same JSON interface that other programs use (``/api/labels``, ``/api/undo``);
+Labels are saved and taken back through the JSON interface that other programs use too (``/api/labels``, ``/api/undo``);
 what the page needs beyond it is the instructions as a tree, and which label an undo would take back.
 """
 

@@ -1,0 +1,1 @@
+"""What people see, looked at through a real browser."""
