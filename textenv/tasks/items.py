@@ -69,7 +69,8 @@ class Format:
         continuation: Regular expression of what shows that a response merely goes on with the prompt: by default
             another question.
         items_per_document: Items that stand together in a document for pre-training.
-        question_sheets: Whether pre-training also shows lists of questions without answers, as exam papers do.
+        sheet_every: Pre-training also shows the questions of every so many documents alone, without answers, as exam
+            papers do; 0 shows none.
 
     Raises:
         ConfigError: If a placeholder is missing or an expression is not valid.
@@ -81,14 +82,17 @@ class Format:
     pattern: str = ""
     continuation: str = r"\?"
     items_per_document: int = 6
-    question_sheets: bool = True
+    sheet_every: int = 1
 
     def __post_init__(self) -> None:
         for name, needed in (("prompt", "{question}"), ("response", "{answer}")):
             if needed not in getattr(self, name):
                 raise ConfigError(f"a format's `{name}` must hold {needed}, got {getattr(self, name)!r}")
-        if self.items_per_document < 1:
-            raise ConfigError(f"`items_per_document` must be ≥ 1, got {self.items_per_document}")
+        if self.items_per_document < 1 or self.sheet_every < 0:
+            raise ConfigError(
+                f"a format needs `items_per_document` ≥ 1 and `sheet_every` ≥ 0, got {self.items_per_document} and "
+                f"{self.sheet_every}"
+            )
         for name in ("pattern", "continuation"):
             try:
                 compiled = re.compile(getattr(self, name))

@@ -42,6 +42,9 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 _WORDS = tuple(word for words in _KINDS.values() for word in words)
 _LETTERS = tuple("abcdefgh")
+ASKED = Format(sheet_every=3)
+"""Form of the built-in questions: three documents of statements to one of questions alone."""
+
 _MOST_REPEATS = 200  # in a row: there are hardly any new questions left
 
 
@@ -171,7 +174,7 @@ def procedural_task(name: str, count: int = 4000, seed: int = 0, *, format: Form
         split = split_of(drawn.asked[0])
         repeats = repeats + 1 if question in found else 0
         found.setdefault(question, Item(question, (drawn.answer,), split, source, drawn.statement))
-    return Task(name, list(found.values()), format or Format(), kind.verifier)
+    return Task(name, list(found.values()), format or ASKED, kind.verifier)
 
 
 def _text(count: int, seed: int) -> Task:
@@ -182,5 +185,5 @@ def _text(count: int, seed: int) -> Task:
         cut = max(1, len(words) // 2)
         start, rest = " ".join(words[:cut]), " ".join(words[cut:])
         items.append(Item(f"Go on: {start}", (f" {rest}",), rated.split, LABELERS, rated.text))
-    format = Format("{question}", "{answer}", question_sheets=False, pattern=r"(?s:(?P<answer>.+))")
+    format = Format("{question}", "{answer}", sheet_every=0, pattern=r"(?s:(?P<answer>.+))")
     return Task("text", items[:count], format, verifier=None)

@@ -11,12 +11,10 @@ from textenv.tasks.items import Format, Item
 from textenv.tasks.task import Task
 from textenv.tasks.verifiers import same_choice, same_text
 
-CONTINUATION = Format(
-    "{question}", "{answer}", pattern=r"(?s:(?P<answer>.+))", items_per_document=1, question_sheets=False
-)
+CONTINUATION = Format("{question}", "{answer}", pattern=r"(?s:(?P<answer>.+))", items_per_document=1, sheet_every=0)
 """Form of tasks that go on with a text: nothing is asked, anything is an answer."""
 
-CHOICE = Format(items_per_document=1, question_sheets=True)
+CHOICE = Format(items_per_document=1)
 """Form of multiple-choice questions: a letter after ``Answer:``."""
 
 

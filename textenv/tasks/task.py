@@ -46,11 +46,11 @@ class Task:
     def documents(self, split: Split) -> Iterator[str]:
         """Texts for pre-training: some statements together, and lists of questions alone where the format has them."""
         items, size = self.split(split), self.format.items_per_document
-        for start in range(0, len(items), size):
+        for number, start in enumerate(range(0, len(items), size)):
             group = items[start : start + size]
             yield "\n".join(self.format.state(item) for item in group)
             asked = [item.question for item in group if item.answers]
-            if self.format.question_sheets and asked:
+            if asked and self.format.sheet_every and number % self.format.sheet_every == 0:
                 yield "\n".join(asked)
 
     def demonstrations(self, split: Split) -> list[Demonstrated]:

@@ -48,6 +48,8 @@ def test_documents_hold_every_statement_once_and_sheets_of_questions_alone():
     task = Task("t", [Item(f"q{i}?", (f"a{i}",), "train") for i in range(5)], Format(items_per_document=3))
     assert list(task.documents("train")) == ["q0? a0\nq1? a1\nq2? a2", "q0?\nq1?\nq2?", "q3? a3\nq4? a4", "q3?\nq4?"]
     assert list(task.documents("test")) == []
+    rarely = Task("t", task.items, Format(items_per_document=2, sheet_every=2))
+    assert [text for text in rarely.documents("train") if " " not in text] == ["q0?\nq1?", "q4?"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,8 @@ def test_format_templates_hold_braces_and_meta_characters():
         ({"response": "say"}, r"`response` must hold \{answer\}"),
         ({"pattern": "("}, "`pattern` is no regular expression"),
         ({"pattern": "a"}, "needs a group named answer"),
-        ({"items_per_document": 0}, "must be ≥ 1, got 0"),
+        ({"items_per_document": 0}, "`items_per_document` ≥ 1 and `sheet_every` ≥ 0, got 0 and 1"),
+        ({"sheet_every": -1}, "`sheet_every` ≥ 0, got 6 and -1"),
     ],
 )
 def test_format_refuses_what_cannot_work(arguments, message):
