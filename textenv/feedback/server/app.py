@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from textenv.errors import ConfigError, DataError
+from textenv.feedback.pages import labelling_routes
 from textenv.feedback.server.admin_api import admin_routes
 from textenv.feedback.server.guard import Guard, RateLimits
 from textenv.feedback.server.hosting import PolicyHost, Watcher
@@ -21,6 +22,7 @@ from textenv.feedback.server.label_api import label_error, label_routes
 from textenv.feedback.server.openai_api import openai_routes
 from textenv.feedback.server.openai_requests import ApiError, ApiLimits
 from textenv.feedback.server.security import Security
+from textenv.feedback.server.signin import signin_redirect, signin_routes
 from textenv.feedback.store import FeedbackStore
 
 _JSON = ("/api/", "/admin/")
@@ -72,6 +74,8 @@ def build_app(
         *openai_routes(hosts, store, config.api, security),
         *label_routes(store, security),
         *admin_routes(store, hosts, security),
+        *signin_routes(security),
+        *labelling_routes(store, security),
     ]
     app = Starlette(
         routes=routes,
@@ -100,6 +104,8 @@ async def _failed(request: Request, error: Exception) -> Response:
         return label_error(error)
     status = error.status_code if isinstance(error, HTTPException) else 400 if isinstance(error, ConfigError) else 500
     message = error.detail if isinstance(error, HTTPException) else str(error) if status == 400 else _HIDDEN
+    if status == 401 and "text/html" in request.headers.get("accept", ""):
+        return signin_redirect(request)
     if path.startswith(_JSON):
         return JSONResponse({"error": message}, status, _headers(error))
     return PlainTextResponse(message, status, _headers(error))

@@ -1,0 +1,65 @@
+"""The page where the access token becomes a session, for people who open the dashboard in a browser."""
+
+from __future__ import annotations
+
+from html import escape
+from string import Template
+from urllib.parse import parse_qs, urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from textenv.feedback.server.security import Security
+
+_PAGE = Template(
+    """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Sign in</title></head>
+<body>
+<main>
+<h1>Sign in</h1>
+<p>$message</p>
+<form method="post" action="/signin">
+<input type="hidden" name="next" value="$target">
+<label>Access token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
+<button>Sign in</button>
+</form>
+</main>
+</body>
+</html>
+"""
+)
+
+
+def signin_routes(security: Security) -> list[Route]:
+    """The form and what it sends."""
+
+    async def show(request: Request) -> Response:
+        return _page("The server was started with an access token.", request.query_params.get("next", ""))
+
+    async def sign_in(request: Request) -> Response:
+        fields = parse_qs((await request.body()).decode(errors="replace"))
+        token, target = fields.get("token", [""])[0], _own(fields.get("next", [""])[0])
+        try:
+            return security.admin_session(request, token, target)
+        except HTTPException as error:
+            return _page(str(error.detail), target, error.status_code)
+
+    return [Route("/signin", show, methods=["GET"]), Route("/signin", sign_in, methods=["POST"])]
+
+
+def signin_redirect(request: Request) -> Response:
+    """To the form, and back to the page afterwards."""
+    return RedirectResponse("/signin?" + urlencode({"next": request.url.path}), status_code=303)
+
+
+def _page(message: str, target: str, status: int = 200) -> Response:
+    return HTMLResponse(_PAGE.substitute(message=escape(message), target=escape(_own(target))), status)
+
+
+def _own(target: str) -> str:
+    """A path of this server; whoever made the link, nobody is sent elsewhere."""
+    is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target and target.isprintable()
+    return target if is_path else "/dashboard"
