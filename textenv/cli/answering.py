@@ -18,6 +18,7 @@ from textenv.cli.configs import PPOCommand, PPOStageConfig, RunConfig
 from textenv.cli.evaluate import evaluate_models
 from textenv.cli.stages import load_reward, once, ppo_on_prompts
 from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
+from textenv.datasets.records import SPLITS
 from textenv.errors import ConfigError
 from textenv.report import answers_table
 from textenv.rewards import SumReward
@@ -31,7 +32,7 @@ class AnsweringCommand(RunConfig):
 
     Attributes:
         tasks: What is read, demonstrated, rewarded and asked; at least one has a verifier.
-        demonstrations: Training demonstrations of each task in fine-tuning, the first ones; 0 takes all.
+        demonstrations: Demonstrations of each task in fine-tuning, the first ones, and as many held-out ones; 0: all.
         pretrain: Stage one.
         sft: Stage two.
         ppo: Stage three, on the tasks with verifiers.
@@ -76,11 +77,10 @@ def answer_stages(config: AnsweringCommand, run: Run, tasks: Sequence[Task]) -> 
 
 
 def with_few_demonstrations(task: Task, most: int) -> Task:
-    """The task with its first training items alone, and all its other splits; 0 keeps everything."""
+    """The task with its first items of each split alone; 0 keeps everything."""
     if not most:
         return task
-    train = [item for item in task.split("train") if item.answers][:most]
-    return replace(task, items=[*train, *(item for item in task.items if item.split != "train")])
+    return replace(task, items=[item for split in SPLITS for item in task.split(split)[:most]])
 
 
 def verifiable_tasks(tasks: Sequence[Task]) -> list[Task]:
