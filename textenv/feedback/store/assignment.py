@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import sqlalchemy as sa
 
-from textenv.feedback.store.records import Assignment, Item
+from textenv.feedback.store.records import Assignment, Item, Progress
 from textenv.feedback.store.rows import item_record
-from textenv.feedback.store.schema import items, labels, leases
+from textenv.feedback.store.schema import items, labels, leases, raters
 
 
 def shown_order(rater: str, item: Item) -> tuple[int, ...]:
@@ -36,91 +37,121 @@ def first_priority(item_id: str) -> float:
 
 
 def lease_next(
-    connection: sa.Connection, rater: str, kinds: Sequence[str], *, now: float, lease_seconds: float, gold_share: float
+    connection: sa.Connection,
+    rater: str,
+    kinds: Sequence[str],
+    *,
+    now: float,
+    lease_seconds: float,
+    wants_gold: bool,
 ) -> Assignment | None:
     """Lease the next item to a rater, or renew the lease that they hold; None where nothing is left for them."""
-    connection.execute(leases.delete().where(leases.c.expires <= now))
-    held = connection.execute(
-        sa.select(items)
-        .join(leases, leases.c.item == items.c.id)
-        .where(leases.c.rater == rater, items.c.kind.in_(kinds))
-        .limit(1)
-    ).first()
-    if held is None:
-        count = connection.execute(sa.select(sa.func.count()).where(labels.c.rater == rater)).scalar_one()
-        wants_gold = _fraction("gold", rater, str(count)) < gold_share
-        held = _next_gold(connection, rater, kinds) if wants_gold else None
-        held = held or _next_open(connection, rater, kinds, now)
-        if held is None:
-            return None
-    item = item_record(held)
-    return give_lease(connection, rater, item, now + lease_seconds)
+    values = {"rater": rater, "kinds": list(kinds), "now": now}
+    found = connection.execute(_HELD, values).first()
+    if found is None and wants_gold:
+        found = connection.execute(_NEXT_GOLD, values).first()
+    if found is None:
+        found = connection.execute(_NEXT_OPEN, values).first()
+    return None if found is None else give_lease(connection, rater, item_record(found), now + lease_seconds)
+
+
+def asks_gold(rater: str, dealt_with: int, gold_share: float) -> bool:
+    """Whether a rater's next item is a gold question, after so many items; nobody can tell beforehand."""
+    return gold_share > 0 and _fraction("gold", rater, str(dealt_with)) < gold_share
+
+
+def drop_expired(connection: sa.Connection, now: float) -> None:
+    """Clear leases away that have ended; they count for nothing already."""
+    connection.execute(_DROP_EXPIRED, {"now": now})
 
 
 def give_lease(connection: sa.Connection, rater: str, item: Item, expires: float) -> Assignment:
     """Lease an item to a rater until then, whoever else has it."""
-    mine = (leases.c.item == item.id) & (leases.c.rater == rater)
-    if connection.execute(leases.update().where(mine).values(expires=expires)).rowcount == 0:
-        connection.execute(leases.insert().values(item=item.id, rater=rater, expires=expires))
+    values = {"of_item": item.id, "of_rater": rater, "until": expires}
+    if connection.execute(_RENEW, values).rowcount == 0:
+        connection.execute(_LEASE, {"item": item.id, "rater": rater, "expires": expires})
     return Assignment(item, shown_order(rater, item), expires)
 
 
 def current(connection: sa.Connection, rater: str, item_id: str, now: float) -> Assignment | None:
     """The lease that a rater holds on an item, where it has not expired."""
-    row = connection.execute(
-        sa.select(items, leases.c.expires)
-        .join(leases, leases.c.item == items.c.id)
-        .where(leases.c.rater == rater, leases.c.item == item_id, leases.c.expires > now)
-    ).first()
+    row = connection.execute(_CURRENT, {"rater": rater, "item": item_id, "now": now}).first()
     if row is None:
         return None
     item = item_record(row)
     return Assignment(item, shown_order(rater, item), row.expires)
 
 
-def remaining(connection: sa.Connection, rater: str | None) -> int:
-    """Open items, gold questions apart; those that a rater has dealt with are not counted for them."""
-    is_open = items.c.is_open.is_(True) & items.c.is_gold.is_(False)
-    count = connection.execute(sa.select(sa.func.count()).select_from(items).where(is_open)).scalar_one()
-    if rater is None:
-        return count
-    dealt_with = (
-        sa.select(sa.func.count())
-        .select_from(labels.join(items, labels.c.item == items.c.id))
-        .where(labels.c.rater == rater, labels.c.undone.is_(None), is_open)
-    )
-    return count - connection.execute(dealt_with).scalar_one()
+def progress(connection: sa.Connection, rater: str | None) -> Progress:
+    """Labels and skips that stand, and the open items that a rater (or anybody) has not dealt with; gold apart."""
+    row = connection.execute(_PROGRESS if rater is None else _PROGRESS_OF_RATER, {"rater": rater}).one()
+    return Progress(int(row.labelled), int(row.skipped), int(row.remaining))
 
 
-def _next_open(connection: sa.Connection, rater: str, kinds: Sequence[str], now: float) -> sa.Row | None:
-    leased = (
-        sa.select(sa.func.count())
-        .where(leases.c.item == items.c.id, leases.c.expires > now)
-        .correlate(items)
-        .scalar_subquery()
-    )
-    wanting = items.c.done + leased < items.c.wanted
-    return _first(connection, rater, kinds, items.c.is_gold.is_(False) & wanting)
+# Statements are built once: building one costs as much as running it.
+_rater, _now = sa.bindparam("rater"), sa.bindparam("now")
+_open = (items.c.is_open == sa.true()) & (items.c.is_gold == sa.false())
 
 
-def _next_gold(connection: sa.Connection, rater: str, kinds: Sequence[str]) -> sa.Row | None:
-    return _first(connection, rater, kinds, items.c.is_gold.is_(True))
-
-
-def _first(connection: sa.Connection, rater: str, kinds: Sequence[str], which: sa.ColumnElement[bool]) -> sa.Row | None:
+def _next(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The open item with the highest priority that a rater has not dealt with."""
     dealt_with = (
         sa.select(labels.c.number)
-        .where(labels.c.item == items.c.id, labels.c.rater == rater, labels.c.undone.is_(None))
+        .where(labels.c.item == items.c.id, labels.c.rater == _rater, labels.c.undone.is_(None))
         .correlate(items)
         .exists()
     )
-    query = (
+    return (
         sa.select(items)
-        .where(items.c.is_open.is_(True), which, items.c.kind.in_(kinds), ~dealt_with)
+        .where(items.c.is_open == sa.true(), which, items.c.kind.in_(sa.bindparam("kinds", expanding=True)))
+        .where(~dealt_with)
         .order_by(items.c.priority.desc())
         .limit(1)
     )
-    return connection.execute(query).first()
+
+
+_leases_of_item = (
+    sa.select(sa.func.count())
+    .where(leases.c.item == items.c.id, leases.c.expires > _now)
+    .correlate(items)
+    .scalar_subquery()
+)
+_NEXT_OPEN = _next((items.c.is_gold == sa.false()) & (items.c.done + _leases_of_item < items.c.wanted))
+_NEXT_GOLD = _next(items.c.is_gold == sa.true())
+_HELD = (
+    sa.select(items)
+    .join(leases, leases.c.item == items.c.id)
+    .where(leases.c.rater == _rater, leases.c.expires > _now)
+    .where(items.c.kind.in_(sa.bindparam("kinds", expanding=True)))
+    .limit(1)
+)
+_CURRENT = (
+    sa.select(items, leases.c.expires)
+    .join(leases, leases.c.item == items.c.id)
+    .where(leases.c.rater == _rater, leases.c.item == sa.bindparam("item"), leases.c.expires > _now)
+)
+_RENEW = (
+    leases.update()
+    .where(leases.c.item == sa.bindparam("of_item"), leases.c.rater == sa.bindparam("of_rater"))
+    .values(expires=sa.bindparam("until"))
+)
+_LEASE = leases.insert()
+_DROP_EXPIRED = leases.delete().where(leases.c.expires <= _now)
+
+_open_items = sa.select(sa.func.count()).select_from(items).where(_open).scalar_subquery()
+# Item by item, from the rater's few labels: as a join, SQLite goes through all open items instead.
+_its_item_is_open = sa.select(items.c.id).where(items.c.id == labels.c.item, _open).correlate(labels).exists()
+_open_dealt_with = (
+    sa.select(sa.func.count())
+    .where(labels.c.rater == _rater, labels.c.undone.is_(None), _its_item_is_open)
+    .scalar_subquery()
+)
+_labelled = sa.func.coalesce(sa.func.sum(raters.c.labelled), 0).label("labelled")
+_skipped = sa.func.coalesce(sa.func.sum(raters.c.skipped), 0).label("skipped")
+_PROGRESS = sa.select(_labelled, _skipped, _open_items.label("remaining"))
+_PROGRESS_OF_RATER = sa.select(_labelled, _skipped, (_open_items - _open_dealt_with).label("remaining")).where(
+    raters.c.name == _rater
+)
 
 
 def _digest(*parts: str) -> bytes:

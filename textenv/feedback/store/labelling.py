@@ -32,23 +32,22 @@ def insert_label(connection: sa.Connection, label: Label, *, now: float) -> tupl
         LabelConflict: If the id belongs to another label, or this rater has labelled this item before.
         DataError: If item, payload or order is unusable.
     """
-    known = connection.execute(sa.select(labels).where(labels.c.id == label.id)).first()
-    if known is not None:
-        before = label_record(known)
-        if (before.item, before.rater) != (label.item, label.rater):
+    before = connection.execute(_KNOWN, {"of_id": label.id, "of_item": label.item, "of_rater": label.rater}).all()
+    for known in map(label_record, before):
+        if known.id == label.id and (known.item, known.rater) == (label.item, label.rater):
+            return known, False
+        if known.id == label.id:
             raise LabelConflict(f"the label id {label.id!r} belongs to another label; make a new one for each label")
-        return before, False
-    row = connection.execute(sa.select(items).where(items.c.id == label.item)).first()
+    row = connection.execute(_ITEM, {"of_item": label.item}).first()
     if row is None:
         raise DataError(f"there is no item {label.item!r}")
     item = item_record(row)
     label = _completed(label, item, now)
-    standing = (labels.c.item == item.id) & (labels.c.rater == label.rater) & labels.c.undone.is_(None)
-    if connection.execute(sa.select(labels.c.number).where(standing)).first() is not None:
+    if before:
         raise LabelConflict(f"{label.rater} has labelled item {item.id} already; take that label back first")
-    number = connection.execute(labels.insert().values(label_row(label))).inserted_primary_key
+    number = connection.execute(_INSERT, label_row(label)).inserted_primary_key
     assert number is not None
-    connection.execute(leases.delete().where(leases.c.item == item.id, leases.c.rater == label.rater))
+    connection.execute(_END_LEASE, {"of_item": item.id, "of_rater": label.rater})
     _count(connection, label, row, 1)
     return replace(label, number=number[0]), True
 
@@ -93,9 +92,28 @@ def _completed(label: Label, item: Item, now: float) -> Label:
 
 def _count(connection: sa.Connection, label: Label, item: Any, change: int) -> None:
     """Carry a label that came or went into the counters of its item and its rater."""
-    counter = raters.c.labelled if label.skipped is None else raters.c.skipped
-    connection.execute(raters.update().where(raters.c.name == label.rater).values({counter: counter + change}))
+    changes = {"labels": 0, "skips": change} if label.skipped is not None else {"labels": change, "skips": 0}
+    connection.execute(_COUNT_RATER, {"of_rater": label.rater, **changes})
     if label.skipped is None:
         done = item.done + change
         is_open = not item.closed and (item.is_gold or done < item.wanted)
-        connection.execute(items.update().where(items.c.id == item.id).values(done=done, is_open=is_open))
+        connection.execute(_COUNT_ITEM, {"of_item": item.id, "now_done": done, "now_open": is_open})
+
+
+# Statements are built once: building one costs as much as running it.
+_of_item, _of_rater = sa.bindparam("of_item"), sa.bindparam("of_rater")
+_KNOWN = sa.select(labels).where(
+    (labels.c.id == sa.bindparam("of_id"))
+    | ((labels.c.item == _of_item) & (labels.c.rater == _of_rater) & labels.c.undone.is_(None))
+)
+_ITEM = sa.select(items).where(items.c.id == _of_item)
+_INSERT = labels.insert()
+_END_LEASE = leases.delete().where(leases.c.item == _of_item, leases.c.rater == _of_rater)
+_COUNT_RATER = (
+    raters.update()
+    .where(raters.c.name == _of_rater)
+    .values(labelled=raters.c.labelled + sa.bindparam("labels"), skipped=raters.c.skipped + sa.bindparam("skips"))
+)
+_COUNT_ITEM = (
+    items.update().where(items.c.id == _of_item).values(done=sa.bindparam("now_done"), is_open=sa.bindparam("now_open"))
+)

@@ -80,6 +80,7 @@ class FeedbackStore:
         self.gold_share = gold_share
         self.prompt_filter = prompt_filter
         self._clock = clock
+        self._sweep_at = 0.0
         with self.database.write() as connection:
             schema.prepare(connection)
 
@@ -203,9 +204,17 @@ class FeedbackStore:
         """
         now = self._clock()
         with self.database.write() as connection:
-            _register(connection, rater, now)
+            dealt_with = _register(connection, rater, now)
+            if now >= self._sweep_at:
+                self._sweep_at = now + _SWEEP_SECONDS
+                assignment.drop_expired(connection, now)
             return assignment.lease_next(
-                connection, rater, kinds, now=now, lease_seconds=self.lease_seconds, gold_share=self.gold_share
+                connection,
+                rater,
+                kinds,
+                now=now,
+                lease_seconds=self.lease_seconds,
+                wants_gold=assignment.asks_gold(rater, dealt_with, self.gold_share),
             )
 
     def assignment(self, rater: str, item_id: str) -> Assignment | None:
@@ -220,13 +229,8 @@ class FeedbackStore:
 
     def progress(self, rater: str | None = None) -> Progress:
         """How far labelling has come, for one rater or (None) for all."""
-        table = schema.raters
-        query = sa.select(sa.func.coalesce(sa.func.sum(table.c.labelled), 0), sa.func.sum(table.c.skipped))
-        if rater is not None:
-            query = query.where(table.c.name == rater)
         with self.database.read() as connection:
-            labelled, skipped = connection.execute(query).one()
-            return Progress(int(labelled), int(skipped or 0), assignment.remaining(connection, rater))
+            return assignment.progress(connection, rater)
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
@@ -305,7 +309,8 @@ class FeedbackStore:
     def add_rater(self, name: str, note: str = "") -> Rater:
         """Register a rater; one who is known changes nothing."""
         with self.database.write() as connection:
-            return _register(connection, name, self._clock(), note, refuse=False)
+            _register(connection, name, self._clock(), note, refuse=False)
+            return rows.rater_record(connection.execute(_RATER, {"of_name": name}).one())
 
     def raters(self) -> list[Rater]:
         """All raters by name."""
@@ -390,19 +395,23 @@ def _has_item(connection: sa.Connection, item_id: str) -> bool:
     return connection.execute(sa.select(schema.items.c.id).where(schema.items.c.id == item_id)).first() is not None
 
 
-def _register(connection: sa.Connection, name: str, now: float, note: str = "", *, refuse: bool = True) -> Rater:
-    """The rater of this name, made where there is none.
+_RATER = sa.select(schema.raters).where(schema.raters.c.name == sa.bindparam("of_name"))
+_SWEEP_SECONDS = 60.0
+
+
+def _register(connection: sa.Connection, name: str, now: float, note: str = "", *, refuse: bool = True) -> int:
+    """Make a rater known, where they are not; how many items they have dealt with.
 
     Raises:
         DataError: If the name is unusable, or the rater is not active and that matters.
     """
     if not 0 < len(name) <= 200 or not name.isprintable():
         raise DataError(f"a rater's name must have 1…200 printable characters, got {name[:40]!r}")
-    row = connection.execute(sa.select(schema.raters).where(schema.raters.c.name == name)).first()
+    row = connection.execute(_RATER, {"of_name": name}).first()
     if row is None:
         fields = {"name": name, "active": True, "created": now, "note": note, "labelled": 0, "skipped": 0}
         connection.execute(schema.raters.insert().values(fields))
-        return Rater(name, created=now, note=note)
+        return 0
     if refuse and not row.active:
         raise DataError(f"the rater {name!r} is not active")
-    return rows.rater_record(row)
+    return row.labelled + row.skipped
