@@ -2,7 +2,7 @@
 
 They are small enough for a model of a few million parameters on a laptop, and are there for recipes and tests: figures
 on them say that the machinery works, not that a model is clever. Each question comes in the wording of labelers or in
-that of users (see :data:`textenv.tasks.LABELERS`), each statement in one of running text.
+that of users (see :data:`textenv.tasks.LABELERS`).
 """
 
 from __future__ import annotations
@@ -42,18 +42,17 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 _WORDS = tuple(word for words in _KINDS.values() for word in words)
 _LETTERS = tuple("abcdefgh")
-ASKED = Format(sheet_every=3)
-"""Form of the built-in questions: three documents of statements to one of questions alone."""
+ASKED = Format(statement="{question} It is {answer}.", sheet_every=2)
+"""Form of the built-in questions: running text tells the answer in the same line, sheets of questions leave it out."""
 
 _MOST_REPEATS = 200  # in a row: there are hardly any new questions left
 
 
 class _Drawn(NamedTuple):
-    """A problem in both wordings: of labelers, of users; its answer; and a statement of it."""
+    """A problem in both wordings: of labelers, of users; and its answer."""
 
     asked: tuple[str, str]
     answer: str
-    statement: str
 
 
 class _Kind(NamedTuple):
@@ -74,19 +73,19 @@ def _some_words(rng: np.random.Generator, low: int, high: int) -> str:
 def _copy(rng: np.random.Generator) -> _Drawn:
     words = _some_words(rng, 2, 5)
     asked = f"Can you repeat the words {words}?", f"How do I say {words} once more?"
-    return _Drawn(asked, words, f"The words {words} once more are {words}.")
+    return _Drawn(asked, words)
 
 
 def _reverse(rng: np.random.Generator) -> _Drawn:
     words = _some_words(rng, 2, 4)
     back = " ".join(reversed(words.split()))
     asked = f"What are the words {words} in reverse order?", f"How do I say {words} backwards?"
-    return _Drawn(asked, back, f"The words {words} in reverse order are {back}.")
+    return _Drawn(asked, back)
 
 
 def _addition(rng: np.random.Generator) -> _Drawn:
     a, b = (int(n) for n in rng.integers(0, 50, size=2))
-    return _Drawn((f"What is {a} plus {b}?", f"How much are {a} and {b}?"), str(a + b), f"{a} plus {b} is {a + b}.")
+    return _Drawn((f"What is {a} plus {b}?", f"How much are {a} and {b}?"), str(a + b))
 
 
 def _count(rng: np.random.Generator) -> _Drawn:
@@ -94,20 +93,20 @@ def _count(rng: np.random.Generator) -> _Drawn:
     wanted = str(rng.choice(letters))
     row, count = " ".join(letters), letters.count(wanted)
     asked = f"How often does {wanted} stand in the row {row}?", f"In {row}, how many times is there {wanted}?"
-    return _Drawn(asked, str(count), f"In the row {row} there is {wanted} {count} times.")
+    return _Drawn(asked, str(count))
 
 
 def _compare(rng: np.random.Generator) -> _Drawn:
     a, b = (int(n) for n in rng.choice(100, size=2, replace=False))
     asked = f"Which number is larger, {a} or {b}?", f"Is it {a} or {b} that is more?"
-    return _Drawn(asked, str(max(a, b)), f"Of {a} and {b} the larger is {max(a, b)}.")
+    return _Drawn(asked, str(max(a, b)))
 
 
 def _sort(rng: np.random.Generator) -> _Drawn:
     numbers = [int(n) for n in rng.choice(20, size=int(rng.integers(3, 5)), replace=False)]
     row, ordered = " ".join(map(str, numbers)), " ".join(map(str, sorted(numbers)))
     asked = f"What are the numbers {row} from small to large?", f"How do I put {row} in order?"
-    return _Drawn(asked, ordered, f"The numbers {row} from small to large are {ordered}.")
+    return _Drawn(asked, ordered)
 
 
 def _facts(rng: np.random.Generator) -> _Drawn:
@@ -115,9 +114,8 @@ def _facts(rng: np.random.Generator) -> _Drawn:
     if rng.random() < 0.4:  # so that both answers are common
         kind = next(name for name, words in _KINDS.items() if word in words)
     true = word in _KINDS[kind]
-    statement = f"The word {word} {'stands' if true else 'does not stand'} for {_an(kind)}."
     asked = f"Does the word {word} stand for {_an(kind)}?", f"Tell me, is {word} the name of {_an(kind)}?"
-    return _Drawn(asked, "yes" if true else "no", statement)
+    return _Drawn(asked, "yes" if true else "no")
 
 
 def _odd_one(rng: np.random.Generator) -> _Drawn:
@@ -127,7 +125,7 @@ def _odd_one(rng: np.random.Generator) -> _Drawn:
     words.insert(int(rng.integers(3)), odd)
     row = " ".join(words)
     asked = f"Which of the words {row} does not belong?", f"What is the odd one out of {row}?"
-    return _Drawn(asked, odd, f"Of the words {row} the one that does not belong is {odd}.")
+    return _Drawn(asked, odd)
 
 
 PROCEDURAL: dict[str, _Kind] = {
@@ -173,7 +171,7 @@ def procedural_task(name: str, count: int = 4000, seed: int = 0, *, format: Form
         # The same problem in the other wording must not stand in another split.
         split = split_of(drawn.asked[0])
         repeats = repeats + 1 if question in found else 0
-        found.setdefault(question, Item(question, (drawn.answer,), split, source, drawn.statement))
+        found.setdefault(question, Item(question, (drawn.answer,), split, source))
     return Task(name, list(found.values()), format or ASKED, kind.verifier)
 
 
