@@ -40,7 +40,7 @@ def answers_section(run: RunRecord) -> str:
     lead += f" The KL is measured against {model_title(reference)}." if reference else ""
     return (
         f'<p class="lead">{escape(lead)}</p>{_chart(evaluation, models)}'
-        f'<div class="card scroll answers-means">{_means(evaluation, models)}</div>'
+        f'<div class="card scroll" style="margin:18px 0">{_means(evaluation, models)}</div>'
         f"{_by_task(evaluation, models)}{_cards(run, models)}{_everything(run, models)}"
     )
 
@@ -69,6 +69,8 @@ def _chart(evaluation: Mapping[str, Any], models: Sequence[str]) -> str:
         titles=("task", "share of right answers"),
         description="Accuracy of each stage on each task",
         level=0.0,
+        width=1000,
+        joined=False,
     )
     return (
         '<figure class="card"><figcaption><h3>Accuracy per task and stage</h3>'

@@ -184,6 +184,8 @@ def accuracy_chart(
     ),
     description: str = "Accuracy of the reward model and its baselines on held-out pairs",
     level: float = 0.5,
+    width: int = WIDE,
+    joined: bool = True,
 ) -> str:
     """Accuracy of each judge per group of pairs: dots with bootstrap whiskers, joined, labelled at the right.
 
@@ -194,6 +196,8 @@ def accuracy_chart(
         titles: What the groups are, and what the accuracy is a share of.
         description: For those who do not see the chart.
         level: Accuracy that the axis shows in any case, such as that of chance.
+        width: Of the drawing; more where there are many groups.
+        joined: Whether lines join a judge's dots: only where the groups have an order.
     """
     known = [v for judge in judges for v in judge.accuracy if v is not None]
     known += [end for judge in judges for pair in judge.intervals if pair for end in pair]
@@ -203,7 +207,7 @@ def accuracy_chart(
     frame = Frame(
         x=Axis(-0.4, len(groups) - 0.6, tuple((float(i), name) for i, name in marks)),
         y=y,
-        width=WIDE,
+        width=width,
         height=300,
         right=longest * CHARACTER_WIDTH + 14,
         bottom=52,
@@ -223,7 +227,7 @@ def accuracy_chart(
     ends: list[tuple[float, Judge, float]] = []
     for k, judge in enumerate(judges):
         shift = (k - (len(judges) - 1) / 2) * 0.07
-        parts.append(_judge_marks(frame, groups, judge, shift))
+        parts.append(_judge_marks(frame, groups, judge, shift, joined=joined))
         last = next((v for v in reversed(judge.accuracy) if v is not None), None)
         if last is not None:
             ends.append((float(frame.py(last)), judge, last))
@@ -234,7 +238,7 @@ def accuracy_chart(
     return frame.svg("".join(parts), description, nearest="none")
 
 
-def _judge_marks(frame: Frame, groups: Sequence[str], judge: Judge, shift: float) -> str:
+def _judge_marks(frame: Frame, groups: Sequence[str], judge: Judge, shift: float, *, joined: bool) -> str:
     parts, points = [], []
     for i, (name, value, bounds) in enumerate(zip(groups, judge.accuracy, judge.intervals, strict=True)):
         if value is None:
@@ -248,7 +252,7 @@ def _judge_marks(frame: Frame, groups: Sequence[str], judge: Judge, shift: float
             tip += f" (95% interval {percent(bounds[0], 1)} to {percent(bounds[1], 1)})"
         dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         parts.append(f'<g class="judge" tabindex="0" data-tip="{escape(tip)}">{whisker}{dot}</g>')
-    line = f'<polyline points="{" ".join(points)}"/>' if len(points) > 1 else ""
+    line = f'<polyline points="{" ".join(points)}"/>' if joined and len(points) > 1 else ""
     return f'<g class="line joined" style="--c:var(--{judge.color})">{line}{"".join(parts)}</g>'
 
 
