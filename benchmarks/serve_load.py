@@ -51,20 +51,26 @@ class Server:
                 self.url = line.split()[-1]
                 break
         else:
-            raise RuntimeError(f"the server ended with status {self.process.wait()}")
+            self._end()
+            raise RuntimeError(f"the server ended with status {self.process.returncode}")
         self.port = urlsplit(self.url).port or 0
 
     def kill(self) -> None:
         """End it at once, as ``kill -9`` does."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self._end()
 
     def stop(self) -> None:
         """End it as Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
-        self.process.kill()
+        self.kill()
+
+    def _end(self) -> None:
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 class Connection:

@@ -138,10 +138,11 @@ def serve(policies: Sequence[str], config: ServeConfig, console: Console) -> Non
 
     token = config.token or os.environ.get("TEXTENV_TOKEN", "")
     check_address(config.host, token)
+    key_file = _key_file(config)
     with FeedbackStore(
         config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share, durability=config.durability
     ) as store:
-        security = Security(load_key(_key_file(config)), token)
+        security = Security(load_key(key_file), token)
         with _hosts(policies, config, store) as hosts:
             _make(config.make, store, list(hosts.values()), console)
             server = uvicorn.Server(
@@ -232,8 +233,8 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
 def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], console: Console) -> None:
     """Turn the prompts at hand into items before the server starts."""
     if options.prompts:
-        for prompt in read_prompts(Path(options.prompts))[: options.limit or None]:
-            store.collect_prompt(prompt.text, source=Path(options.prompts).name)
+        for text in _read_texts(Path(options.prompts))[: options.limit or None]:
+            store.collect_prompt(text, source=Path(options.prompts).name)
     if options.kind == "none":
         return
     from textenv.feedback.making import MakeConfig, make_from_store
@@ -255,6 +256,13 @@ def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], c
         limit=options.limit or None,
     )
     console.print(f"{made} new items to {options.kind}")
+
+
+def _read_texts(path: Path) -> list[str]:
+    """Prompts of a file; in a text file every line that is not empty is one."""
+    if path.suffix == ".txt":
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return [prompt.text for prompt in read_prompts(path)]
 
 
 def _announce_when_up(
