@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from textenv.errors import ConfigError, MissingDependencyError
-from textenv.prompts import read_prompts
+from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.prompts import Prompt, read_prompts
 from textenv.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -233,8 +233,7 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
 def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], console: Console) -> None:
     """Turn the prompts at hand into items before the server starts."""
     if options.prompts:
-        for text in _read_texts(Path(options.prompts))[: options.limit or None]:
-            store.collect_prompt(text, source=Path(options.prompts).name)
+        _collect(Path(options.prompts), options.limit or None, store)
     if options.kind == "none":
         return
     from textenv.feedback.making import MakeConfig, make_from_store
@@ -258,11 +257,24 @@ def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], c
     console.print(f"{made} new items to {options.kind}")
 
 
-def _read_texts(path: Path) -> list[str]:
-    """Prompts of a file; in a text file every line that is not empty is one."""
+def _collect(path: Path, limit: int | None, store: FeedbackStore) -> None:
+    """Put the prompts of a file into the store; in a text file every line that is not empty is one.
+
+    Raises:
+        DataError: If the file cannot be read, or a prompt has no text.
+    """
+    from textenv.feedback.server.chat import chat_text
+
     if path.suffix == ".txt":
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return [prompt.text for prompt in read_prompts(path)]
+        prompts = [Prompt(text=line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    else:
+        prompts = read_prompts(path)
+    for number, prompt in enumerate(prompts[:limit]):
+        messages = [{key: str(message[key]) for key in ("role", "content")} for message in prompt.messages or ()]
+        text = chat_text(messages) if messages else prompt.text
+        if not text:
+            raise DataError(f"{path}: prompt {number} has no text that people could read")
+        store.collect_prompt(text, messages=messages, source=path.name)
 
 
 def _announce_when_up(
