@@ -128,6 +128,29 @@ def _odd_one(rng: np.random.Generator) -> _Drawn:
     return _Drawn(asked, odd)
 
 
+def _first(rng: np.random.Generator) -> _Drawn:
+    words = _some_words(rng, 3, 5)
+    asked = f"Which word comes first in the row {words}?", f"What does {words} begin with?"
+    return _Drawn(asked, words.split()[0])
+
+
+def _last(rng: np.random.Generator) -> _Drawn:
+    words = _some_words(rng, 3, 5)
+    asked = f"Which word comes last in the row {words}?", f"What does {words} end with?"
+    return _Drawn(asked, words.split()[-1])
+
+
+def _next(rng: np.random.Generator) -> _Drawn:
+    number = int(rng.integers(1000))
+    return _Drawn((f"Which number comes after {number}?", f"What do I count after {number}?"), str(number + 1))
+
+
+def _parity(rng: np.random.Generator) -> _Drawn:
+    number = int(rng.integers(1000))
+    asked = f"Is the number {number} even or odd?", f"Tell me, is {number} odd or even?"
+    return _Drawn(asked, "odd" if number % 2 else "even")
+
+
 PROCEDURAL: dict[str, _Kind] = {
     "copy": _Kind(_copy, same_text),
     "reverse": _Kind(_reverse, same_text),
@@ -137,6 +160,10 @@ PROCEDURAL: dict[str, _Kind] = {
     "sort": _Kind(_sort, same_text),
     "facts": _Kind(_facts, same_text),
     "odd_one_out": _Kind(_odd_one, same_text),
+    "first": _Kind(_first, same_text),
+    "last": _Kind(_last, same_text),
+    "next": _Kind(_next, same_number),
+    "parity": _Kind(_parity, same_text),
 }
 """The built-in tasks with a verifier, by name; ``text`` is the one without."""
 
