@@ -7,6 +7,7 @@ import json
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 import textenv  # noqa: F401  (registers the environments)
 from textenv.envs import ToyTokenizer
@@ -29,7 +30,7 @@ def test_environment_of_a_json_spec_pays_what_the_verifier_says():
     prompts = [{"prompt": prompt.text, "task": prompt.task} for prompt in task.prompts("train")]
     spec = gymnasium.spec("textenv/TextGeneration-v0")
     spec.kwargs |= {"tokenizer": "toy", "prompts": prompts, "reward": reward_name([ADDITION]), "max_new_tokens": 16}
-    env = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(spec.to_json()))
+    env = gymnasium.make(EnvSpec.from_json(spec.to_json()))
     words = ToyTokenizer()
     item = task.split("train")[1]
     for response, paid in ((task.format.answer(item.answers[0]), 1.0), ("Answer: 999", 0.0), ("What?", 0.0)):
