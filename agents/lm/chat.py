@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from agents.lm.batches import Example
@@ -36,11 +37,12 @@ def conversation_example(messages: Sequence[Mapping[str, str]], tokenizer: Any) 
     """A conversation with the loss on what the assistant says, each answer's end token included.
 
     Args:
-        messages: ``{"role", "content"}``; what follows the last turn of the assistant is left out.
+        messages: ``{"role", "content"}``; what follows the last turn of the assistant is left out, and one that begins
+            the conversation is only read.
         tokenizer: Has a chat template and an end token.
 
     Raises:
-        DataError: If the assistant says nothing.
+        DataError: If the assistant answers nothing, or the template refuses the conversation.
         ConfigError: If the template writes a conversation that grows by a turn anew, so that answers cannot be found.
     """
     turns = [dict(message) for message in messages]
@@ -48,7 +50,7 @@ def conversation_example(messages: Sequence[Mapping[str, str]], tokenizer: Any) 
     learned: list[bool] = []
     done = ""
     for number, turn in enumerate(turns):
-        if turn["role"] != "assistant":
+        if turn["role"] != "assistant" or number == 0:
             continue
         before = _render(tokenizer, turns[:number], answering=True)
         after = _render(tokenizer, turns[: number + 1], answering=False)
@@ -63,7 +65,7 @@ def conversation_example(messages: Sequence[Mapping[str, str]], tokenizer: Any) 
         learned += [False] * len(asked) + counted
         done = after
     if not any(learned):
-        raise DataError("a conversation to learn from needs at least one turn of the assistant")
+        raise DataError(f"in the conversation {_shown(turns)} the assistant answers nothing")
     first, end = learned.index(True), len(learned) - learned[::-1].index(True)
     if first == 0:
         raise ConfigError("the chat template puts nothing before the assistant's first word; nothing predicts it")
@@ -80,4 +82,11 @@ def _answer(tokenizer: Any, text: str) -> tuple[list[int], list[bool]]:
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], *, answering: bool) -> str:
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answering)
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answering)
+    except jinja2.TemplateError as error:
+        raise DataError(f"the chat template refuses the conversation {_shown(turns)}: {error}") from error
+
+
+def _shown(turns: list[dict[str, str]]) -> str:
+    return repr(turns[0]["content"][:60]) if turns else "without messages"

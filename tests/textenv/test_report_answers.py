@@ -51,7 +51,8 @@ def records(count: int = 30) -> list[dict[str, Any]]:
 def page_of(folder: Path, found: Any, answers: list[dict[str, Any]]) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text("name: x\n", encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps({"name": "x", "seconds": {"evaluate": 3, "total": 3}}), encoding="utf-8")
+    summary = {"name": "x", "seconds": {"evaluate": 3, "total": 3}}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     (folder / "evaluation.json").write_text(json.dumps(found), encoding="utf-8")
     lines = "".join(json.dumps(record) + "\n" for record in answers)
     (folder / "answers.jsonl").write_text(lines, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""No label lost and none twice, whatever happens between the browser and the server; and no text ever becomes markup."""
+"""No label lost and none twice, whatever happens between browser and server; and no text ever becomes markup."""
 
 from collections import Counter
 
