@@ -147,7 +147,9 @@ def _make_config(body: dict[str, Any]) -> MakeConfig:
         raise HTTPException(400, f"unknown fields {sorted(unknown)}; there are {sorted(known)}")
     try:
         sampling = body.get("sampling")
-        given = body | ({} if sampling is None else {"sampling": SamplingParams(**sampling)})
+        given: dict[str, Any] = dict(body)
+        if sampling is not None:
+            given["sampling"] = SamplingParams(**sampling)
         return MakeConfig(**given)
     except (TypeError, ValueError) as error:
         raise HTTPException(400, str(error)) from error

@@ -49,13 +49,13 @@ class Chunk(NamedTuple):
     """A piece of an answer, or all of it.
 
     Attributes:
-        index: Which of the request's answers.
+        number: Which of the request's answers.
         text: Text that is new.
         tokens: Tokens that are new, the end-of-text token included.
         finish_reason: ``stop`` (end of text, or a stop string), ``length``, ``error``; None where more follows.
     """
 
-    index: int
+    number: int
     text: str
     tokens: tuple[TokenInfo, ...]
     finish_reason: str | None

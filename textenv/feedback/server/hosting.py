@@ -142,7 +142,7 @@ class PolicyHost:
                 number, chunk = arrived.get()
                 if chunk.finish_reason == "error":
                     raise DataError(f"{served.fingerprint} failed to answer prompt {begin + number}; see the log")
-                texts[number][chunk.index] = chunk.text
+                texts[number][chunk.number] = chunk.text
             for number, each in enumerate(texts):
                 provenance = (self.name, served.version.version, vars(params).copy(), seed + begin + number)
                 found.append([Answer(text, *provenance) for text in each])

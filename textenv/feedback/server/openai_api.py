@@ -154,7 +154,7 @@ class _Answers:
         )
 
         def listen(chunk: Chunk) -> None:
-            shifted = chunk._replace(index=number * wanted.n + chunk.index)
+            shifted = chunk._replace(number=number * wanted.n + chunk.number)
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._arrived.put_nowait, shifted)
 
@@ -183,7 +183,7 @@ class _Answers:
         """All answers, whole, in their order."""
         found: dict[int, Finished] = {}
         async for chunk in self.chunks():
-            found[chunk.index] = Finished(chunk.text, chunk.tokens, chunk.finish_reason or "")
+            found[chunk.number] = Finished(chunk.text, chunk.tokens, chunk.finish_reason or "")
         return [found[index] for index in range(self.count)]
 
 

@@ -273,7 +273,7 @@ def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
 def _content(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [None]
+    parts: list[Any] = content if isinstance(content, list) else [None]
     if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts):
         raise ApiError(f"'{where}.content' must be a text, or a list of parts of type text", param=f"{where}.content")
     return "".join(part["text"] for part in parts)

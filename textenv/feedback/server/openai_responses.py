@@ -69,7 +69,7 @@ class Form(ABC):
 
     def piece(self, chunk: Chunk) -> list[dict[str, Any]]:
         """A piece of an answer as events."""
-        told = self._told(chunk.index, chunk.tokens)
+        told = self._told(chunk.number, chunk.tokens)
         return [self._event([choice]) for choice in self._piece_choices(chunk, told)]
 
     def last(self, completion_tokens: int) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class CompletionForm(Form):
         return {"text": answer.text}
 
     def _piece_choices(self, chunk: Chunk, told: Any) -> list[dict[str, Any]]:
-        return [{"index": chunk.index, "text": chunk.text, "logprobs": told, "finish_reason": chunk.finish_reason}]
+        return [{"index": chunk.number, "text": chunk.text, "logprobs": told, "finish_reason": chunk.finish_reason}]
 
     def _logprobs(self, index: int, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
         texts = [self._text(token.token) for token in tokens]
@@ -142,8 +142,8 @@ class ChatForm(Form):
         return {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
 
     def _piece_choices(self, chunk: Chunk, told: Any) -> list[dict[str, Any]]:
-        content = [_piece(chunk.index, {"content": chunk.text}, told, None)] if chunk.text or told else []
-        end = [] if chunk.finish_reason is None else [_piece(chunk.index, {}, None, chunk.finish_reason)]
+        content = [_piece(chunk.number, {"content": chunk.text}, told, None)] if chunk.text or told else []
+        end = [] if chunk.finish_reason is None else [_piece(chunk.number, {}, None, chunk.finish_reason)]
         return content + end
 
     def _logprobs(self, index: int, tokens: Sequence[TokenInfo]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from textenv.errors import ConfigError, DataError, MissingDependencyError
 
 try:
     import sqlalchemy as sa
+    from sqlalchemy import event, exc
 except ImportError as error:
     raise MissingDependencyError('the feedback store needs SQLAlchemy: pip install "textenv[serve]"') from error
 
@@ -51,20 +52,20 @@ class Database:
         self._turn = threading.Lock()
         try:
             self.engine = sa.create_engine(self.url, pool_size=8, max_overflow=32)
-        except (sa.exc.ArgumentError, ImportError) as error:
+        except (exc.ArgumentError, ImportError) as error:
             raise ConfigError(f"cannot use the database `{self.url.render_as_string()}`: {error}") from error
         if self.is_sqlite:
             self._tune_sqlite(durability)
         try:
             with self.read():
                 pass
-        except sa.exc.DBAPIError as error:
+        except exc.DBAPIError as error:
             raise DataError(f"cannot open the database `{self.url.render_as_string()}`: {error.orig}") from error
 
     def _tune_sqlite(self, durability: str) -> None:
         synchronous = "FULL" if durability == "power" else "NORMAL"
 
-        @sa.event.listens_for(self.engine, "connect")
+        @event.listens_for(self.engine, "connect")
         def opened(connection: Any, _: ConnectionPoolEntry) -> None:
             connection.isolation_level = None  # transactions are ours: the driver would begin them too late
             cursor = connection.cursor()
@@ -74,7 +75,7 @@ class Database:
             cursor.execute("PRAGMA foreign_keys = ON")
             cursor.close()
 
-        @sa.event.listens_for(self.engine, "begin")
+        @event.listens_for(self.engine, "begin")
         def begun(connection: sa.Connection) -> None:
             writes = connection.get_execution_options().get(_WRITES, False)
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -106,7 +107,7 @@ def _url(where: str | Path) -> sa.URL:
     if isinstance(where, str) and "://" in where:
         try:
             return sa.make_url(where)
-        except sa.exc.ArgumentError as error:
+        except exc.ArgumentError as error:
             raise ConfigError(f"`{where}` is no database URL: {error}") from error
     path = Path(where)
     if not path.parent.is_dir():

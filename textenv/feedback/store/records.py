@@ -308,7 +308,8 @@ def _demonstration(item: Item, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _score(item: Item, payload: Mapping[str, Any]) -> dict[str, Any]:
-    score, scale = payload.get("score"), item.scale or Scale()
+    score: Any = payload.get("score")
+    scale = item.scale or Scale()
     if not _whole(score) or not scale.low <= score <= scale.high:
         raise DataError(
             f"`score` must be a whole number from {scale.low} to {scale.high}, got {score!r} for item {item.id}"
@@ -317,8 +318,9 @@ def _score(item: Item, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ranks(item: Item, payload: Mapping[str, Any]) -> dict[str, Any]:
-    ranks, count = payload.get("ranks"), len(item.answers)
-    fits = isinstance(ranks, Sequence) and not isinstance(ranks, str) and len(ranks) == count
+    ranks: Any = payload.get("ranks")
+    count = len(item.answers)
+    fits = isinstance(ranks, list | tuple) and len(ranks) == count
     if not fits or not all(rank is None or (_whole(rank) and 1 <= rank <= count) for rank in ranks):
         raise DataError(f"`ranks` must hold {count} whole numbers from 1 to {count} (or null), got {ranks!r}")
     if all(rank is None for rank in ranks):

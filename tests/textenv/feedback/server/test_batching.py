@@ -41,7 +41,7 @@ def collect(arrived: queue.SimpleQueue[Chunk], n: int) -> dict[int, list[Chunk]]
     left = n
     while left:
         chunk = arrived.get(timeout=20)
-        found[chunk.index].append(chunk)
+        found[chunk.number].append(chunk)
         left -= chunk.finish_reason is not None
     return found
 

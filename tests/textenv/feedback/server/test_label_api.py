@@ -110,6 +110,7 @@ def test_administration_gives_links_items_and_prompts(make_client, security, sto
     assert client.post("/admin/prompts", json={"prompts": ["the old film", "the new"]}).json() == {"prompts": 2}
     made = client.post("/admin/make", json={"kind": "rate", "sampling": {"max_new_tokens": 3}, "limit": 1})
     assert (made.status_code, made.json()) == (202, {"waiting": 1})
+    status = client.get("/admin/status").json()
     for _ in range(1000):
         status = client.get("/admin/status").json()
         if status["making"]["orders"] == 0:

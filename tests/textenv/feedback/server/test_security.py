@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import re
 import stat
+from typing import Any
 
 import pytest
 from starlette.routing import Route
@@ -274,7 +275,7 @@ def test_no_stack_trace_leaves_the_server(store, security, path, status, monkeyp
     def explode(request):
         raise RuntimeError("secret inside")
 
-    app = build_app(store, {}, security)
+    app: Any = build_app(store, {}, security)
     for route in app._app.routes:
         if isinstance(route, Route) and route.path == path:
             monkeypatch.setattr(route, "app", lambda scope, receive, send: explode(scope))
