@@ -236,9 +236,9 @@ def test_store_at_an_impossible_place_is_refused(where, message):
 def test_store_with_impossible_settings_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="need `lease_seconds` > 0"):
         FeedbackStore(tmp_path / "x.db", lease_seconds=0)
-    unknown: Any = "disk"
+    settings: dict[str, Any] = {"durability": "disk"}
     with pytest.raises(ConfigError, match="`durability` must be"):
-        FeedbackStore(tmp_path / "x.db", durability=unknown)
+        FeedbackStore(tmp_path / "x.db", **settings)
 
 
 def test_file_that_is_no_database_is_refused(tmp_path):
