@@ -167,7 +167,7 @@ def test_presets_have_the_parameters_of_their_name(name: str):
 
 
 def test_flops_are_six_per_multiplied_weight_and_the_attention():
-    sizes = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 40, "vocab_size": 100}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 40, "vocab_size": 100}
 
     class Tokenizer:
         bos_token_id, eos_token_id, pad_token_id = 1, 2, 0

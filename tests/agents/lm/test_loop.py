@@ -83,7 +83,7 @@ def theirs_of_trainer(model: Any, batches: list[dict[str, torch.Tensor]], folder
 
     class Recording(transformers.Trainer):
         def compute_loss(self, *arguments: Any, **rest: Any) -> Any:
-            loss = super().compute_loss(*arguments, **rest)
+            loss: Any = super().compute_loss(*arguments, **rest)
             losses.append(float(loss))
             return loss
 
@@ -188,7 +188,7 @@ def test_mixture_texts_have_the_asked_proportions_of_bytes():
 
 def test_pretraining_on_tasks_from_scratch_and_continued(tmp_path: Path):
     tasks = [procedural_task("copy", 300), procedural_task("facts", 300), procedural_task("text", 100)]
-    shares = ({"copy": 1, "facts": 1, "text": 2}, {"copy": 1, "facts": 1, "text": 0})
+    shares = ({"copy": 1.0, "facts": 1.0, "text": 2.0}, {"copy": 1.0, "facts": 1.0, "text": 0.0})
     points = [MixturePoint(float(at), weights) for at, weights in enumerate(shares)]
     config = PretrainConfig(
         model=replace(TINY, context=64, split_digits=True),
