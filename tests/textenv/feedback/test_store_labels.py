@@ -248,11 +248,11 @@ def test_file_that_is_no_database_is_refused(tmp_path):
         FeedbackStore(path)
 
 
-def test_durability_sets_how_long_a_commit_waits(tmp_path):
-    for durability, expected in (("process", 1), ("power", 2)):
-        with FeedbackStore(tmp_path / "x.db", durability=durability) as store, store.database.read() as connection:
-            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == expected
-            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+@pytest.mark.parametrize(("durability", "expected"), [("process", 1), ("power", 2)])
+def test_durability_sets_how_long_a_commit_waits(tmp_path, durability, expected):
+    with FeedbackStore(tmp_path / "x.db", durability=durability) as store, store.database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == expected
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
 
 def test_database_of_a_newer_textenv_is_refused(tmp_path):
