@@ -25,6 +25,7 @@ from agents.language_modeling import LMConfig
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPOConfig
 from reward_models.labels import Label, labels_from_store, split_labels
+from reward_models.training import RewardModelConfig
 from textenv.cli import stages
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.label_stage import label_stage
@@ -42,6 +43,11 @@ _FEWEST_PROMPTS = 8
 
 def _sft() -> SFTConfig:
     return SFTConfig(training=LMConfig(batch_size=16, learning_rate=1e-4, warmup_steps=4, eval_every=0))
+
+
+def _reward() -> RewardStageConfig:
+    # Some hundred labels: small batches, several passes, stopped where held-out labels get worse.
+    return RewardStageConfig(training=RewardModelConfig(epochs=4, batch_size=8))
 
 
 def _ppo() -> PPOStageConfig:
@@ -82,7 +88,7 @@ class ImproveCommand:
     seed: int = 0
     threads: int = 0
     sft: SFTConfig = field(default_factory=_sft)
-    reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+    reward: RewardStageConfig = field(default_factory=_reward)
     ppo: PPOStageConfig = field(default_factory=_ppo)
 
     def __post_init__(self) -> None:
