@@ -60,6 +60,17 @@ def test_packed_and_unpacked_give_the_same_losses_on_the_same_documents(kind: st
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_and_unpacked_give_the_same_gradients(kind: str, tokenizer):
+    some, gradients = examples(), []
+    for batch in (PackedBatch.from_examples(some, 40), collate(some)):
+        model = tiny(kind, tokenizer)
+        token_losses(model, batch).mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert float(gradients[1].norm()) > 0.1
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=0)
+
+
 def test_nothing_outside_a_sequence_moves_its_losses(tokenizer):
     model = tiny("llama", tokenizer)
     first, second, other = examples(3)
@@ -167,7 +178,13 @@ def test_presets_have_the_parameters_of_their_name(name: str):
 
 
 def test_flops_are_six_per_multiplied_weight_and_the_attention():
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 40, "vocab_size": 100}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_layers": 3,
+        "num_heads": 2,
+        "intermediate_size": 40,
+        "vocab_size": 100,
+    }
 
     class Tokenizer:
         bos_token_id, eos_token_id, pad_token_id = 1, 2, 0

@@ -208,6 +208,32 @@ def test_pretraining_on_tasks_from_scratch_and_continued(tmp_path: Path):
     assert all(further["loss"][name] < before[name] for name in before)
 
 
+def test_pretraining_stopped_between_two_parts_of_a_step_resumes_to_the_same_weights(tmp_path: Path, monkeypatch):
+    tasks = [procedural_task("copy", 150), procedural_task("text", 60)]
+    config = PretrainConfig(model=replace(TINY, context=64), training=replace(CONFIG, accumulation=4))
+
+    def run(name: str) -> tuple[torch.Tensor, dict[str, Any]]:
+        record = Run(tmp_path / name, tensorboard=False)
+        model, _, summary = pretrain_on_tasks(tasks, config, tmp_path / name / "corpus", run=record)
+        return weights(model), {key: value for key, value in summary.items() if key != "tokens_per_second"}
+
+    calls = 0
+
+    def interrupted(model: Any, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4 * 3 + 3:  # step 3, third part; the last checkpoint is that of step 2
+            raise KeyboardInterrupt
+        return token_losses(model, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("agents.lm.loop.token_losses", interrupted)
+        run("stopped")
+    (whole, expected), (resumed, found) = run("whole"), run("stopped")
+    assert torch.equal(whole, resumed)
+    assert found == expected
+
+
 def test_a_task_without_validation_documents_is_named(tmp_path: Path):
     task = Task("lonely", [Item("only this", split="train")], verifier=None)
     with pytest.raises(DataError, match="task 'lonely' has no documents in the validation split"):
