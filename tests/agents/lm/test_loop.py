@@ -226,9 +226,10 @@ def test_pretraining_stopped_between_two_parts_of_a_step_resumes_to_the_same_wei
             raise KeyboardInterrupt
         return token_losses(model, batch)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("agents.lm.loop.token_losses", interrupted)
-        run("stopped")
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped")
     (whole, expected), (resumed, found) = run("whole"), run("stopped")
     assert torch.equal(whole, resumed)
     assert found == expected
