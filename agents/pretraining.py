@@ -177,8 +177,13 @@ def pretrain_on_tasks(
         model, tokenizer = start
     check_packing(model)
     length = config.block_length or min(config.model.context, model.config.max_position_embeddings)
+    world = world or World()
+    if not world.is_main:
+        world.barrier()  # the first process writes the files that all read
     files = _corpora(tasks, "train", tokenizer, length, folder, training.seed)
     held_out = _corpora(tasks, "validation", tokenizer, length, folder, training.seed)
+    if world.is_main:
+        world.barrier()
     mixture = Mixture(
         {name: len(file) for name, file in files.items()},
         asked,

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from textenv.errors import DataError
 from textenv.runs import Run
 from textenv.tasks import Item, Task, procedural_task
 
+ROOT = Path(__file__).parents[3]
 CONFIG = LMConfig(
     steps=6, batch_size=8, learning_rate=3e-3, warmup_steps=2, eval_every=3, checkpoint_every=2, bf16=False
 )
@@ -233,6 +237,43 @@ def test_pretraining_stopped_between_two_parts_of_a_step_resumes_to_the_same_wei
     (whole, expected), (resumed, found) = run("whole"), run("stopped")
     assert torch.equal(whole, resumed)
     assert found == expected
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from agents.learning.world import World
+from agents.pretraining import pretrain_on_tasks
+from tests.agents.lm.test_loop import SHARED, shared_tasks
+
+torch.set_num_threads(1)
+world = World.current(torch.device("cpu"))
+model, _, summary = pretrain_on_tasks(shared_tasks(), SHARED, Path(sys.argv[1]) / "corpus", world=world)
+if world.is_main:
+    torch.save({"size": world.size, "weights": torch.cat([p.detach().flatten() for p in model.parameters()])}, sys.argv[2])
+"""
+SHARED = PretrainConfig(model=replace(TINY, context=64), training=CONFIG)
+
+
+def shared_tasks() -> list[Task]:
+    return [procedural_task("copy", 150), procedural_task("text", 60)]
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_what_one_does(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    found = []
+    for processes in (1, 2):
+        folder, out = tmp_path / str(processes), tmp_path / f"{processes}.pt"
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *launch, str(program), str(folder), str(out)]
+        subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=120)
+        found.append(torch.load(out, weights_only=True))
+    assert [one["size"] for one in found] == [1, 2]
+    torch.testing.assert_close(found[0]["weights"], found[1]["weights"], atol=2e-4, rtol=0)
 
 
 def test_a_task_without_validation_documents_is_named(tmp_path: Path):
