@@ -251,7 +251,8 @@ torch.set_num_threads(1)
 world = World.current(torch.device("cpu"))
 model, _, summary = pretrain_on_tasks(shared_tasks(), SHARED, Path(sys.argv[1]) / "corpus", world=world)
 if world.is_main:
-    torch.save({"size": world.size, "weights": torch.cat([p.detach().flatten() for p in model.parameters()])}, sys.argv[2])
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.save({"size": world.size, "weights": weights}, sys.argv[2])
 """
 SHARED = PretrainConfig(model=replace(TINY, context=64), training=CONFIG)
 
