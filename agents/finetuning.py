@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -167,8 +167,9 @@ def _source(record: Any) -> str:
 def _encoded(records: Sequence[Any], tokenizer: Any) -> list[Example]:
     """An example of each record, in their order."""
     plain = [record for record in records if not hasattr(record, "messages")]
-    prompts = iter(tokenizer([d.prompt for d in plain])["input_ids"] if plain else ())
-    responses = iter(tokenizer([d.response for d in plain], add_special_tokens=False)["input_ids"] if plain else ())
+    asked, answered = [d.prompt for d in plain], [d.response for d in plain]
+    prompts: Iterator[list[int]] = iter(tokenizer(asked)["input_ids"] if plain else [])
+    responses: Iterator[list[int]] = iter(tokenizer(answered, add_special_tokens=False)["input_ids"] if plain else [])
     examples = []
     for record in records:
         if hasattr(record, "messages"):
