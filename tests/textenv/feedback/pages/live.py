@@ -32,12 +32,6 @@ def make_server(store: FeedbackStore, security: Security | None = None) -> uvico
     config = AppConfig(rates=RateLimits(labelling=100_000))
     security = security or Security(KEY)
     app = build_app(store, {}, security, config)
-    import textenv.feedback.pages as pages  # V-TEMP
-
-    routes = app._app.router.routes  # V-TEMP
-    for name, path in (("labelling_routes", "/label"), ("dashboard_routes", "/dashboard")):  # V-TEMP
-        if hasattr(pages, name) and not any(getattr(r, "path", "") == path for r in routes):  # V-TEMP
-            routes.extend(getattr(pages, name)(store, security))  # V-TEMP
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 

@@ -1,6 +1,7 @@
 """No label lost and none twice, whatever happens between browser and server; and no text ever becomes markup."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -190,7 +191,7 @@ EVIL = '<script>document.title="owned"</script><img src=x onerror="document.titl
 
 def test_script_tags_are_shown_as_text(store, address, visit):
     scripted = f"{EVIL}\n\n[click](javascript:alert(1)) **strong** ![picture](https://example.org/x.png)"
-    fields = {"prompt": EVIL, "instructions": scripted}
+    fields: dict[str, Any] = {"prompt": EVIL, "instructions": scripted}
     chat = ({"role": "user", "content": EVIL}, {"role": EVIL, "content": EVIL})
     store.add_items(
         [
