@@ -125,6 +125,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, (len(file) * 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_stays_flat_while_the_corpus_grows_tenfold(tmp_path: Path):
     peaks, sizes = [], []
