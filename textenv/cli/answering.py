@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ def ppo_on_tasks(config: PPOCommand, run: Run, tasks: Sequence[Task], start: Pat
 def verified_stage(
     run: Run, tasks: Sequence[Task], config: PPOStageConfig, start: Path, reward: Any, seed: int
 ) -> dict[str, Any]:
-    """PPO on the tasks with verifiers: prompts of their train split, the validation split to measure; writes ``ppo/``.
+    """PPO on the tasks with verifiers, in equal shares: prompts of their train split; the validation split to measure.
+
+    Writes ``ppo/``.
 
     Args:
         run: Gets the stage.
@@ -133,7 +136,9 @@ def verified_stage(
         seed: Of everything random.
     """
     learned = verifiable_tasks(tasks)
-    prompts = [prompt for task in learned for prompt in task.prompts("train")]
+    dealt = [task.prompts("train") for task in learned]
+    most = max(len(own) for own in dealt)  # prompts of small tasks come more than once: all tasks have the same share
+    prompts = [prompt for own in dealt for prompt in islice(cycle(own), most)]
     each = -(-config.eval_prompts // len(learned))
     held_out = [str(prompt.text) for task in learned for prompt in task.prompts("validation")[:each]]
     # A part of each task, whatever `eval_prompts` is.
