@@ -193,7 +193,7 @@ def fill(path: Path, count: int) -> None:
         text = f"answer to {number}: " + "words and more words " * 10
         answers = tuple(Answer(f"{text}{j}", "policy", "v1", {"temperature": 0.8}, j) for j in range(size))
         gold = {"preferred": 0} if kind == "compare" and number % 100 == 2 else None
-        return Item(kind, f"prompt number {number}", answers, wanted=1 + 2 * (number % 5 == 0), gold=gold)  # type: ignore[arg-type]
+        return Item(kind, f"prompt number {number}", answers, wanted=1 + 2 * (number % 5 == 0), gold=gold)  # type: ignore[arg-type]  # kind is a plain str here
 
     with FeedbackStore(path) as store:
         store.add_items(item(number) for number in range(count))

@@ -67,7 +67,7 @@ class PackedBatch:
             raise DataError(f"an example has {longest} tokens, more than the {length} of a packed row; leave it out")
         # The packer places sequences by length alone: it is given the examples' own positions.
         numbers = [np.full(len(example.tokens), i) for i, example in enumerate(examples)]
-        blocks = [[int(piece[0]) for piece in block] for block in pack(numbers, length)]  # type: ignore[arg-type]
+        blocks = [[int(piece[0]) for piece in block] for block in pack(numbers, length)]  # type: ignore[arg-type]  # numbers stand for tokens
         tokens = np.zeros((len(blocks), length), np.int64)
         positions, mask = np.zeros_like(tokens), np.zeros(tokens.shape, np.bool_)
         for row, block in enumerate(blocks):

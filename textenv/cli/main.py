@@ -165,6 +165,23 @@ def _parse_fields(
         raise ConfigError(" ".join(str(error).split())) from error
 
 
+def _parsed(parser: Any, arguments: list[str], kind: type, *apart: str) -> tuple[Any, list[Any]]:
+    """A configuration of this class from the command line, and the arguments that stand apart from its fields."""
+    import jsonargparse
+
+    from textenv.errors import ConfigError
+
+    try:
+        parsed = parser.parse_args(arguments)
+        parsed.pop("config", None)
+        found = [parsed.pop(name) for name in apart]
+        return kind(**vars(parser.instantiate(parsed))), found
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
 def _play(arguments: list[str]) -> int:
     from textenv.cli.play import PlayConfig, play
 
@@ -190,7 +207,6 @@ def _evaluate(arguments: list[str]) -> int:
     from rich.console import Console
 
     from textenv.cli.evaluate import EvaluateOptions, evaluate
-    from textenv.errors import ConfigError
 
     _quiet_transformers()
     parser = jsonargparse.ArgumentParser(
@@ -199,15 +215,7 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
     parser.add_argument("--models", nargs="+", default=[], help="name=folder: base=DIR sft=DIR rl=DIR")
     parser.add_class_arguments(EvaluateOptions, as_group=False)
-    try:
-        parsed = parser.parse_args(arguments)
-        models = parsed.pop("models")
-        parsed.pop("config", None)
-        options = EvaluateOptions(**vars(parser.instantiate(parsed)))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
+    options, (models,) = _parsed(parser, arguments, EvaluateOptions, "models")
     evaluate(models, options, Console())
     return 0
 
@@ -217,7 +225,6 @@ def _trajectories(arguments: list[str]) -> int:
     from rich.console import Console
 
     from textenv.cli import trajectories
-    from textenv.errors import ConfigError
 
     action, rest = (arguments[0] if arguments else ""), arguments[1:]
     if action not in trajectories.ACTIONS:
@@ -238,14 +245,7 @@ def _trajectories(arguments: list[str]) -> int:
     )
     parser.add_argument("stores", nargs="+", help="folder of a trajectory store")
     parser.add_class_arguments(options, as_group=False)
-    try:
-        parsed = parser.parse_args(rest)
-        stores = parsed.pop("stores")
-        chosen = options(**vars(parser.instantiate(parsed)))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
+    chosen, (stores,) = _parsed(parser, rest, options, "stores")
     getattr(trajectories, action)(stores, chosen, Console())
     return 0
 
@@ -255,7 +255,6 @@ def _serve(arguments: list[str]) -> int:
     from rich.console import Console
 
     from textenv.cli.serve import ServeConfig, serve
-    from textenv.errors import ConfigError
 
     _quiet_transformers()
     parser = jsonargparse.ArgumentParser(
@@ -264,15 +263,7 @@ def _serve(arguments: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
     parser.add_argument("--policy", action="append", default=[], help="folder, or name=folder; may come several times")
     parser.add_class_arguments(ServeConfig, as_group=False)
-    try:
-        parsed = parser.parse_args(arguments)
-        parsed.pop("config", None)
-        policies = parsed.pop("policy")
-        config = ServeConfig(**vars(parser.instantiate(parsed)))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
+    config, (policies,) = _parsed(parser, arguments, ServeConfig, "policy")
     serve(policies, config, Console())
     return 0
 
@@ -282,7 +273,6 @@ def _benchmark(arguments: list[str]) -> int:
     from rich.console import Console
 
     from textenv.cli import benchmark
-    from textenv.errors import ConfigError
 
     _quiet_transformers()
     if arguments[:1] == ["overoptimize"]:
@@ -300,14 +290,7 @@ def _benchmark(arguments: list[str]) -> int:
     parser.add_argument("--models", nargs="+", default=[], help="name=spec: a folder, URL, lexicon, tfidf:movies, …")
     parser.add_argument("--suites", nargs="+", default=list(benchmark.DEFAULT_SUITES), help="names, or label files")
     parser.add_class_arguments(benchmark.BenchmarkOptions, as_group=False)
-    try:
-        parsed = parser.parse_args(arguments)
-        models, suites = parsed.pop("models"), parsed.pop("suites")
-        options = benchmark.BenchmarkOptions(**vars(parser.instantiate(parsed)))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
+    options, (models, suites) = _parsed(parser, arguments, benchmark.BenchmarkOptions, "models", "suites")
     benchmark.run_benchmark(models, suites, options, Console())
     return 0
 
@@ -317,7 +300,6 @@ def _labels(arguments: list[str]) -> int:
     from rich.console import Console
 
     from textenv.cli import labels
-    from textenv.errors import ConfigError
 
     action, rest = (arguments[0] if arguments else ""), arguments[1:]
     if action not in labels.ACTIONS:
@@ -330,14 +312,7 @@ def _labels(arguments: list[str]) -> int:
     )
     parser.add_argument("file", help="the file")
     parser.add_class_arguments(labels.LabelsOptions, as_group=False)
-    try:
-        parsed = parser.parse_args(rest)
-        file = parsed.pop("file")
-        options = labels.LabelsOptions(**vars(parser.instantiate(parsed)))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
+    options, (file,) = _parsed(parser, rest, labels.LabelsOptions, "file")
     {"export": labels.export_file, "import": labels.import_file}[action](file, options, Console())
     return 0
 

@@ -42,7 +42,7 @@ def examples(count: int = 9, seed: int = 0) -> list[Example]:
 
 def tiny(kind: str, tokenizer: Any) -> Any:
     sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 48, "context": 48}
-    return build_model(ModelConfig(kind=kind, **sizes), tokenizer, 0).eval()  # type: ignore[arg-type]
+    return build_model(ModelConfig(kind=kind, **sizes), tokenizer, 0).eval()  # type: ignore[arg-type]  # kind comes as a parameter
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -229,5 +229,5 @@ def test_model_config_refuses_nonsense():
     with pytest.raises(ConfigError, match="there is no preset 'gpt5'; there are: llama-1m"):
         ModelConfig(preset="gpt5")
     with pytest.raises(ConfigError, match="`kind` must be llama or gpt2"):
-        ModelConfig(kind="rnn")  # type: ignore[arg-type]
+        ModelConfig(kind="rnn")  # type: ignore[arg-type]  # what is refused
     assert math.isclose(ModelConfig(preset="gpt2-15m").intermediate_size, 4 * 384)

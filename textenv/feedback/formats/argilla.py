@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from textenv.errors import DataError
-from textenv.feedback.formats.rows import IMPORTED, answer_provenance, iso_time, label_id
+from textenv.feedback.formats.rows import IMPORTED, answer_provenance, iso_time, label_id, located
 from textenv.feedback.store import Answer, Item, Label, LabelledItem, Scale
 
 _QUESTIONS = {"rate": "rating", "rank": "ranking", "compare": "preference", "demonstrate": "demonstration"}
@@ -90,11 +90,9 @@ def parse_argilla(records: Sequence[Any], name: str) -> Iterator[tuple[Item, lis
         where = f"{name}: record {number}"
         if not isinstance(record, Mapping) or not isinstance(record.get("fields"), Mapping):
             raise DataError(f"{where}: expected an object with `fields`, as Argilla's `to_json` writes it")
-        try:
-            yield _parse(record, where)
-        except (TypeError, KeyError, ValueError) as error:
-            message = str(error)
-            raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
+        with located(where):
+            found = _parse(record, where)
+        yield found
 
 
 def _parse(record: Mapping[str, Any], where: str) -> tuple[Item, list[Label]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from textenv.errors import DataError
-from textenv.feedback.formats.rows import answer_provenance, iso_time, label_id
+from textenv.feedback.formats.rows import answer_provenance, iso_time, label_id, located
 from textenv.feedback.store import Answer, Item, Label, LabelledItem, Scale
 
 LABELING_CONFIG = {
@@ -127,11 +127,9 @@ def parse_label_studio(tasks: Sequence[Any], name: str) -> Iterator[tuple[Item, 
         where = f"{name}: task {number}"
         if not isinstance(task, Mapping) or not isinstance(task.get("data"), Mapping):
             raise DataError(f"{where}: expected an object with `data`, as Label Studio's JSON export has it")
-        try:
-            yield _parse(task, where)
-        except (TypeError, KeyError, ValueError) as error:
-            message = str(error)
-            raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
+        with located(where):
+            found = _parse(task, where)
+        yield found
 
 
 def _parse(task: Mapping[str, Any], where: str) -> tuple[Item, list[Label]]:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -138,6 +139,16 @@ def parse_row(row: Mapping[str, Any], where: str) -> tuple[Item, Label | None]:
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: a field has a value of an unexpected type ({error})") from error
     return item, label
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Mistakes in a record become a `DataError` that says where it stands."""
+    try:
+        yield
+    except (TypeError, KeyError, ValueError) as error:
+        message = str(error)
+        raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
 
 
 def label_id(item: str, rater: str, payload: Mapping[str, Any]) -> str:

@@ -201,7 +201,7 @@ class Security:
         right = hmac.compare_digest(bearer.encode(), self.token.encode())
         return right or hmac.compare_digest(cookie.encode(), self._sign("admin", self.token).encode())
 
-    def admin_session(self, request: Request, token: str, target: str = "/dashboard") -> Response:
+    def admin_session(self, request: Request, token: str, target: str = "/admin/status") -> Response:
         """Turn the access token into a session, for pages.
 
         Raises:

@@ -62,4 +62,4 @@ def _page(message: str, target: str, status: int = 200) -> Response:
 def _own(target: str) -> str:
     """A path of this server; whoever made the link, nobody is sent elsewhere."""
     is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target and target.isprintable()
-    return target if is_path else "/dashboard"
+    return target if is_path else "/admin/status"

@@ -76,7 +76,7 @@ def settle(page: Any) -> None:
 def item(kind: str, texts: tuple[str, ...] = (), prompt: str = "Why?", **fields: Any) -> Item:
     fields = {"wanted": 5} | fields
     answers = tuple(Answer(text, policy=f"secret-{number}", version="7") for number, text in enumerate(texts))
-    return Item(kind, prompt, answers, **fields)  # type: ignore[arg-type]
+    return Item(kind, prompt, answers, **fields)  # type: ignore[arg-type]  # kind is a plain str here
 
 
 def all_labels(store: FeedbackStore) -> list[LabelledItem]:
