@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "models of all stages on the same held-out prompts of tasks: do they answer, and rightly?",
     "trajectories": "look into trajectory stores: show, stats, compare",
     "serve": "an OpenAI-compatible API, and pages on which people rate, rank and write answers",
+    "label": "rate, compare, rank and write answers in this terminal, by keys",
     "labels": "collected labels into a file, or a file's labels and items into the store",
     "improve": "train on what people said since the last round: a new version of the policy",
     "benchmark": "measure reward models: agreement with people, bias, robustness, over-optimisation",
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "trajectories": _trajectories,
         "benchmark": _benchmark,
         "serve": _serve,
+        "label": _label,
         "labels": _labels,
         "improve": _improve,
     }
@@ -292,6 +294,16 @@ def _benchmark(arguments: list[str]) -> int:
     parser.add_class_arguments(benchmark.BenchmarkOptions, as_group=False)
     options, (models, suites) = _parsed(parser, arguments, benchmark.BenchmarkOptions, "models", "suites")
     benchmark.run_benchmark(models, suites, options, Console())
+    return 0
+
+
+def _label(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from textenv.cli.label import LabelConfig, label
+
+    values, _ = _parse_fields("label", LabelConfig, arguments, resumable=False)
+    label(LabelConfig(**values), Console())
     return 0
 
 

@@ -29,6 +29,7 @@ def label_routes(store: FeedbackStore, security: Security) -> list[Route]:
         Route("/api/next", api.next, methods=["GET"]),
         Route("/api/labels", api.save, methods=["POST"]),
         Route("/api/undo", api.undo, methods=["POST"]),
+        Route("/api/release", api.release, methods=["POST"]),
         Route("/api/progress", api.progress, methods=["GET"]),
     ]
 
@@ -80,6 +81,12 @@ class _LabelApi:
             raise HTTPException(400, "`label` must be the id of a label, or null for the newest")
         undone = await run_in_threadpool(self._store.undo, rater, wanted)
         return JSONResponse({"undone": None if undone is None else undone.id})
+
+    async def release(self, request: Request) -> Response:
+        rater = self._security.rater(request)
+        self._security.check_csrf(request)
+        await run_in_threadpool(self._store.release, rater)
+        return JSONResponse({"released": True})
 
     async def progress(self, request: Request) -> Response:
         rater = self._security.rater(request)

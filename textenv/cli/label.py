@@ -1,0 +1,68 @@
+"""``textenv label``: rate, compare, rank and write answers in a terminal, for people on ssh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from textenv.errors import ConfigError, MissingDependencyError
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What ``textenv label`` does.
+
+    Attributes:
+        rater: Who labels; needed with ``db``.
+        db: The store that ``textenv serve`` writes, a file or an SQLAlchemy URL.
+        url: A rater's link to a running server instead, as ``textenv serve --raters NAME`` shows it.
+        kinds: Only these, separated by commas: demonstrate, rate, rank, compare; empty takes all.
+        lease_seconds: How long an item stays with the rater (with ``db``).
+        gold_share: Share of gold questions among the items (with ``db``).
+    """
+
+    rater: str = ""
+    db: str = "feedback.db"
+    url: str = ""
+    kinds: str = ""
+    lease_seconds: float = 900.0
+    gold_share: float = 0.1
+
+
+def label(config: LabelConfig, console: Console) -> int:
+    """Label until the person quits; how many labels and skips were saved.
+
+    Raises:
+        ConfigError: If there is no terminal, no rater, no store, or the link is refused.
+        MissingDependencyError: If the extra is not installed.
+        SourceError: If the server cannot be reached.
+    """
+    try:
+        from textenv.feedback.store import KINDS, FeedbackStore
+        from textenv.feedback.terminal import ServerSource, Session, StoreSource
+        from textenv.feedback.terminal.tty import TtyTerminal
+    except ImportError as error:
+        raise MissingDependencyError('`textenv label` needs the extra: pip install "textenv[serve]"') from error
+
+    kinds = tuple(each.strip() for each in config.kinds.split(",") if each.strip()) or KINDS
+    if set(kinds) - set(KINDS):
+        raise ConfigError(f"`--kinds` may be {', '.join(KINDS)}, separated by commas; got {config.kinds!r}")
+    if config.url:
+        with TtyTerminal() as terminal:
+            source = ServerSource(config.url)
+            saved = Session(source, terminal, kinds=kinds).run()
+    else:
+        if not config.rater:
+            raise ConfigError("say who labels: `--rater NAME`, or `--url LINK` for a running server")
+        if "://" not in config.db and not Path(config.db).is_file():
+            raise ConfigError(f"`--db {config.db}`: there is no such file; `textenv serve` writes it")
+        with (
+            FeedbackStore(config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share) as store,
+            TtyTerminal() as terminal,
+        ):
+            source = StoreSource(store, config.rater)
+            saved = Session(source, terminal, kinds=kinds).run()
+    console.print(f"{saved} saved, thank you" if saved else "nothing saved", highlight=False)
+    return saved
