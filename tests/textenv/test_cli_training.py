@@ -67,7 +67,9 @@ def test_pretraining_goes_on_from_a_model_with_its_tokenizer(base: Path, tmp_pat
 def test_fine_tuning_on_tasks_and_conversations(base: Path, tmp_path: Path):
     chats = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-    rows = [{"messages": [{**turns[0], "content": f"hi {i}"}, *turns[1:], *turns]} for i in range(40)]
+    # The same system prompt before all: what the user says decides who is held out.
+    system = {"role": "system", "content": "be kind"}
+    rows = [{"messages": [system, {**turns[0], "content": f"hi {i}"}, *turns[1:], *turns]} for i in range(40)]
     chats.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--model", str(base / "pretrain"), "--conversations", f"[{chats}]", "--chat", "true"]
     folder = run("sft", SFT, tmp_path, *flags, "--sft.packing", "true")

@@ -79,7 +79,7 @@ def sft_tasks_stage(
         config: Settings.
         model_folder: The model and its tokenizer.
         seed: Of everything random; overrides the configuration's.
-        conversations: Conversations; what their first message says decides their split.
+        conversations: Conversations; what the first message of the user says decides their split.
         chat: Ask the tasks' questions as chat messages.
 
     Raises:
@@ -113,4 +113,10 @@ def task_demonstrations(
     found: list[Demonstrated | Conversation] = []
     for task in tasks:
         found += task.conversations(split) if chat else task.demonstrations(split)
-    return found + [shown for shown in conversations if split_of(shown.messages[0]["content"]) == split]
+    return found + [shown for shown in conversations if split_of(_asked_first(shown)) == split]
+
+
+def _asked_first(conversation: Conversation) -> str:
+    """What tells conversations apart: a system prompt may stand before all of them."""
+    said = (message["content"] for message in conversation.messages if message["role"] == "user")
+    return next(said, conversation.messages[0]["content"])

@@ -1,7 +1,8 @@
 """Tasks from files and datasets: JSONL, CSV, Parquet, Hugging Face datasets, and lists of mappings.
 
 Whatever is malformed is named with file, line (row where the format has no lines), field, what was expected and what
-was found. Left out: downloads, which are the user's or :mod:`textenv.datasets`' business.
+was found. Records are read again wherever they are gone through, so that a file larger than memory can be trained on.
+Left out: downloads, which are the user's or :mod:`textenv.datasets`' business.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 from textenv.datasets.records import SPLITS, Split
 from textenv.errors import DataError, MissingDependencyError
@@ -43,6 +45,47 @@ class Fields:
     statement: str = "statement"
 
 
+class RecordItems(Sequence[Item]):
+    """Items of records that stay where they are: nothing but their number is kept in memory.
+
+    Every record is checked once when this is made. Going through the items reads them again; ``items[i]`` reads up to
+    that one.
+
+    Args:
+        read: Gives the records from the beginning, the same ones each time.
+        fields: Names of the fields.
+        split: Of all items; None reads the field or lets the question decide.
+
+    Raises:
+        DataError: If a record is malformed; names file, line, field and what was expected.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[Row]], fields: Fields, split: Split | None) -> None:
+        self._read, self._fields = read, fields
+        self._split: Split | None = split
+        self._count = sum(1 for _ in self)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Item]:
+        return (_item(where, row, self._fields, self._split) for where, row in self._read())
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self._count)
+            return list(islice(self, start, stop, step)) if step > 0 else list(self)[index]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        return next(islice(self, index % self._count, None))
+
+
 def read_task(
     path: str | Path,
     name: str,
@@ -52,7 +95,7 @@ def read_task(
     verifier: Verifier | None = same_text,
     split: Split | None = None,
 ) -> Task:
-    """A task from a ``.jsonl``, ``.csv`` or ``.parquet`` file.
+    """A task from a ``.jsonl``, ``.csv`` or ``.parquet`` file, which is read again wherever its items are gone through.
 
     Args:
         path: The file.
@@ -66,12 +109,8 @@ def read_task(
         DataError: If the file is missing or malformed; names file, line, field and what was expected.
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
-    return Task(
-        name,
-        [_item(where, row, fields or Fields(), split) for where, row in read_rows(Path(path))],
-        format or Format(),
-        verifier,
-    )
+    found = RecordItems(lambda: read_rows(Path(path)), fields or Fields(), split)
+    return Task(name, found, format or Format(), verifier)
 
 
 def task_from_rows(
@@ -98,11 +137,11 @@ def task_from_rows(
     """
     if isinstance(rows, Mapping):
         raise DataError(f"{name}: expected rows, got a collection of splits {sorted(rows)}; choose one of them")
-    found = [
-        _item(f"{name}: row {i}", _mapping(f"{name}: row {i}", rows[i]), fields or Fields(), split)
-        for i in range(len(rows))
-    ]
-    return Task(name, found, format or Format(), verifier)
+
+    def read() -> Iterator[Row]:
+        return ((f"{name}: row {i}", _mapping(f"{name}: row {i}", rows[i])) for i in range(len(rows)))
+
+    return Task(name, RecordItems(read, fields or Fields(), split), format or Format(), verifier)
 
 
 def load_dataset_rows(name_or_folder: str, split: str) -> Any:

@@ -42,8 +42,11 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 _WORDS = tuple(word for words in _KINDS.values() for word in words)
 _LETTERS = tuple("abcdefgh")
-ASKED = Format(statement="{question} It is {answer}.", sheet_every=2)
+ASKED = Format(statement="{question} It is {answer}.", sheet_every=4)
 """Form of the built-in questions: running text tells the answer in the same line, sheets of questions leave it out."""
+
+_TOLD = (ASKED.statement, "{question} The answer is {answer}.", "{question} {answer}, of course.")
+# Running text tells answers in several wordings: what is learned must not hang on one.
 
 _MOST_REPEATS = 200  # in a row: there are hardly any new questions left
 
@@ -198,7 +201,8 @@ def procedural_task(name: str, count: int = 4000, seed: int = 0, *, format: Form
         # The same problem in the other wording must not stand in another split.
         split = split_of(drawn.asked[0])
         repeats = repeats + 1 if question in found else 0
-        found.setdefault(question, Item(question, (drawn.answer,), split, source))
+        told = _TOLD[len(found) % len(_TOLD)].replace("{question}", question).replace("{answer}", drawn.answer)
+        found.setdefault(question, Item(question, (drawn.answer,), split, source, statement=told))
     return Task(name, list(found.values()), format or ASKED, kind.verifier)
 
 

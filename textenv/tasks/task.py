@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from textenv.datasets.records import Split, check_split
 from textenv.errors import DataError
@@ -19,7 +20,7 @@ class Task:
 
     Attributes:
         name: Short and unique among the tasks that are used together.
-        items: Questions with answers, or texts.
+        items: Questions with answers, or texts; those of a file stay there (:class:`textenv.tasks.files.RecordItems`).
         format: How an item is asked, answered and written down.
         verifier: Scores an answer; None for tasks without a right answer, such as going on with a text.
 
@@ -40,14 +41,20 @@ class Task:
 
     def split(self, split: Split) -> list[Item]:
         """The items of a split, in their order."""
+        return list(self._each(split))
+
+    def _each(self, split: Split) -> Iterator[Item]:
         check_split(split)
-        return [item for item in self.items if item.split == split]
+        return (item for item in self.items if item.split == split)
 
     def documents(self, split: Split) -> Iterator[str]:
-        """Texts for pre-training: some statements together, and lists of questions alone where the format has them."""
-        items, size = self.split(split), self.format.items_per_document
-        for number, start in enumerate(range(0, len(items), size)):
-            group = items[start : start + size]
+        """Texts for pre-training: some statements together, and lists of questions alone where the format has them.
+
+        One document after the other: the items of a split are never held together.
+        """
+        items = self._each(split)
+        groups = iter(lambda: list(islice(items, self.format.items_per_document)), [])
+        for number, group in enumerate(groups):
             yield "\n".join(self.format.state(item) for item in group)
             asked = [item.question for item in group if item.answers]
             if asked and self.format.sheet_every and number % self.format.sheet_every == 0:

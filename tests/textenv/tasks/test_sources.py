@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 import types
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,24 @@ def test_every_kind_of_file_gives_the_same_task(make, tmp_path: Path):
     first, second = task.items
     assert (first.question, first.answers, first.source, first.split) == ("one and one?", ("2",), "users", "test")
     assert (second.question, second.answers, second.source) == ("one and two?", ("3",), "labelers")
-    assert task.items == task_from_rows(ROWS, "sums", fields=FIELDS).items
+    assert list(task.items) == list(task_from_rows(ROWS, "sums", fields=FIELDS).items)
+    assert (task.items[-1], task.items[:1], task.items[::-1]) == (second, [first], [second, first])
+    with pytest.raises(IndexError):
+        task.items[2]
+
+
+def test_documents_of_a_file_are_read_one_after_the_other(tmp_path: Path):
+    def peak(records: int) -> int:
+        path = write(tmp_path / f"{records}.jsonl", *({"question": f"{i} " + "word " * 50} for i in range(records)))
+        tracemalloc.start()
+        documents = sum(1 for _ in read_task(path, "t", verifier=None).documents("train"))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert documents > records * 0.7 / 6
+        return found
+
+    peak(10)  # whatever is imported on first use
+    assert peak(4000) < 1.2 * peak(400)
 
 
 @pytest.mark.parametrize(
