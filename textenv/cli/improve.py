@@ -24,11 +24,13 @@ from agents.finetuning import SFTConfig, sft
 from agents.language_modeling import LMConfig
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPOConfig
+from reward_models import load_reward_model
+from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels
 from reward_models.training import RewardModelConfig
 from textenv.cli import stages
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
-from textenv.cli.label_stage import label_stage
+from textenv.cli.label_stage import label_stage, member_stage
 from textenv.datasets.records import split_of
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.formats import demonstration_row
@@ -69,6 +71,8 @@ class ImproveCommand:
         policy: Folder of the policy that is served, as ``textenv serve --policy`` has it (``NAME=FOLDER`` where it
             has another name than its folder). Where the store knows a newer version of it, that one is improved.
         min_labels: Fewest new labels and demonstrations, together, that a round is begun for.
+        members: Reward models that are trained; from 2 on, people are asked first what these disagree about, and a
+            server with ``--select ensemble`` goes on asking so. PPO follows the first one alone.
         demonstration_epochs: How often the new demonstrations are gone through.
         evaluation_prompts: Most held-out prompts that both versions answer.
         seed: Of everything random; overrides the seeds of the stages.
@@ -83,6 +87,7 @@ class ImproveCommand:
     db: str = "feedback.db"
     policy: str = ""
     min_labels: int = 50
+    members: int = 1
     demonstration_epochs: int = 3
     evaluation_prompts: int = 256
     seed: int = 0
@@ -92,7 +97,7 @@ class ImproveCommand:
     ppo: PPOStageConfig = field(default_factory=_ppo)
 
     def __post_init__(self) -> None:
-        for name in ("min_labels", "demonstration_epochs", "evaluation_prompts"):
+        for name in ("min_labels", "members", "demonstration_epochs", "evaluation_prompts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
         if not self.name or "/" in self.name:
@@ -179,6 +184,8 @@ class _Improvement:
             start = run.stage("sft")
         if labels:
             done["reward"] = stages.once(run, "reward", lambda: self.learn_reward(labels, start))
+            if config.members > 1:
+                done["members"] = stages.once(run, "members", lambda: self.learn_members(labels, start))
             scorer = stages.load_reward(run.stage("reward"))
             train, held_out = self.prompts()
             done["ppo"] = stages.once(
@@ -255,6 +262,22 @@ class _Improvement:
             seed=self.config.seed,
         )
 
+    def learn_members(self, labels: list[Label], policy: Path) -> dict[str, Any]:
+        """Writes ``members/``: the rest of an ensemble; what it disagrees about is asked first from now on."""
+        config = self.config
+        made = member_stage(
+            self.run,
+            split_labels(labels),
+            config.reward,
+            count=config.members - 1,
+            trunk_folder=policy,
+            seed=config.seed,
+        )
+        folders = [str(self.run.stage("reward").resolve()), *made["folders"]]
+        ordered = self.store.reprioritise(EnsembleDisagreement([load_reward_model(folder) for folder in folders]))
+        self.run.say(f"{'members':<12} {ordered} open items in the order of their disagreement")
+        return {"folders": folders, "ordered": ordered}
+
     def compare(self, start: Path, reward: Any, held_out: Sequence[str]) -> dict[str, Any]:
         """The version before, the one after demonstrations and the new one on held-out prompts; ``samples.jsonl``."""
         folders = {"base": Path(self.before.path), "sft": start, "ppo": self.run.stage("ppo")}
@@ -299,6 +322,8 @@ class _Improvement:
         }
         if "reward" in done:
             figures["reward_model"] = done["reward"]["reward_model"]
+        if "members" in done:
+            figures["members"] = done["members"]["folders"]
         summary: dict[str, Any] = {
             "name": self.run.path.name,
             "seed": self.config.seed,

@@ -14,7 +14,7 @@ from agents.policy import CausalLMPolicy
 from reward_models.card import write_card
 from reward_models.labels import Label, LabelSplits, read_labels, split_labels
 from reward_models.metrics import Accuracy
-from reward_models.training import measure, train
+from reward_models.training import RewardModelConfig, measure, train
 from textenv.cli.configs import RewardStageConfig
 from textenv.cli.stages import start_reward_model
 from textenv.runs import Run
@@ -36,10 +36,7 @@ def label_stage(
 ) -> dict[str, Any]:
     """Writes ``reward/``: the model, its normalisation on the policy's answers, and its card; returns the figures."""
     trunk, rm = start_reward_model(config, trunk_folder, auto="minilm", seed=seed)
-    training = replace(config.training, seed=seed)
-    if not training.eval_every:
-        steps = len(splits.train) * training.epochs / (training.batch_size * training.accumulate)
-        training = replace(training, eval_every=max(1, int(steps / _EVALUATIONS)))
+    training = _with_evaluations(config, splits, seed)
     run.say(f"{'reward':<12} {describe(splits.train)} from {labels_file}; held out: {len(splits.validation)}")
     trained = train(rm, splits.train, training, validation=splits.validation, run=run, stage="reward")
     if policy_folder is not None:
@@ -58,6 +55,31 @@ def label_stage(
         evaluation_data=f"{describe(splits.test)}, held out",
     )
     return {"trunk": trunk, "training": trained, "reward_model": _figures(found)}
+
+
+def member_stage(
+    run: Run, splits: LabelSplits, config: RewardStageConfig, *, count: int, trunk_folder: Path | None, seed: int
+) -> dict[str, Any]:
+    """Writes ``members/1``, ``members/2``, …: further reward models, each on resampled labels and from its own start.
+
+    With the one in ``reward/`` they are an ensemble whose disagreement says what to ask people next.
+    """
+    folders = []
+    for number in range(1, count + 1):
+        own = seed + 1000 * number
+        drawn = np.random.default_rng(own).integers(len(splits.train), size=len(splits.train))
+        _, rm = start_reward_model(config, trunk_folder, auto="minilm", seed=own)
+        run.say(f"{'members':<12} {number} of {count}")
+        train(
+            rm,
+            [splits.train[place] for place in drawn],
+            _with_evaluations(config, splits, own),
+            validation=splits.validation,
+        )
+        folder = run.stage("members") / str(number)
+        rm.save_pretrained(folder)
+        folders.append(str(folder.resolve()))
+    return {"folders": folders}
 
 
 def load_labels(labels_file: str, validation_file: str) -> LabelSplits:
@@ -79,6 +101,15 @@ def describe(labels: Sequence[Label]) -> str:
     """How many labels of which kind."""
     counts = Counter(type(label).__name__ for label in labels)
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _with_evaluations(config: RewardStageConfig, splits: LabelSplits, seed: int) -> RewardModelConfig:
+    """The training's settings, with measurements of the held-out loss where it says nothing of them."""
+    training = replace(config.training, seed=seed)
+    if training.eval_every:
+        return training
+    steps = len(splits.train) * training.epochs / (training.batch_size * training.accumulate)
+    return replace(training, eval_every=max(1, int(steps / _EVALUATIONS)))
 
 
 def _figures(found: dict[str, Accuracy]) -> dict[str, Any]:

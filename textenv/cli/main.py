@@ -264,9 +264,12 @@ def _serve(arguments: list[str]) -> int:
     )
     parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
     parser.add_argument("--policy", action="append", default=[], help="folder, or name=folder; may come several times")
+    parser.add_argument(
+        "--reward_model", action="append", default=[], help="folder of a member, for --select ensemble; several times"
+    )
     parser.add_class_arguments(ServeConfig, as_group=False)
-    config, (policies,) = _parsed(parser, arguments, ServeConfig, "policy")
-    serve(policies, config, Console())
+    config, (policies, members) = _parsed(parser, arguments, ServeConfig, "policy", "reward_model")
+    serve(policies, config, Console(), reward_models=members)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from textenv.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from textenv.feedback.server.hosting import PolicyHost
     from textenv.feedback.server.security import Security
-    from textenv.feedback.store import FeedbackStore
+    from textenv.feedback.store import FeedbackStore, Selector
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class ServeConfig:
         dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
         device: Where to compute; ``auto`` takes a GPU where there is one.
         threads: CPU threads for torch; 0 leaves them as they are.
+        select: ``random``, or ``ensemble``: first what the reward models of ``--reward_model`` disagree about, or else
+            those of the last round of ``textenv improve --members``.
+        select_seconds: Between two looks for new items to put in order.
+        select_most: Items that the ensemble scores in one go at most.
+        explore: Share of the items that stay in random order with ``ensemble``.
         make: What people are asked about the prompts at hand.
     """
 
@@ -105,12 +110,21 @@ class ServeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     threads: int = 0
+    select: Literal["random", "ensemble"] = "random"
+    select_seconds: float = 10.0
+    select_most: int = 2000
+    explore: float = 0.1
     make: MakeOptions = field(default_factory=MakeOptions)
 
     def __post_init__(self) -> None:
         for name in ("num_slots", "max_new_tokens", "max_waiting", "max_body_bytes", "api_rate", "labelling_rate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
+        if self.select_seconds <= 0 or self.select_most < 1 or not 0 <= self.explore <= 1:
+            raise ConfigError(
+                f"need `select_seconds` > 0, `select_most` ≥ 1 and `explore` from 0 to 1, got {self.select_seconds}, "
+                f"{self.select_most} and {self.explore}"
+            )
         if not 0 <= self.port < 65536 or self.context < 2 or self.link_days <= 0:
             raise ConfigError(
                 f"need `port` from 0 to 65535, `context` ≥ 2 and `link_days` > 0, got {self.port}, {self.context} and "
@@ -118,13 +132,14 @@ class ServeConfig:
             )
 
 
-def serve(policies: Sequence[str], config: ServeConfig, console: Console) -> None:
+def serve(policies: Sequence[str], config: ServeConfig, console: Console, *, reward_models: Sequence[str] = ()) -> None:
     """Serve until interrupted.
 
     Args:
         policies: Folders; none serves labelling alone.
         config: What to do.
         console: Shows addresses and links.
+        reward_models: The ensemble whose disagreement decides what is asked first.
 
     Raises:
         ConfigError: If the address needs a token, or a policy or file is unusable.
@@ -134,20 +149,23 @@ def serve(policies: Sequence[str], config: ServeConfig, console: Console) -> Non
     uvicorn = _uvicorn()
     from textenv.feedback.server.app import build_app
     from textenv.feedback.server.security import Security, check_address, load_key
+    from textenv.feedback.server.selecting import Selection
     from textenv.feedback.store import FeedbackStore
 
     token = config.token or os.environ.get("TEXTENV_TOKEN", "")
     check_address(config.host, token)
     key_file = _key_file(config)
+    find = _find_selector(reward_models, config)
     with FeedbackStore(
         config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share, durability=config.durability
     ) as store:
         security = Security(load_key(key_file), token)
         with _hosts(policies, config, store) as hosts:
             _make(config.make, store, list(hosts.values()), console)
+            selection = None if find is None else Selection(store, lambda: find(store), config.select_seconds)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    build_app(store, hosts, security, _app_config(config)),
+                    build_app(store, hosts, security, _app_config(config), selection),
                     host=config.host,
                     port=config.port,
                     log_level="warning",
@@ -228,6 +246,43 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
     finally:
         for host in hosts.values():
             host.close()
+
+
+def _find_selector(
+    reward_models: Sequence[str], config: ServeConfig
+) -> Callable[[FeedbackStore], Selector | None] | None:
+    """What finds the selector of the moment; None where items are asked at random.
+
+    Raises:
+        ConfigError: If reward models are given that nothing uses, or too few, or one cannot be read.
+    """
+    if config.select == "random":
+        if reward_models:
+            raise ConfigError("`--reward_model` says what is asked first only with `--select ensemble`")
+        return None
+    from reward_models import load_reward_model
+    from reward_models.active import EnsembleDisagreement
+
+    def loaded(folders: Sequence[str]) -> Selector:
+        members = [load_reward_model(folder) for folder in folders]
+        return EnsembleDisagreement(members, explore=config.explore, most=config.select_most)
+
+    if reward_models:
+        given = loaded(reward_models)
+        return lambda store: given
+    known: dict[tuple[str, ...], Selector] = {}
+
+    def newest(store: FeedbackStore) -> Selector | None:
+        for round_ in reversed(store.rounds()):
+            folders = tuple(round_.figures.get("members", ()))
+            if len(folders) > 1 and all(Path(folder).is_dir() for folder in folders):
+                if folders not in known:
+                    known.clear()
+                    known[folders] = loaded(folders)
+                return known[folders]
+        return None
+
+    return newest
 
 
 def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], console: Console) -> None:

@@ -13,10 +13,12 @@ from rich.console import Console
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPOConfig
 from reward_models import Lexicon
+from reward_models.active import EnsembleDisagreement
 from reward_models.simulation import Rater, SimulatedPerson
 from reward_models.training import RewardModelConfig
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.improve import ImproveCommand, improve
+from textenv.cli.serve import ServeConfig, _find_selector
 from textenv.datasets import builtin_ratings, demonstrations
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.store import Answer, FeedbackStore, Item, Label
@@ -108,10 +110,20 @@ def test_the_next_round_starts_from_the_version_before(improved: tuple[Path, dic
         collect(store, policy, seed=9)
         served = store.policies("sft")[-1].version
         labels = store.last_label_number()
-    figures = improve(config(folder, policy), CONSOLE)
+        store.add_items([Item("compare", f"p{n}", (Answer("good"), Answer(f"bad {n}"))) for n in range(20)])
+        before = [item.id for item in store.open_items()]
+    figures = improve(replace(config(folder, policy), members=2), CONSOLE)
     assert figures["before"] == served
     assert figures["version"] == "round-2"
+    assert [Path(member).parent.name for member in figures["members"]] == [Path(figures["path"]).parent.name, "members"]
+    find = _find_selector((), ServeConfig(select="ensemble"))
+    assert find is not None
     with FeedbackStore(folder / "people.sqlite") as store:
+        assert sorted(item.id for item in store.open_items()) == sorted(before)
+        assert [item.id for item in store.open_items()] != before
+        selector = find(store)
+        assert isinstance(selector, EnsembleDisagreement)
+        assert find(store) is selector
         assert store.rounds()[-1].upto == labels
         assert store.rounds()[-1].after == store.rounds()[0].upto
 

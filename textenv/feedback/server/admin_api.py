@@ -19,19 +19,23 @@ from textenv.feedback.making import MakeConfig, make_from_store
 from textenv.feedback.server.hosting import PolicyHost
 from textenv.feedback.server.openai_requests import ApiError, parse_body
 from textenv.feedback.server.security import Security
+from textenv.feedback.server.selecting import Selection
 from textenv.feedback.store import Answer, FeedbackStore, Item, Scale
 from textenv.sampling.params import SamplingParams
 
 _logger = logging.getLogger(__name__)
 
 
-def admin_routes(store: FeedbackStore, hosts: Mapping[str, PolicyHost], security: Security) -> list[Route]:
+def admin_routes(
+    store: FeedbackStore, hosts: Mapping[str, PolicyHost], security: Security, selection: Selection | None = None
+) -> list[Route]:
     """Routes under ``/admin``; all need the access token where there is one."""
-    api = _AdminApi(store, hosts, security)
+    api = _AdminApi(store, hosts, security, selection)
     return [
         Route("/admin/links", api.links, methods=["POST"]),
         Route("/admin/items", api.add_items, methods=["POST"]),
         Route("/admin/make", api.make, methods=["POST"]),
+        Route("/admin/select", api.select, methods=["POST"]),
         Route("/admin/prompts", api.add_prompts, methods=["POST"]),
         Route("/admin/status", api.status, methods=["GET"]),
     ]
@@ -73,10 +77,13 @@ class ItemMaker:
 
 
 class _AdminApi:
-    def __init__(self, store: FeedbackStore, hosts: Mapping[str, PolicyHost], security: Security) -> None:
+    def __init__(
+        self, store: FeedbackStore, hosts: Mapping[str, PolicyHost], security: Security, selection: Selection | None
+    ) -> None:
         self._store = store
         self._hosts = hosts
         self._security = security
+        self._selection = selection
         self._maker = ItemMaker(store, list(hosts.values()))
 
     async def links(self, request: Request) -> Response:
@@ -116,6 +123,14 @@ class _AdminApi:
         self._maker.start(_make_config(body), limit)
         return JSONResponse({"waiting": len(self._store.prompts(unused_only=True, limit=limit))}, 202)
 
+    async def select(self, request: Request) -> Response:
+        """``{}``: put the queue in order now, by the ensemble's disagreement, in the background."""
+        await self._body(request)
+        if self._selection is None:
+            raise HTTPException(409, "items are asked at random; start the server with `--select ensemble`")
+        self._selection.ask()
+        return JSONResponse({"selecting": self._selection.status()}, 202)
+
     async def status(self, request: Request) -> Response:
         """Versions that are served, the queue, what is being made."""
         self._security.require_token(request)
@@ -127,6 +142,7 @@ class _AdminApi:
                 "labelled": progress.labelled,
                 "skipped": progress.skipped,
                 "remaining": progress.remaining,
+                "selecting": None if self._selection is None else self._selection.status(),
                 "making": {"orders": self._maker.orders, "made": self._maker.made, "error": self._maker.error},
             }
         )

@@ -22,6 +22,7 @@ from textenv.feedback.server.label_api import label_error, label_routes
 from textenv.feedback.server.openai_api import openai_routes
 from textenv.feedback.server.openai_requests import ApiError, ApiLimits
 from textenv.feedback.server.security import Security
+from textenv.feedback.server.selecting import Selection
 from textenv.feedback.server.signin import signin_redirect, signin_routes
 from textenv.feedback.store import FeedbackStore
 
@@ -49,7 +50,11 @@ class AppConfig:
 
 
 def build_app(
-    store: FeedbackStore, hosts: Mapping[str, PolicyHost], security: Security, config: AppConfig | None = None
+    store: FeedbackStore,
+    hosts: Mapping[str, PolicyHost],
+    security: Security,
+    config: AppConfig | None = None,
+    selection: Selection | None = None,
 ) -> ASGIApp:
     """The application.
 
@@ -58,13 +63,18 @@ def build_app(
         hosts: The policies by name; may be empty.
         security: Checks who asks.
         config: How it behaves.
+        selection: Keeps the queue in order; None leaves it at random.
     """
     config = config or AppConfig()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         watcher = Watcher(list(hosts.values()), config.poll_seconds) if hosts and config.poll_seconds > 0 else None
+        if selection is not None:
+            selection.start()
         yield
+        if selection is not None:
+            selection.close()
         if watcher is not None:
             watcher.close()
 
@@ -73,7 +83,7 @@ def build_app(
         Route("/health", _health),
         *openai_routes(hosts, store, config.api, security),
         *label_routes(store, security),
-        *admin_routes(store, hosts, security),
+        *admin_routes(store, hosts, security, selection),
         *signin_routes(security),
         *labelling_routes(store, security),
     ]

@@ -161,12 +161,20 @@ class FeedbackStore:
         """Items that want labels, gold questions apart."""
         return self.items(open_only=True, gold=False, limit=limit)
 
+    def item_count(self) -> int:
+        """How many items there are, of all kinds, open or not."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(schema.items)).scalar_one()
+
     def set_priorities(self, priorities: Mapping[str, float]) -> None:
-        """Change what is asked first: larger numbers come earlier."""
-        with self.database.write() as connection:
-            for item_id, priority in priorities.items():
-                change = schema.items.update().where(schema.items.c.id == item_id)
-                connection.execute(change.values(priority=float(priority)))
+        """Change what is asked first: larger numbers come earlier.
+
+        Many are changed a few hundred at a time, so that nobody's label waits long for its turn to be written.
+        """
+        found = [{"of_id": item_id, "to": float(priority)} for item_id, priority in priorities.items()]
+        for begin in range(0, len(found), _PRIORITIES):
+            with self.database.write() as connection:
+                connection.execute(_SET_PRIORITY, found[begin : begin + _PRIORITIES])
 
     def reprioritise(self, selector: Selector) -> int:
         """Let a selector say which open items are asked first; how many there are.
@@ -397,6 +405,10 @@ def _has_item(connection: sa.Connection, item_id: str) -> bool:
 
 _RATER = sa.select(schema.raters).where(schema.raters.c.name == sa.bindparam("of_name"))
 _SWEEP_SECONDS = 60.0
+_PRIORITIES = 200
+_SET_PRIORITY = (
+    schema.items.update().where(schema.items.c.id == sa.bindparam("of_id")).values(priority=sa.bindparam("to"))
+)
 
 
 def _register(connection: sa.Connection, name: str, now: float, note: str = "", *, refuse: bool = True) -> int:

@@ -46,8 +46,9 @@ def make_client(store: FeedbackStore) -> Iterator[Callable[..., TestClient]]:
     opened: list[TestClient] = []
 
     def make(security: Security, hosts: Any = (), **config: Any) -> TestClient:
+        selection = config.pop("selection", None)
         config = {"poll_seconds": 0.0, "api": ApiLimits(max_new_tokens=24), **config}
-        app = build_app(store, {each.name: each for each in hosts}, security, AppConfig(**config))
+        app = build_app(store, {each.name: each for each in hosts}, security, AppConfig(**config), selection)
         client = TestClient(app, raise_server_exceptions=False, base_url="http://127.0.0.1:8000")
         opened.append(client.__enter__())
         return client
