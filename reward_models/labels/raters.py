@@ -3,7 +3,8 @@
 Ratings are taken apart by a mixed model (item + rater's bias + noise of the rater's own size), comparisons by
 Dawid & Skene's model of confusions, which crowd-kit fits. The mixed model is our own: crowd-kit aggregates no numbers,
 and statsmodels' MixedLM has one noise variance for everybody, where a rater's own is what is asked for. Krippendorff's
-alpha is our own too: the package of that name is GPL, and crowd-kit's goes through all pairs in Python.
+alpha is our own too (:mod:`textenv.feedback.measures.agreement`): the package of that name is GPL, and crowd-kit's goes
+through all pairs in Python.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reward_models.labels.records import Comparison, Rating
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.errors import DataError, MissingDependencyError
+from textenv.feedback.measures.agreement import krippendorff_alpha
 
 _TIE = "tie"
 
@@ -56,34 +57,6 @@ def agreement(labels: Sequence[Rating] | Sequence[Comparison]) -> Agreement:
     same = [np.mean([a == b for i, a in enumerate(group) for b in group[i + 1 :]]) for group in values]
     numbers = _as_numbers(values)
     return Agreement(krippendorff_alpha(numbers, level=level), float(np.mean(same)), len(values), sum(map(len, values)))
-
-
-def krippendorff_alpha(
-    units: Sequence[Sequence[float]], *, level: Literal["nominal", "interval"] = "interval"
-) -> float:
-    """Krippendorff's alpha: one minus observed over expected disagreement.
-
-    Args:
-        units: The values that raters gave to each unit; units with fewer than two are passed over.
-        level: ``nominal``: values are equal or not; ``interval``: disagreement is the squared difference.
-
-    Returns:
-        At most 1; NaN if all values are the same or no unit has two.
-
-    Raises:
-        ConfigError: If the level is unknown.
-
-    Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section E.
-    """
-    if level not in ("nominal", "interval"):
-        raise ConfigError(f"`level` must be nominal or interval, got {level!r}.")
-    kept = [np.asarray(unit, dtype=np.float64) for unit in units if len(unit) > 1]
-    if not kept:
-        return math.nan
-    pooled = np.concatenate(kept)
-    observed = sum(_disagreement(unit, level) / (len(unit) - 1) for unit in kept) / len(pooled)
-    expected = _disagreement(pooled, level) / (len(pooled) * (len(pooled) - 1))
-    return 1 - observed / expected if expected > 0 else math.nan
 
 
 class RaterEstimate(NamedTuple):
@@ -280,11 +253,3 @@ def _groups(labels: Sequence[Rating] | Sequence[Comparison]) -> dict[Hashable, l
 def _as_numbers(values: list[list[float | str]]) -> list[list[float]]:
     names = {"low": 0.0, "high": 1.0, _TIE: 2.0}
     return [[names[value] if isinstance(value, str) else value for value in group] for group in values]
-
-
-def _disagreement(values: NDArray[np.float64], level: str) -> float:
-    """Sum over ordered pairs of the distance of their values."""
-    if level == "interval":
-        return float(2 * len(values) * np.sum((values - values.mean()) ** 2))
-    _, counts = np.unique(values, return_counts=True)
-    return float(len(values) ** 2 - np.sum(counts**2))

@@ -1,0 +1,1 @@
+"""Formulas of the dashboard, and its figures."""

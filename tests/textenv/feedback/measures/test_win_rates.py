@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from textenv.errors import ShapeError
+from textenv.feedback.measures.win_rates import win_rates
+
+
+def test_win_rates_hand_worked():
+    # a beats b twice and ties once (said from either side); c beats a once; b against itself says nothing.
+    found = win_rates([1, 0, 0.5, 0, 1], [0, 1, 1, 0, 1], [1, 0, 0, 2, 1], [10, 10, 11, 12, 13], ["a", "b", "c"])
+
+    assert [(each.first, each.second) for each in found] == [("a", "b"), ("c", "a")]
+    best, other = found
+    assert (best.share.value, best.share.number, best.share.clusters) == (pytest.approx(2.5 / 3), 3, 2)
+    assert best.ties == pytest.approx(1 / 3)
+    assert other.share.value == 1.0
+    assert other.share.low < 0.3  # one judgement proves little
+
+
+def test_win_rates_are_what_the_slow_reference_says():
+    rng = np.random.default_rng(0)
+    n = 500
+    values, first, second = rng.choice([0, 0.5, 1], size=n), rng.integers(0, 4, n), rng.integers(0, 4, n)
+    prompts = rng.integers(0, 80, n)
+    found = {(each.first, each.second): each for each in win_rates(values, first, second, prompts, "wxyz")}
+    for (one, other), each in found.items():
+        wins = [
+            v if "wxyz"[a] == one else 1 - v
+            for v, a, b in zip(values, first, second, strict=True)
+            if {"wxyz"[a], "wxyz"[b]} == {one, other}
+        ]
+        assert each.share.value == pytest.approx(np.mean(wins))
+        assert each.share.value >= 0.5
+        assert each.share.number == len(wins)
+    assert len(found) == 6
+
+
+def test_interval_knows_that_raters_of_one_prompt_see_the_same_answers():
+    rng = np.random.default_rng(1)
+    covered, width = 0, []
+    for _ in range(200):
+        better = rng.random(60) < 0.65  # the first policy's answer to a prompt is better, and everybody sees it
+        values = np.repeat(better, 5).astype(float)
+        (found,) = win_rates(values, np.zeros(300, int), np.ones(300, int), np.repeat(np.arange(60), 5), ["a", "b"])
+        covered += found.share.low <= 0.65 <= found.share.high
+        width.append(found.share.high - found.share.low)
+    assert covered / 200 >= 0.92
+    assert np.mean(width) > 0.2  # five times as many independent judgements would give 0.11
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ShapeError, match="shapes disagree"):
+        win_rates([1.0], [0, 1], [1, 0], [0, 0], ["a", "b"])
