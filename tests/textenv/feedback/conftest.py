@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.textenv.feedback.databases import database, postgresql, pytest_generate_tests
 from textenv.feedback.store import Answer, FeedbackStore, Item
+
+__all__ = ["database", "postgresql", "pytest_generate_tests"]
 
 
 class Clock:
@@ -27,8 +30,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[FeedbackStore]:
-    with FeedbackStore(tmp_path / "feedback.db", lease_seconds=60, gold_share=0.0, clock=clock) as made:
+def store(database: str, clock: Clock) -> Iterator[FeedbackStore]:
+    with FeedbackStore(database, lease_seconds=60, gold_share=0.0, clock=clock) as made:
         yield made
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -8,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.textenv.feedback.databases import BOTH
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.store import FeedbackStore, Item, Label, LabelConflict, PolicyVersion, check_payload, schema
 from textenv.feedback.store.assignment import shown_order
 from textenv.feedback.store.labelling import iterate
+
+DATABASES = BOTH
 
 
 def compared(item: Item, rater: str = "ann", label_id: str = "one", **fields) -> Label:
@@ -190,8 +192,8 @@ def test_collected_prompts_are_masked_and_counted_once(store):
     assert [prompt.text for prompt in store.prompts(unused_only=True, limit=5)] == ["another"]
 
 
-def test_prompt_filter_is_pluggable(tmp_path):
-    with FeedbackStore(tmp_path / "f.db", prompt_filter=str.upper) as store:
+def test_prompt_filter_is_pluggable(database):
+    with FeedbackStore(database, prompt_filter=str.upper) as store:
         assert store.collect_prompt("hello").text == "HELLO"
 
 
@@ -207,12 +209,11 @@ def test_policies_are_registered_once(store):
         store.register_policy(PolicyVersion("tiny", "v1", "/elsewhere"))
 
 
-def test_store_opened_again_holds_everything(tmp_path, make_item):
-    path = tmp_path / "again.db"
-    with FeedbackStore(path) as store:
+def test_store_opened_again_holds_everything(database, make_item):
+    with FeedbackStore(database) as store:
         store.add_items([make_item()])
         store.save_label(compared(make_item()))
-    with FeedbackStore(str(path)) as store:
+    with FeedbackStore(database) as store:
         assert len(list(store.labels())) == 1
 
 
@@ -255,14 +256,11 @@ def test_durability_sets_how_long_a_commit_waits(tmp_path, durability, expected)
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
 
-def test_database_of_a_newer_textenv_is_refused(tmp_path):
-    path = tmp_path / "x.db"
-    FeedbackStore(path).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE store_state SET schema_version = 99")
-    connection.close()
+def test_database_of_a_newer_textenv_is_refused(database):
+    with FeedbackStore(database) as store, store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE store_state SET schema_version = 99")
     with pytest.raises(DataError, match="schema version 99, this textenv knows 1: use a newer textenv"):
-        FeedbackStore(path)
+        FeedbackStore(database)
 
 
 def test_prepare_migrates_step_by_step(store):
@@ -288,28 +286,28 @@ def test_write_that_raises_changes_nothing(store, make_item):
 
 
 @pytest.mark.slow
-def test_acknowledged_labels_survive_kill_9(tmp_path, make_item):
-    path = tmp_path / "killed.db"
-    with FeedbackStore(path) as store:
+def test_acknowledged_labels_survive_kill_9(database, make_item):
+    with FeedbackStore(database) as store:
         store.add_items(make_item(number=n) for n in range(400))
     program = """
-        import sys
+        import sys, time
         from textenv.feedback.store import FeedbackStore, Label
         store = FeedbackStore(sys.argv[1])
         for n in range(400):
             item = store.next_assignment("ann").item
             store.save_label(Label(str(n), item.id, "ann", {"preferred": 0}))
             print(n, flush=True)
+            time.sleep(0.002)  # so that it is not done before it is killed
     """
     child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program), str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(program), database], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     acknowledged = [child.stdout.readline().strip() for _ in range(60)]
     child.kill()
     rest = child.communicate()[0].split()
 
-    with FeedbackStore(path) as store:
+    with FeedbackStore(database) as store:
         kept = {each.label.id for each in store.labels()}
     assert set(acknowledged + rest) <= kept
     assert len(kept) < 400

@@ -5,9 +5,12 @@ import threading
 
 import pytest
 
+from tests.textenv.feedback.databases import BOTH
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.store import FeedbackStore, Item, Label, Scale
 from textenv.feedback.store.assignment import keeps_overlap, shown_order
+
+DATABASES = BOTH
 
 
 def label(item: Item, rater: str, number: int = 0, **fields) -> Label:
@@ -165,8 +168,8 @@ def test_release_lets_others_have_the_item(store, make_item):
     assert store.next_assignment("bob").item == item
 
 
-def test_next_assignment_mixes_gold_questions_in_at_their_share(tmp_path, make_item, clock):
-    with FeedbackStore(tmp_path / "gold.db", gold_share=0.25, clock=clock) as store:
+def test_next_assignment_mixes_gold_questions_in_at_their_share(database, make_item, clock):
+    with FeedbackStore(database, gold_share=0.25, clock=clock) as store:
         store.add_items(make_item(number=n) for n in range(150))
         store.add_items(make_item(number=n, gold={"preferred": 0}) for n in range(1000, 1100))
         kinds = []
@@ -180,8 +183,8 @@ def test_next_assignment_mixes_gold_questions_in_at_their_share(tmp_path, make_i
     assert sum(each.item.gold is not None for each in golds) == sum(kinds)
 
 
-def test_gold_questions_go_to_everybody(tmp_path, make_item):
-    with FeedbackStore(tmp_path / "gold.db", gold_share=1.0) as store:
+def test_gold_questions_go_to_everybody(database, make_item):
+    with FeedbackStore(database, gold_share=1.0) as store:
         store.add_items([make_item(gold={"preferred": 0})])
         for rater in ("ann", "bob", "cem"):
             store.save_label(label(next_item(store, rater), rater))

@@ -5,7 +5,7 @@ of the process (``kill -9``) in any case; ``durability="power"`` makes every com
 milliseconds each), so that it survives a power cut too.
 
 SQLAlchemy's Core stands between, since the same statements then serve another database by its URL, for several
-servers or machines; its object mapper is not used.
+servers or machines; its object mapper is not used. PostgreSQL is what the tests run on beside SQLite.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _BUSY_SECONDS = 30.0
 _WRITES = "textenv_writes"
+_POSTGRESQL_TURN = sa.text("SELECT pg_advisory_xact_lock(1952807028, hashtext(current_schema()))")
+_POSTGRESQL = ("postgres", "postgresql")
 
 
 class Database:
@@ -40,7 +42,8 @@ class Database:
             (SQLite only, others have settings of their own).
 
     Raises:
-        ConfigError: If the URL is none, its driver is missing, or the folder of the file does not exist.
+        ConfigError: If the URL is none, or the folder of the file does not exist.
+        MissingDependencyError: If the URL's driver is not installed.
         DataError: If the database cannot be opened.
     """
 
@@ -49,17 +52,28 @@ class Database:
             raise ConfigError(f"`durability` must be 'process' or 'power', got {durability!r}")
         self.url = _url(where)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.is_postgresql = self.url.get_backend_name() == "postgresql"
         self._turn = threading.Lock()
+        # A connection to a server may have ended while nobody used it; a file's does not.
+        options: dict[str, Any] = {} if self.is_sqlite else {"pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
         try:
-            self.engine = sa.create_engine(self.url, pool_size=8, max_overflow=32)
-        except (exc.ArgumentError, ImportError) as error:
+            self.engine = sa.create_engine(self.url, pool_size=8, max_overflow=32, **options)
+        except exc.ArgumentError as error:
             raise ConfigError(f"cannot use the database `{self.url.render_as_string()}`: {error}") from error
+        except ImportError as error:
+            remedy = (
+                'pip install "textenv[postgres]"' if self.is_postgresql else "install the driver that its URL names"
+            )
+            raise MissingDependencyError(
+                f"cannot use the database `{self.url.render_as_string()}`: {error}; {remedy}"
+            ) from error
         if self.is_sqlite:
             self._tune_sqlite(durability)
         try:
             with self.read():
                 pass
         except exc.DBAPIError as error:
+            self.close()
             raise DataError(f"cannot open the database `{self.url.render_as_string()}`: {error.orig}") from error
 
     def _tune_sqlite(self, durability: str) -> None:
@@ -84,19 +98,34 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database and changes nothing."""
         with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that writes: kept where the block ends well, undone where it raises.
 
-        Writers take turns, so that labels are numbered in the order in which they become visible: a reader that has
-        seen number n will not miss one below it.
+        Writers take turns, over all processes, so that labels are numbered in the order in which they become visible: a
+        reader that has seen number n will not miss one below it.
+
+        Raises:
+            DataError: If a value does not fit into its column.
         """
         with self._turn, self.engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
-            if not self.is_sqlite and sa.inspect(connection).has_table("store_state"):
-                connection.exec_driver_sql("UPDATE store_state SET writes = writes + 1")
-            yield connection
+            if not self.is_sqlite:
+                self._take_turn(connection)
+            try:
+                yield connection
+            except exc.DataError as error:
+                raise DataError(f"the database cannot hold this: {error.orig}") from error
+
+    def _take_turn(self, connection: sa.Connection) -> None:
+        """Wait until no other process writes. The lock goes when the transaction ends, which is when others see it."""
+        if self.is_postgresql:
+            connection.execute(_POSTGRESQL_TURN)
+        elif sa.inspect(connection).has_table("store_state"):
+            connection.exec_driver_sql("UPDATE store_state SET writes = writes + 1")
 
     def close(self) -> None:
         """Close all connections."""
@@ -106,7 +135,8 @@ class Database:
 def _url(where: str | Path) -> sa.URL:
     if isinstance(where, str) and "://" in where:
         try:
-            return sa.make_url(where)
+            url = sa.make_url(where)
+            return url.set(drivername="postgresql+psycopg") if url.drivername in _POSTGRESQL else url
         except exc.ArgumentError as error:
             raise ConfigError(f"`{where}` is no database URL: {error}") from error
     path = Path(where)

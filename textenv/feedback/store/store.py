@@ -81,8 +81,12 @@ class FeedbackStore:
         self.prompt_filter = prompt_filter
         self._clock = clock
         self._sweep_at = 0.0
-        with self.database.write() as connection:
-            schema.prepare(connection)
+        try:
+            with self.database.write() as connection:
+                schema.prepare(connection)
+        except BaseException:
+            self.database.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
