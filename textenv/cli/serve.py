@@ -351,6 +351,7 @@ def _announce_when_up(
         for rater in filter(None, (each.strip() for each in config.raters.split(","))):
             link = security.rater_link(rater, seconds=config.link_days * 86400)
             console.print(f"  {rater}: {base}{link}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"  dashboard: {base}/dashboard", soft_wrap=True)
         if not security.token:
             console.print(f"  to label: {base}/label/enter?rater=YOUR_NAME", soft_wrap=True, markup=False)
 

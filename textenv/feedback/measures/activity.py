@@ -14,7 +14,7 @@ from textenv.feedback.store.schema import items, leases
 WIDTHS = (600.0, 3600.0, 4 * 3600.0, 86400.0, 7 * 86400.0, 28 * 86400.0)
 """Seconds that a bar of the chart may stand for."""
 
-_BARS = 48
+_BARS = 72
 _NOW_SECONDS = 3600.0
 
 

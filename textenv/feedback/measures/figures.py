@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -40,32 +41,52 @@ class Dashboard:
     Args:
         database: Of the store.
         clock: Unix seconds.
+        patience: Seconds that a caller waits for new figures before the last ones must do.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time, *, patience: float = 1.0) -> None:
         self._database = database
         self._clock = clock
+        self._patience = patience
         self._log = JudgementLog(database)
         self._turn = threading.Lock()
+        self._work: Future[None] | None = None
         self._judgements: Judgements | None = None
         self._measured: dict[str, Any] = {}
         self._last: dict[str, Any] | None = None
         self._next = 0.0
 
     def figures(self) -> dict[str, Any]:
-        """All figures; ``{"preparing": True}`` while another thread reads the labels for the first time."""
-        if self._last is not None and time.monotonic() < self._next:
-            return self._last
-        if not self._turn.acquire(blocking=False):
-            return self._last or {"preparing": True}
+        """All figures; ``{"preparing": labels read so far}`` while the first ones take longer than the patience.
+
+        Raises:
+            Exception: What computing them raised.
+        """
+        with self._turn:
+            if self._work is None and time.monotonic() >= self._next:
+                self._work = Future()
+                threading.Thread(target=self._renew, args=(self._work,), name="textenv-dashboard", daemon=True).start()
+            work = self._work
+        if work is not None and wait([work], self._patience).done:
+            work.result()
+        return self._last or {"preparing": len(self._log)}
+
+    def _renew(self, work: Future[None]) -> None:
+        begun = time.monotonic()
         try:
-            begun = time.monotonic()
             self._last = self._compute()
-            cost = time.monotonic() - begun
-            self._next = begun + cost + max(_LEAST_AGE_SECONDS, cost / _SHARE_OF_TIME)
-            return self._last
-        finally:
-            self._turn.release()
+            self._done(begun)
+            work.set_result(None)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to who waits for the figures
+            self._done(begun)
+            work.set_exception(error)
+
+    def _done(self, begun: float) -> None:
+        """Say when to compute again: after a rest in proportion to the work."""
+        now = time.monotonic()
+        with self._turn:
+            self._work = None
+            self._next = now + max(_LEAST_AGE_SECONDS, (now - begun) / _SHARE_OF_TIME)
 
     def _compute(self) -> dict[str, Any]:
         changed = self._log.update()
@@ -92,17 +113,18 @@ def measures(judgements: Judgements) -> dict[str, Any]:
     sources = win_rates(pairs.value, pairs.first_source, pairs.second_source, pairs.prompt, judgements.sources)
     raters = rater_quality(judgements)
     length = length_bias(pairs.value, pairs.first_length, pairs.second_length, pairs.prompt)
+    kinds = _by_kind(pairs)
+    agreement = _agreement(kinds, ratings)
     return {
-        "agreement": _agreement(pairs, ratings),
-        "ceiling": _ceilings(pairs, ratings),
+        "agreement": agreement,
+        "ceiling": _ceilings(kinds, agreement),
         "win_rates": [
             {"first": each.first, "second": each.second, "share": _share(each.share), "ties": each.ties}
             for each in sources[:_MOST_WIN_RATES]
         ],
         "win_rates_left_out": max(0, len(sources) - _MOST_WIN_RATES),
         "position": [
-            {"kind": kind, "share": _share(position_bias(of.value, of.first_shown, of.label))}
-            for kind, of in _by_kind(pairs)
+            {"kind": kind, "share": _share(position_bias(of.value, of.first_shown, of.label))} for kind, of in kinds
         ],
         "length": {
             "longer": _share(length.longer),
@@ -124,7 +146,7 @@ def _by_kind(pairs: Pairs) -> list[tuple[str, Pairs]]:
     return found
 
 
-def _agreement(pairs: Pairs, ratings: Ratings) -> list[dict[str, Any]]:
+def _agreement(kinds: list[tuple[str, Pairs]], ratings: Ratings) -> list[dict[str, Any]]:
     found = []
     if len(ratings.item):
         alpha = alpha_estimate(ratings.worth, ratings.item, level="interval")
@@ -134,14 +156,14 @@ def _agreement(pairs: Pairs, ratings: Ratings) -> list[dict[str, Any]]:
         if wide.any():
             close = pairwise_agreement(ratings.step[wide], ratings.item[wide], tolerance=1)
             found[-1]["close"] = _estimate(close)
-    for kind, of in _by_kind(pairs):
+    for kind, of in kinds:
         choices = choice_values(of.value, of.unit, of.item)
         alpha = alpha_estimate(choices.values, choices.units, level="nominal", clusters=choices.clusters)
         same = pairwise_agreement(np.rint(2 * of.value), of.unit, clusters=of.item)
         found.append({"kind": kind, "alpha": _estimate(alpha, -1.0), "same": _estimate(same)})
     for each in found:
         each["note"] = _note_of_agreement(each)
-    return found
+    return sorted(found, key=lambda each: each["kind"] == "rate")
 
 
 def _note_of_agreement(found: dict[str, Any]) -> str:
@@ -150,16 +172,17 @@ def _note_of_agreement(found: dict[str, Any]) -> str:
     return "everybody says the same of everything: alpha is not defined" if math.isnan(found["alpha"]["value"]) else ""
 
 
-def _ceilings(pairs: Pairs, ratings: Ratings) -> list[dict[str, Any]]:
+def _ceilings(kinds: list[tuple[str, Pairs]], agreement: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
-    for kind, of in _by_kind(pairs):
+    for kind, of in kinds:
         ceiling = noise_ceiling(of.value, of.unit, of.prompt)
         found.append({"kind": kind, **ceiling._asdict(), "note": "" if ceiling.pairs else NEEDS_TWO})
-    if len(ratings.item):
-        alpha = _estimate(alpha_estimate(ratings.worth, ratings.item, level="interval"), -1.0)
-        ends = {name: best_correlation(alpha[name]) for name in ("value", "low", "high")}
-        note = NEEDS_TWO if alpha["units"] == 0 else "" if math.isfinite(alpha["value"]) else "ratings do not vary"
-        found.append({"kind": "rate", **ends, "pairs": alpha["units"], "note": note})
+    for each in agreement:
+        if each["kind"] == "rate":
+            alpha = each["alpha"]
+            ends = {name: best_correlation(alpha[name]) for name in ("value", "low", "high")}
+            note = NEEDS_TWO if alpha["units"] == 0 else "" if math.isfinite(alpha["value"]) else "ratings do not vary"
+            found.append({"kind": "rate", **ends, "pairs": alpha["units"], "note": note})
     return found
 
 

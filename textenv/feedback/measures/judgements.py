@@ -145,6 +145,10 @@ class JudgementLog:
         )  # fmt: skip
         self._ratings = _columns(label="q", step="q", worth="d", length="q", tolerance="q")
 
+    def __len__(self) -> int:
+        """Labels read so far, those taken back among them."""
+        return len(self._number)
+
     def update(self) -> bool:
         """Read what is new; whether anything is."""
         before = (len(self._number), self._standing.count(1))

@@ -59,7 +59,8 @@ def rater_quality(judgements: Judgements) -> list[RaterQuality]:
         own, shown = compared[number], placed[number]
         usual = float(same.usual[own].mean()) if len(own) else math.nan
         first = (pairs.value[shown], pairs.first_shown[shown], pairs.label[shown])
-        surely = position_bias(*first, confidence=strict)
+        position = position_bias(*first)
+        agreement = clustered_share(same.share[own], same.item[own])
         found.append(
             RaterQuality(
                 name=name,
@@ -67,15 +68,20 @@ def rater_quality(judgements: Judgements) -> list[RaterQuality]:
                 skips=int(skips[number]),
                 seconds=float(np.median(said.seconds[labels[number]])) if len(labels[number]) else math.nan,
                 gold=clustered_share(said.credit[gold[number]]),
-                agreement=clustered_share(same.share[own], same.item[own]),
+                agreement=agreement,
                 usual=usual,
-                first_shown=position_bias(*first),
-                below=clustered_share(same.share[own], same.item[own], strict).high < usual,
-                one_sided=surely.low > 0.5 or surely.high < 0.5,
+                first_shown=position,
+                # The stricter interval is the wider one: it is needed only where the other is clear.
+                below=agreement.high < usual and clustered_share(same.share[own], same.item[own], strict).high < usual,
+                one_sided=_off_half(position) and _off_half(position_bias(*first, confidence=strict)),
             )
         )
     kept = [each for each in found if each.labels or each.skips]
     return sorted(kept, key=lambda each: (-each.labels, each.name))
+
+
+def _off_half(share: Share) -> bool:
+    return share.low > 0.5 or share.high < 0.5
 
 
 class _Same(NamedTuple):

@@ -3,6 +3,7 @@
 Pages load nothing from elsewhere, hold no inline script or style, and show every text as text.
 """
 
+from textenv.feedback.pages.dashboard import dashboard_routes
 from textenv.feedback.pages.labelling import labelling_routes
 
-__all__ = ["labelling_routes"]
+__all__ = ["dashboard_routes", "labelling_routes"]

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from textenv.errors import ConfigError, DataError
-from textenv.feedback.pages import labelling_routes
+from textenv.feedback.pages import dashboard_routes, labelling_routes
 from textenv.feedback.server.admin_api import admin_routes
 from textenv.feedback.server.guard import Guard, RateLimits
 from textenv.feedback.server.hosting import PolicyHost, Watcher
@@ -86,6 +86,7 @@ def build_app(
         *admin_routes(store, hosts, security, selection),
         *signin_routes(security),
         *labelling_routes(store, security),
+        *dashboard_routes(store, security),
     ]
     app = Starlette(
         routes=routes,

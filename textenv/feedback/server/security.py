@@ -201,7 +201,7 @@ class Security:
         right = hmac.compare_digest(bearer.encode(), self.token.encode())
         return right or hmac.compare_digest(cookie.encode(), self._sign("admin", self.token).encode())
 
-    def admin_session(self, request: Request, token: str, target: str = "/admin/status") -> Response:
+    def admin_session(self, request: Request, token: str, target: str = "/dashboard") -> Response:
         """Turn the access token into a session, for pages.
 
         Raises:
@@ -239,10 +239,12 @@ class Security:
 
 def same_origin(request: Request) -> bool:
     """Whether a browser says that a page of ours sent this; True where no browser did."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site not in (None, "same-origin", "none"):
         return False
-    origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    # Our pages send no referrer, and so the origin of their forms is "null"; the browser still says whose they are.
+    own = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    return own or (origin == "null" and site == "same-origin")
 
 
 def _to_cookie(value: str) -> str:

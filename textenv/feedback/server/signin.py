@@ -16,16 +16,26 @@ from textenv.feedback.server.security import Security
 _PAGE = Template(
     """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Sign in</title></head>
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Sign in</title>
+<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/static/base.css">
+<link rel="stylesheet" href="/static/signin.css">
+</head>
 <body>
-<main>
+<main class="card">
 <h1>Sign in</h1>
-<p>$message</p>
+<p class="$tone">$message</p>
 <form method="post" action="/signin">
 <input type="hidden" name="next" value="$target">
-<label>Access token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
-<button>Sign in</button>
+<label for="token">Access token</label>
+<input id="token" type="password" name="token" autocomplete="current-password" required autofocus>
+<button class="primary">Sign in</button>
 </form>
+<p class="soft">To label, open the link that you were given; it needs no token.</p>
 </main>
 </body>
 </html>
@@ -37,7 +47,7 @@ def signin_routes(security: Security) -> list[Route]:
     """The form and what it sends."""
 
     async def show(request: Request) -> Response:
-        return _page("The server was started with an access token.", request.query_params.get("next", ""))
+        return _page("For the dashboard and the administration.", request.query_params.get("next", ""))
 
     async def sign_in(request: Request) -> Response:
         fields = parse_qs((await request.body()).decode(errors="replace"))
@@ -56,10 +66,11 @@ def signin_redirect(request: Request) -> Response:
 
 
 def _page(message: str, target: str, status: int = 200) -> Response:
-    return HTMLResponse(_PAGE.substitute(message=escape(message), target=escape(_own(target))), status)
+    fields = {"message": escape(message), "target": escape(_own(target)), "tone": "soft" if status == 200 else "wrong"}
+    return HTMLResponse(_PAGE.substitute(fields), status)
 
 
 def _own(target: str) -> str:
     """A path of this server; whoever made the link, nobody is sent elsewhere."""
     is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target and target.isprintable()
-    return target if is_path else "/admin/status"
+    return target if is_path else "/dashboard"

@@ -22,7 +22,7 @@ def dashboard(store, clock, monkeypatch):
 
 def compare(number: int, **fields: Any) -> Item:
     answers = (Answer(f"short {number}", "sft", "v1"), Answer(f"a longer answer {number}", "ppo", "v2"))
-    return Item("compare", f"prompt {number}", answers, **({"wanted": 9} | fields))
+    return Item("compare", f"prompt {number}", answers, wanted=9, **fields)
 
 
 def say(store, item: Item, rater: str, payload: dict[str, Any], **fields: Any) -> None:
@@ -115,7 +115,7 @@ def test_figures_are_computed_seldom(store, clock, monkeypatch):
 
 
 def test_nobody_waits_for_figures(store, clock, monkeypatch):
-    found = Dashboard(store.database, clock)
+    found = Dashboard(store.database, clock, patience=0.05)
     reading, done = threading.Event(), threading.Event()
 
     def compute():
@@ -124,13 +124,12 @@ def test_nobody_waits_for_figures(store, clock, monkeypatch):
         return {"labels": 3}
 
     monkeypatch.setattr(found, "_compute", compute)
-    thread = threading.Thread(target=found.figures)
-    thread.start()
+    assert found.figures() == {"preparing": 0}
     assert reading.wait(10)
-    assert found.figures() == {"preparing": True}
     done.set()
-    thread.join()
-    assert found.figures() == {"labels": 3}
+    while "preparing" in (given := found.figures()):
+        time.sleep(0.01)
+    assert given == {"labels": 3}
 
 
 def test_figures_come_back_after_an_error(store, clock, monkeypatch):
@@ -139,4 +138,5 @@ def test_figures_come_back_after_an_error(store, clock, monkeypatch):
         broken.setattr(found, "_compute", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             found.figures()
+    found._next = 0.0
     assert found.figures()["labels"] == 0

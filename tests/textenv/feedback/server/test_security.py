@@ -91,7 +91,7 @@ def test_browser_without_a_token_is_sent_to_sign_in_and_back(people):
 def test_sign_in_sends_nobody_elsewhere(people, target):
     answer = people.post("/signin", data={"token": TOKEN, "next": target}, follow_redirects=False)
 
-    assert answer.headers["location"] == "/admin/status"
+    assert answer.headers["location"] == "/dashboard"
 
 
 def test_key_is_made_once_and_private(tmp_path):
