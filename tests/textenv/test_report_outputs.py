@@ -44,6 +44,15 @@ def test_summary_table_of_a_partial_summary_shows_what_there_is() -> None:
     assert shown({}).startswith("run")
 
 
+def test_summary_table_of_tasks_shows_form_and_accuracy_of_every_stage() -> None:
+    shares = {"base": (0.0, 0.0), "sft": (0.98, 0.4), "rl": (1.0, 0.61)}
+    evaluation = {model: {"answered": form, "accuracy": right} for model, (form, right) in shares.items()}
+    evaluation["rl"]["kl"] = 0.584
+    text = shown({"name": "r", "ppo": {"episodes": 40960}, "evaluation": evaluation})
+    assert "40,960 episodes, 0.58 nats of KL" in text
+    assert "in the asked form 0% → 98% → 100%, accuracy 0% → 40% → 61%" in " ".join(text.split())
+
+
 def test_summary_table_takes_names_literally_and_reports_failed_checks() -> None:
     summary = make_summary(name="[red]name[/red]")
     summary["checks"] = {"[b]ratio": False, "kl": True}

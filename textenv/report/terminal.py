@@ -90,7 +90,10 @@ def _reward_model(summary: Mapping[str, Any]) -> str:
 def _ppo(summary: Mapping[str, Any]) -> str:
     change = gain(RunRecord("", None, summary, {}, (), ()))
     if change is None:
-        return ""
+        episodes = number(summary, "ppo", "episodes")
+        kl = number(summary, "evaluation", "rl", "kl")
+        parts = [] if episodes is None else [f"{episodes:,.0f} episodes"]
+        return ", ".join(parts + ([] if kl is None else [f"{fixed(kl, 2)} nats of KL"]))
     words = f"reward {fixed(change.before)} → {fixed(change.after)}"
     if change.deviations is not None:
         words += f", {fixed(change.deviations, signed=True)} SFT standard deviations"
@@ -99,6 +102,11 @@ def _ppo(summary: Mapping[str, Any]) -> str:
 
 def _evaluation(summary: Mapping[str, Any]) -> str:
     parts = []
+    for title, key in (("in the asked form", "answered"), ("accuracy", "accuracy")):
+        values = [number(summary, "evaluation", model, key) for model in ("base", "sft", "rl")]
+        shown = [percent(value) for value in values if value is not None]
+        if shown:
+            parts.append(f"{title} {' → '.join(shown)}")
     for title, key, shown in (("VADER-positive", "vader_positive", percent), ("distinct-2", "distinct_2", short)):
         before, after = (number(summary, "policy", model, key) for model in ("sft", "ppo"))
         if before is not None and after is not None:
