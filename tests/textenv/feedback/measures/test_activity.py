@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.textenv.feedback.databases import BOTH
 from textenv.feedback.measures.activity import Queue, pace, queue_state
 from textenv.feedback.store import Label
+
+DATABASES = BOTH
 
 
 def test_pace_hand_worked():

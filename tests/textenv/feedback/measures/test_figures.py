@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.textenv.feedback.databases import BOTH
 from textenv.feedback.measures import figures
 from textenv.feedback.measures.figures import NEEDS_TWO, Dashboard
 from textenv.feedback.store import Answer, Item, Label
+
+DATABASES = BOTH
 
 
 @pytest.fixture

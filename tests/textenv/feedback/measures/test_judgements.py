@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.textenv.feedback.databases import BOTH
 from textenv.feedback.measures.judgements import JudgementLog, gold_credit, ordered_pairs
 from textenv.feedback.store import KINDS, Answer, Item, Label, Scale
+
+DATABASES = BOTH
 
 
 @pytest.fixture
