@@ -2,6 +2,8 @@
 
     python benchmarks/serve_load.py labels              # 200 raters, 60 s, no error, p95 of a save under 100 ms
     python benchmarks/serve_load.py labels --kill 20    # kill -9 after 20 s, start again: nothing lost, nothing twice
+    python benchmarks/serve_load.py labels --route api  # items by the JSON interface instead of the page's own route
+    python benchmarks/serve_load.py labels --db postgresql://…   # a database of its own, emptied afterwards
     python benchmarks/serve_load.py api                 # 16 callers at once beside one at a time, SmolLM2-135M
     python benchmarks/serve_load.py … --check           # exit status 1 where a figure misses its target
 
@@ -15,6 +17,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -165,11 +168,15 @@ def judge(item: dict[str, Any], rng: Random) -> dict[str, Any]:
     }[item["kind"]]
 
 
-async def rater(connection: Connection, tally: Tally, think: float, until: float, rng: Random) -> None:
+ROUTES = {"page": "/label/next", "api": "/api/next"}
+"""Where a rater's next item comes from: what the labelling page asks, or what programs ask."""
+
+
+async def rater(connection: Connection, tally: Tally, think: float, until: float, rng: Random, route: str) -> None:
     """Label until the time is over."""
     await asyncio.sleep(rng.uniform(0, think))
     while time.monotonic() < until:
-        given = await ask(connection, tally, "GET", "/api/next", None, until)
+        given = await ask(connection, tally, "GET", ROUTES[route], None, until)
         if given is None or given["assignment"] is None:
             tally.errors.append("no item left" if given else "no item")
             break
@@ -183,7 +190,7 @@ async def rater(connection: Connection, tally: Tally, think: float, until: float
     connection.close()
 
 
-def fill(path: Path, count: int) -> None:
+def fill(path: str, count: int) -> None:
     """Put items of all kinds into the queue, some for three raters, some gold."""
     from textenv.feedback.store import Answer, FeedbackStore, Item
 
@@ -209,7 +216,9 @@ async def play(server: Server, arguments: argparse.Namespace, tally: Tally, serv
     admin.close()
     until = time.monotonic() + arguments.seconds
     work = [
-        asyncio.ensure_future(rater(Connection(server.port, bearer), tally, arguments.think, until, Random(number)))
+        asyncio.ensure_future(
+            rater(Connection(server.port, bearer), tally, arguments.think, until, Random(number), arguments.route)
+        )
         for number, bearer in enumerate(bearers)
     ]
     if arguments.kill:
@@ -229,13 +238,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def labels(arguments: argparse.Namespace) -> bool:
     """Raters at work; whether all targets were met."""
-    from textenv.feedback.store import FeedbackStore
+    from textenv.feedback.store import FeedbackStore, schema
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "load.db"
+        path = arguments.db or str(Path(folder) / "load.db")
         fill(path, arguments.items)
-        serve = ["--db", str(path), "--api_rate", "1000000", "--labelling_rate", "100000"]
+        serve = ["--db", path, "--key_file", f"{folder}/key", "--api_rate", "1000000", "--labelling_rate", "100000"]
         tally = Tally()
+        cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
         server = Server(serve)
         try:
             server = asyncio.run(play(server, arguments, tally, serve))
@@ -243,12 +253,18 @@ def labels(arguments: argparse.Namespace) -> bool:
             server.stop()
         with FeedbackStore(path) as store:
             kept = [each.label for each in store.labels()]
+            if arguments.db:
+                schema.metadata.drop_all(store.database.engine)
     lost = tally.acknowledged - {label.id for label in kept}
     twice = len(kept) - len({(label.item, label.rater) for label in kept})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_ms = 1000 * (after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime)
+    count = len(tally.acknowledged)
     p95 = percentile(tally.saves, 0.95)
     print(
-        f"{arguments.raters} raters, {arguments.seconds:g} s, thinking {arguments.think:g} s: "
-        f"{len(tally.acknowledged)} labels ({len(tally.acknowledged) / arguments.seconds:.0f}/s)\n"
+        f"{arguments.raters} raters by {ROUTES[arguments.route]}, {arguments.seconds:g} s, thinking "
+        f"{arguments.think:g} s\n{count} labels ({count / arguments.seconds:.0f}/s), the server's CPU "
+        f"{cpu_ms / max(1, count):.1f} ms each\n"
         f"save  p50 {percentile(tally.saves, 0.5):.1f} ms, p95 {p95:.1f} ms, "
         f"p99 {percentile(tally.saves, 0.99):.1f} ms\n"
         f"next  p50 {percentile(tally.nexts, 0.5):.1f} ms, p95 {percentile(tally.nexts, 0.95):.1f} ms\n"
@@ -330,6 +346,8 @@ def main() -> int:
     parser.add_argument("--think", type=float, default=1.0, help="mean seconds between an item and its label")
     parser.add_argument("--kill", type=float, default=0.0, help="kill -9 after so many seconds, and start again")
     parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--route", choices=tuple(ROUTES), default="page", help="where raters get their items")
+    parser.add_argument("--db", default="", help="an empty database's URL; a SQLite file where empty")
     parser.add_argument("--policy", default="", help="folder; SmolLM2-135M-Instruct where empty")
     parser.add_argument("--callers", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)

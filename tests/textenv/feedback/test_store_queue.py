@@ -277,3 +277,49 @@ def test_item_payloads_are_json_whatever_they_hold(store):
 
     assert store.item(item.id) == item
     assert json.dumps(store.item(item.id).prompt)
+
+
+def test_standing_is_progress_and_what_an_undo_takes_back(store, make_item):
+    items = [make_item(number=n) for n in range(3)]
+    store.add_items(items)
+    assert store.standing("ann") == (store.progress("ann"), None)
+    for number, item in enumerate(items[:2]):
+        store.save_label(label(item, "ann", number))
+    store.save_label(label(items[2], "bob"))
+
+    progress, newest = store.standing("ann")
+    assert (progress.labelled, progress.remaining) == (2, 0)
+    assert newest is not None
+    assert newest.item == items[1].id
+    store.undo("ann")
+    progress, newest = store.standing("ann")
+    assert newest is not None
+    assert (newest.item, progress.labelled) == (items[0].id, 1)
+
+
+def test_remaining_items_of_a_long_queue_are_counted_once_a_second(store, make_item, clock, monkeypatch):
+    monkeypatch.setattr("textenv.feedback.store.store._MANY", 3)
+    items = [make_item(number=n) for n in range(5)]
+    store.add_items(items)
+    assert store.progress().remaining == 5
+    store.save_label(label(items[0], "ann"))
+    assert store.progress().remaining == 5
+    clock.now += 1
+    assert store.progress().remaining == 4
+    for item in items[1:4]:
+        store.save_label(label(item, "ann"))
+    clock.now += 1
+    assert store.progress().remaining == 1
+    store.save_label(label(items[4], "ann"))
+    assert store.progress().remaining == 0  # a short queue is counted each time
+
+
+def test_a_lease_that_ran_out_is_given_anew(store, make_item, clock):
+    store.add_items([make_item()])
+    first = store.next_assignment("ann")
+    clock.now += 61
+    again = store.next_assignment("ann")
+    assert first is not None
+    assert again is not None
+    assert again.item == first.item
+    assert again.expires == clock.now + 60

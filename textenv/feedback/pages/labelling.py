@@ -6,13 +6,13 @@ what the page needs beyond it is the instructions as a tree, and which label an 
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -22,8 +22,8 @@ from starlette.staticfiles import StaticFiles
 from textenv.feedback.pages.guide import DEFAULTS, guide
 from textenv.feedback.server.label_api import blind_assignment
 from textenv.feedback.server.security import Security
-from textenv.feedback.store import KINDS, Assignment, FeedbackStore
-from textenv.feedback.store.schema import labels
+from textenv.feedback.server.turns import Turns
+from textenv.feedback.store import KINDS, Assignment, FeedbackStore, Label
 
 STATIC = Path(__file__).parent / "static"
 """Scripts and styles of all pages."""
@@ -48,6 +48,7 @@ class _Labelling:
     def __init__(self, store: FeedbackStore, security: Security) -> None:
         self._store = store
         self._security = security
+        self._turn = Turns("textenv-next")
         self._page = Template((STATIC / "label.html").read_text("utf-8"))
 
     def show(self, request: Request) -> Response:
@@ -55,43 +56,41 @@ class _Labelling:
         csrf = self._security.csrf_token(request)
         return HTMLResponse(self._page.substitute(rater=escape(rater), csrf=escape(csrf)))
 
-    def next(self, request: Request) -> Response:
+    async def next(self, request: Request) -> Response:
         rater = self._security.rater(request)
         kinds = tuple(kind for kind in request.query_params.get("kinds", "").split(",") if kind) or KINDS
         if set(kinds) - set(KINDS):
             raise HTTPException(400, f"`kinds` may be {', '.join(KINDS)}, separated by commas")
+        return JSONResponse(await self._turn(self._next, rater, kinds))
+
+    def _next(self, rater: str, kinds: Sequence[str]) -> dict[str, Any]:
         assignment = self._store.next_assignment(rater, kinds=kinds)
-        progress = self._store.progress(rater)
-        answer = {
+        progress, newest = self._store.standing(rater)
+        return {
             "assignment": None if assignment is None else shown(assignment),
             "progress": {
                 "labelled": progress.labelled,
                 "skipped": progress.skipped,
                 "remaining": progress.remaining,
             },
-            "last": newest_label(self._store, rater),
+            "last": newest and _last(newest),
         }
-        return JSONResponse(answer)
 
 
 def shown(assignment: Assignment) -> dict[str, Any]:
     """An assignment as the page shows it: blind, with the instructions as a tree."""
     found = blind_assignment(assignment)
     assert found is not None
-    found["guide"] = guide(assignment.item.instructions or DEFAULTS[assignment.item.kind])
+    found["guide"] = _tree(assignment.item.instructions or DEFAULTS[assignment.item.kind])
     return found
 
 
-def newest_label(store: FeedbackStore, rater: str) -> dict[str, Any] | None:
-    """The rater's newest label or skip that stands, which is what an undo takes back."""
-    query = (
-        sa.select(labels.c.id, labels.c.item, labels.c.payload, labels.c.skipped)
-        .where(labels.c.rater == rater, labels.c.undone.is_(None))
-        .order_by(labels.c.number.desc())
-        .limit(1)
-    )
-    with store.database.read() as connection:
-        row = connection.execute(query).first()
-    if row is None:
-        return None
-    return {"id": row.id, "item": row.item, "payload": json.loads(row.payload), "skipped": row.skipped}
+def _last(label: Label) -> dict[str, Any]:
+    """The label or skip that an undo would take back, as the page needs it."""
+    return {"id": label.id, "item": label.item, "payload": dict(label.payload), "skipped": label.skipped}
+
+
+@lru_cache(maxsize=64)
+def _tree(instructions: str) -> list[Any]:
+    """Instructions as a tree; most items share theirs, and nobody changes it."""
+    return guide(instructions)

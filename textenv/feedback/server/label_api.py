@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,6 +16,7 @@ from starlette.routing import Route
 from textenv.errors import DataError
 from textenv.feedback.server.openai_requests import ApiError, parse_body
 from textenv.feedback.server.security import Security
+from textenv.feedback.server.turns import Turns
 from textenv.feedback.store import KINDS, Assignment, FeedbackStore, Label, LabelConflict
 
 
@@ -57,6 +57,7 @@ class _LabelApi:
     def __init__(self, store: FeedbackStore, security: Security) -> None:
         self._store = store
         self._security = security
+        self._turn = Turns("textenv-labels")
 
     async def session(self, request: Request) -> Response:
         rater = self._security.rater(request)
@@ -64,14 +65,14 @@ class _LabelApi:
 
     async def next(self, request: Request) -> Response:
         rater, kinds = self._security.rater(request), _kinds(request)
-        return JSONResponse(await run_in_threadpool(self._next, rater, kinds))
+        return JSONResponse(await self._turn(self._next, rater, kinds))
 
     async def save(self, request: Request) -> Response:
         rater = self._security.rater(request)
         self._security.check_csrf(request)
         label = _label(_object(await request.body()), rater)
         kinds = _kinds(request) if "next" in request.query_params else None
-        return JSONResponse(await run_in_threadpool(self._save, label, kinds))
+        return JSONResponse(await self._turn(self._save, label, kinds))
 
     async def undo(self, request: Request) -> Response:
         rater = self._security.rater(request)
@@ -79,18 +80,18 @@ class _LabelApi:
         wanted = _object(await request.body()).get("label")
         if wanted is not None and not isinstance(wanted, str):
             raise HTTPException(400, "`label` must be the id of a label, or null for the newest")
-        undone = await run_in_threadpool(self._store.undo, rater, wanted)
+        undone = await self._turn(self._store.undo, rater, wanted)
         return JSONResponse({"undone": None if undone is None else undone.id})
 
     async def release(self, request: Request) -> Response:
         rater = self._security.rater(request)
         self._security.check_csrf(request)
-        await run_in_threadpool(self._store.release, rater)
+        await self._turn(self._store.release, rater)
         return JSONResponse({"released": True})
 
     async def progress(self, request: Request) -> Response:
         rater = self._security.rater(request)
-        return JSONResponse(_fields(await run_in_threadpool(self._store.progress, rater)))
+        return JSONResponse(_fields(await self._turn(self._store.progress, rater)))
 
     def _next(self, rater: str, kinds: tuple[str, ...]) -> dict[str, Any]:
         assignment = self._store.next_assignment(rater, kinds=kinds)

@@ -18,7 +18,7 @@ from textenv.feedback.store.records import (
     Scale,
     check_payload,
 )
-from textenv.feedback.store.store import FeedbackStore, Saved, Selector
+from textenv.feedback.store.store import FeedbackStore, Saved, Selector, Standing
 
 __all__ = [
     "KINDS",
@@ -39,5 +39,6 @@ __all__ = [
     "Saved",
     "Scale",
     "Selector",
+    "Standing",
     "check_payload",
 ]

@@ -67,6 +67,12 @@ def take_back(connection: sa.Connection, rater: str, label_id: str | None, now: 
     return replace(label, undone=now), item_record(item)
 
 
+def newest(connection: sa.Connection, rater: str) -> Label | None:
+    """A rater's newest label or skip that stands."""
+    row = connection.execute(_NEWEST, {"of_rater": rater}).first()
+    return None if row is None else label_record(row)
+
+
 def iterate(database: Database, conditions: list[sa.ColumnElement[bool]], after: int) -> Iterator[LabelledItem]:
     """Labels with their items by number, a chunk at a time: no transaction stays open between them."""
     while True:
@@ -106,6 +112,9 @@ _KNOWN = sa.select(labels).where(
     (labels.c.id == sa.bindparam("of_id"))
     | ((labels.c.item == _of_item) & (labels.c.rater == _of_rater) & labels.c.undone.is_(None))
 )
+_NEWEST = (
+    sa.select(labels).where(labels.c.rater == _of_rater, labels.c.undone.is_(None)).order_by(labels.c.number.desc())
+).limit(1)
 _ITEM = sa.select(items).where(items.c.id == _of_item)
 _INSERT = labels.insert()
 _END_LEASE = leases.delete().where(leases.c.item == _of_item, leases.c.rater == _of_rater)

@@ -43,6 +43,18 @@ class Saved(NamedTuple):
     new: bool
 
 
+class Standing(NamedTuple):
+    """Where a rater stands.
+
+    Attributes:
+        progress: How far they have come.
+        newest: Their newest label or skip that stands, which an undo takes back; None where there is none.
+    """
+
+    progress: Progress
+    newest: Label | None
+
+
 class FeedbackStore:
     """Items, labels, raters, leases, collected prompts, rounds and policy versions.
 
@@ -81,6 +93,7 @@ class FeedbackStore:
         self.prompt_filter = prompt_filter
         self._clock = clock
         self._sweep_at = 0.0
+        self._open = (0, 0.0)  # open items, and when they were counted
         try:
             with self.database.write() as connection:
                 schema.prepare(connection)
@@ -216,7 +229,7 @@ class FeedbackStore:
         """
         now = self._clock()
         with self.database.write() as connection:
-            dealt_with = _register(connection, rater, now)
+            dealt_with, holds = _register(connection, rater, now)
             if now >= self._sweep_at:
                 self._sweep_at = now + _SWEEP_SECONDS
                 assignment.drop_expired(connection, now)
@@ -227,6 +240,7 @@ class FeedbackStore:
                 now=now,
                 lease_seconds=self.lease_seconds,
                 wants_gold=assignment.asks_gold(rater, dealt_with, self.gold_share),
+                holds=holds,
             )
 
     def assignment(self, rater: str, item_id: str) -> Assignment | None:
@@ -240,9 +254,25 @@ class FeedbackStore:
             connection.execute(schema.leases.delete().where(schema.leases.c.rater == rater))
 
     def progress(self, rater: str | None = None) -> Progress:
-        """How far labelling has come, for one rater or (None) for all."""
+        """How far labelling has come, for one rater or (None) for all.
+
+        In a queue of thousands, how many items remain may be what it was up to a second ago.
+        """
         with self.database.read() as connection:
-            return assignment.progress(connection, rater)
+            return assignment.progress(connection, rater, self._open_count(connection))
+
+    def standing(self, rater: str) -> Standing:
+        """How far a rater has come, and what an undo would take back."""
+        with self.database.read() as connection:
+            progress = assignment.progress(connection, rater, self._open_count(connection))
+            return Standing(progress, labelling.newest(connection, rater))
+
+    def _open_count(self, connection: sa.Connection) -> int:
+        count, counted = self._open
+        if count < _MANY or not 0 <= self._clock() - counted < _COUNT_SECONDS:
+            count = assignment.open_count(connection)
+            self._open = (count, self._clock())
+        return count
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
@@ -407,16 +437,22 @@ def _has_item(connection: sa.Connection, item_id: str) -> bool:
     return connection.execute(sa.select(schema.items.c.id).where(schema.items.c.id == item_id)).first() is not None
 
 
-_RATER = sa.select(schema.raters).where(schema.raters.c.name == sa.bindparam("of_name"))
+_holds = sa.exists().where(schema.leases.c.rater == schema.raters.c.name).label("holds")
+_RATER = sa.select(schema.raters, _holds).where(schema.raters.c.name == sa.bindparam("of_name"))
 _SWEEP_SECONDS = 60.0
+_MANY = 2000
+"""Open items from which on counting them anew for each request costs more than the exact number is worth."""
+_COUNT_SECONDS = 1.0
 _PRIORITIES = 200
 _SET_PRIORITY = (
     schema.items.update().where(schema.items.c.id == sa.bindparam("of_id")).values(priority=sa.bindparam("to"))
 )
 
 
-def _register(connection: sa.Connection, name: str, now: float, note: str = "", *, refuse: bool = True) -> int:
-    """Make a rater known, where they are not; how many items they have dealt with.
+def _register(
+    connection: sa.Connection, name: str, now: float, note: str = "", *, refuse: bool = True
+) -> tuple[int, bool]:
+    """Make a rater known, where they are not; how many items they have dealt with, and whether they hold a lease.
 
     Raises:
         DataError: If the name is unusable, or the rater is not active and that matters.
@@ -427,7 +463,7 @@ def _register(connection: sa.Connection, name: str, now: float, note: str = "", 
     if row is None:
         fields = {"name": name, "active": True, "created": now, "note": note, "labelled": 0, "skipped": 0}
         connection.execute(schema.raters.insert().values(fields))
-        return 0
+        return 0, False
     if refuse and not row.active:
         raise DataError(f"the rater {name!r} is not active")
-    return row.labelled + row.skipped
+    return row.labelled + row.skipped, bool(row.holds)

@@ -58,7 +58,9 @@ def test_tables_can_be_made_on_another_database():
 
 
 def options(**changed: float) -> argparse.Namespace:
-    return argparse.Namespace(**{"raters": 40, "seconds": 5.0, "think": 0.4, "kill": 0.0, "items": 1500, **changed})
+    return argparse.Namespace(
+        **{"raters": 40, "seconds": 5.0, "think": 0.4, "kill": 0.0, "items": 1500, **changed}, route="page", db=""
+    )
 
 
 @pytest.mark.slow
