@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import sys
 
 import numpy as np
 import pytest
 
 from reward_models.labels import Comparison, Rating
-from reward_models.labels.raters import agreement, dawid_skene, krippendorff_alpha, rater_effects
+from reward_models.labels.raters import agreement, dawid_skene, rater_effects
 from reward_models.simulation import Rater, SimulatedRaters, WordGold
 from tests.reward_models.tiny import rank_correlation
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.errors import DataError, MissingDependencyError
 
 GOLD = WordGold.random(np.random.default_rng(1), words=40, std=0.7)
-
-# Krippendorff 2011, section C: four observers, twelve units, missing values left out.
-UNITS = [
-    [1, 1, 1],
-    [2, 2, 3, 2],
-    [3, 3, 3, 3],
-    [3, 3, 3, 3],
-    [2, 2, 2, 2],
-    [1, 2, 3, 4],
-    [4, 4, 4, 4],
-    [1, 1, 2, 1],
-    [2, 2, 2, 2],
-    [5, 5, 5],
-    [1, 1],
-    [3],
-]
-
-
-@pytest.mark.parametrize(("level", "expected"), [("nominal", 0.743), ("interval", 0.849)])
-def test_krippendorff_alpha_of_the_published_example(level: str, expected: float) -> None:
-    assert krippendorff_alpha(UNITS, level=level) == pytest.approx(expected, abs=5e-4)  # type: ignore[arg-type]
-
-
-def test_krippendorff_alpha_without_variation_or_pairs_is_nan() -> None:
-    assert math.isnan(krippendorff_alpha([[1, 1], [1, 1]]))
-    assert math.isnan(krippendorff_alpha([[1], [2]]))
-    with pytest.raises(ConfigError, match="`level` must be nominal or interval, got 'ratio'"):
-        krippendorff_alpha(UNITS, level="ratio")  # type: ignore[arg-type]
 
 
 def test_agreement_of_ratings_hand_worked() -> None:
