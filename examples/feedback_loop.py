@@ -30,6 +30,7 @@ import numpy as np
 from reward_models import Lexicon
 from reward_models.simulation import LabellingClient, Rater, SimulatedPerson, disagreeing_raters
 from textenv.cli.data import load_data
+from textenv.datasets import Demonstration
 from textenv.trajectories import bootstrap_interval
 
 SCRATCH = ["--data", "builtin", "--builtin_texts", "4000"]
@@ -222,7 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     policy = (options.policy or start(options)).resolve()
     model = policy.name
     data = load_data(options.data, 12_000)
-    train, test = (data.demonstrations(split, "movies") for split in ("train", "test"))
+    if options.data == "human":
+        train, test = (data.demonstrations(split, "movies") for split in ("train", "test"))
+    else:  # the generator knows few beginnings: films alone give too few prompts for two rounds
+        train, test = (shuffled(data.demonstrations(split), options.seed) for split in ("train", "test"))
     asked, held_out = unique(d.prompt for d in train), unique(d.prompt for d in test)[: options.held_out]
     shown: dict[str, list[str]] = {}
     for d in train:
@@ -248,6 +252,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     draw(found, options.out / "loop.png")
     print(f"{seconds} s; {options.out / 'loop.png'}")
     return found
+
+
+def shuffled(found: Sequence[Demonstration], seed: int) -> list[Demonstration]:
+    """Domains mixed, so that each round has all of them."""
+    return [found[place] for place in np.random.default_rng(seed).permutation(len(found))]
 
 
 def unique(prompts: Iterator[str] | Any) -> list[str]:
