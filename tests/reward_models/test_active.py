@@ -33,7 +33,10 @@ def test_information_by_hand():
 
     p, q = 1 / (1 + np.exp(-1.0)), 1 / (1 + np.exp(-3.0))
     middle = (p + q) / 2
-    entropy = lambda x: -x * np.log(x) - (1 - x) * np.log(1 - x)  # noqa: E731
+
+    def entropy(x: float) -> float:
+        return -x * np.log(x) - (1 - x) * np.log(1 - x)
+
     expected = entropy(middle) - (entropy(p) + entropy(q)) / 2
     assert pair_disagreement([[1.0], [3.0]]) == pytest.approx([expected])
 
@@ -62,7 +65,7 @@ def test_wrong_shapes_and_names_are_refused():
     with pytest.raises(ShapeError, match="K ≥ 2"):
         ranking_disagreement([[1.0]])
     with pytest.raises(ConfigError, match="`measure` must be one of information, std"):
-        pair_disagreement([[1.0]], "votes")  # type: ignore[arg-type]
+        pair_disagreement([[1.0]], "votes")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ConfigError, match="at least two reward models, got 1"):
         EnsembleDisagreement([Table()])
     with pytest.raises(ConfigError, match="`explore` from 0 to 1"):

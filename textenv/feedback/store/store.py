@@ -97,7 +97,7 @@ class FeedbackStore:
         try:
             with self.database.write() as connection:
                 schema.prepare(connection)
-        except BaseException:
+        except BaseException:  # nothing is swallowed: a store that is not made leaves no connection
             self.database.close()
             raise
 

@@ -41,6 +41,17 @@ def security() -> Security:
 
 
 @pytest.fixture
+def guarded(clock: Callable[[], float]) -> Security:
+    return Security(b"k" * 64, TOKEN, clock)
+
+
+@pytest.fixture
+def people(make_client: Callable[..., TestClient], guarded: Security) -> TestClient:
+    """A server with a token, and nobody signed in."""
+    return make_client(guarded)
+
+
+@pytest.fixture
 def make_client(store: FeedbackStore) -> Iterator[Callable[..., TestClient]]:
     """Clients of applications on the store."""
     opened: list[TestClient] = []

@@ -17,16 +17,6 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 EVIL = '</script><script>alert("1")</script><img src=x onerror=alert(1)>'
 
 
-@pytest.fixture
-def guarded(clock):
-    return Security(b"k" * 64, TOKEN, clock)
-
-
-@pytest.fixture
-def people(make_client, guarded):
-    return make_client(guarded)
-
-
 @pytest.mark.parametrize("path", ["/dashboard", "/admin/dashboard"])
 def test_dashboard_needs_the_token(people, guarded, path):
     rater = {"authorization": f"Bearer {guarded.credential('ann')}"}

@@ -18,17 +18,6 @@ from textenv.feedback.server.security import HEADERS, Security, check_address, l
 JSON = {"content-type": "application/json"}
 
 
-@pytest.fixture
-def guarded(clock):
-    return Security(b"k" * 64, TOKEN, clock)
-
-
-@pytest.fixture
-def people(make_client, guarded):
-    """A server with a token, and nobody signed in."""
-    return make_client(guarded)
-
-
 def enter(client: TestClient, security: Security, rater: str = "ann") -> str:
     """Open a rater's link; the CSRF token of the session."""
     assert client.get(security.rater_link(rater), follow_redirects=False).status_code == 303
