@@ -22,7 +22,7 @@ RATERS = """
 
     database, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     with FeedbackStore(database, gold_share=0.0) as store:
-        raters, busy = [f"rater {first + n}" for n in range(count)], True
+        raters, busy, met = [f"rater {first + n}" for n in range(count)], True, False
         while busy:
             busy = False
             for rater in raters:
@@ -33,18 +33,24 @@ RATERS = """
                 label = Label(f"{rater} {given.item.id}", given.item.id, rater, {"preferred": 0})
                 store.save_label(label)
                 print(label.id, flush=True)
+                if not met:  # after the first label, wait for the others
+                    met = sys.stdin.readline() != ""
 """
 
 
 def start(program: str, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command, pipe = [sys.executable, "-c", textwrap.dedent(program), *arguments], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_raters_of_several_processes_share_the_work(database, make_item):
     with FeedbackStore(database, gold_share=0.0) as store:
         store.add_items(make_item(number=n, wanted=1 + n % 3) for n in range(90))
         children = [start(RATERS, database, str(4 * n), "4") for n in range(3)]
+        firsts = [child.stdout.readline() for child in children]
+        for child in children:
+            child.stdin.write("all are here\n")
+            child.stdin.flush()
         followed: list[int] = []
         while any(child.poll() is None for child in children):
             followed += [each.label.number for each in store.labels(after=followed[-1] if followed else 0)]
@@ -56,12 +62,12 @@ def test_raters_of_several_processes_share_the_work(database, make_item):
 
     assert [(child.returncode, told) for child, (_, told) in zip(children, ends, strict=True)] == [(0, "")] * 3
     assert followed == [label.number for label in kept]  # who follows the numbers misses none
-    acknowledged = [line for out, _ in ends for line in out.splitlines()]
+    acknowledged = [line for out in [*firsts, *(out for out, _ in ends)] for line in out.splitlines()]
     assert sorted(acknowledged) == sorted(label.id for label in kept)
     assert Counter(label.item for label in kept) == {make_item(number=n, wanted=1).id: 1 + n % 3 for n in range(90)}
     assert len({(label.item, label.rater) for label in kept}) == len(kept) == 180
     assert (open_items, progress.labelled, progress.remaining) == ([], 180, 0)
-    assert sum(bool(out) for out, _ in ends) == 3  # all three took part
+    assert "" not in firsts  # all three took part
 
 
 def test_processes_may_make_the_tables_at_the_same_time(database):
