@@ -47,10 +47,9 @@ def test_raters_of_several_processes_share_the_work(database, make_item):
     with FeedbackStore(database, gold_share=0.0) as store:
         store.add_items(make_item(number=n, wanted=1 + n % 3) for n in range(90))
         children = [start(RATERS, database, str(4 * n), "4") for n in range(3)]
-        firsts = [child.stdout.readline() for child in children]
+        firsts = [child.stdout.readline() for child in children if child.stdout]
         for child in children:
-            child.stdin.write("all are here\n")
-            child.stdin.flush()
+            print("all are here", file=child.stdin, flush=True)
         followed: list[int] = []
         while any(child.poll() is None for child in children):
             followed += [each.label.number for each in store.labels(after=followed[-1] if followed else 0)]

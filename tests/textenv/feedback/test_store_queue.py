@@ -297,6 +297,19 @@ def test_standing_is_progress_and_what_an_undo_takes_back(store, make_item):
     assert (newest.item, progress.labelled) == (items[0].id, 1)
 
 
+def test_next_item_comes_with_the_standing_that_both_calls_would_tell(store, make_item):
+    store.add_items(make_item(number=n) for n in range(3))
+    for number in range(3):
+        given, standing = store.next_with_standing("ann")
+        assert given == store.next_assignment("ann")
+        assert standing == store.standing("ann")
+        assert standing.progress.labelled == number
+        store.save_label(label(given.item, "ann", number))
+    given, standing = store.next_with_standing("ann")
+    assert given is None
+    assert (standing.progress.labelled, standing.progress.remaining) == (3, 0)
+
+
 def test_remaining_items_of_a_long_queue_are_counted_once_a_second(store, make_item, clock, monkeypatch):
     monkeypatch.setattr("textenv.feedback.store.store._MANY", 3)
     items = [make_item(number=n) for n in range(5)]

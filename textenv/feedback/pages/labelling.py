@@ -29,14 +29,15 @@ STATIC = Path(__file__).parent / "static"
 """Scripts and styles of all pages."""
 
 
-def labelling_routes(store: FeedbackStore, security: Security) -> list[BaseRoute]:
+def labelling_routes(store: FeedbackStore, security: Security, turns: Turns) -> list[BaseRoute]:
     """Routes of the labelling page, and ``/static`` for all pages.
 
     Args:
         store: Of what is asked and said.
         security: Says who asks, and makes the token that the page's scripts send back.
+        turns: Work on the store is done here.
     """
-    page = _Labelling(store, security)
+    page = _Labelling(store, security, turns)
     return [
         Route("/label", page.show, methods=["GET"]),
         Route("/label/next", page.next, methods=["GET"]),
@@ -45,10 +46,10 @@ def labelling_routes(store: FeedbackStore, security: Security) -> list[BaseRoute
 
 
 class _Labelling:
-    def __init__(self, store: FeedbackStore, security: Security) -> None:
+    def __init__(self, store: FeedbackStore, security: Security, turns: Turns) -> None:
         self._store = store
         self._security = security
-        self._turn = Turns("textenv-next")
+        self._turn = turns
         self._page = Template((STATIC / "label.html").read_text("utf-8"))
 
     def show(self, request: Request) -> Response:
@@ -64,8 +65,7 @@ class _Labelling:
         return JSONResponse(await self._turn(self._next, rater, kinds))
 
     def _next(self, rater: str, kinds: Sequence[str]) -> dict[str, Any]:
-        assignment = self._store.next_assignment(rater, kinds=kinds)
-        progress, newest = self._store.standing(rater)
+        assignment, (progress, newest) = self._store.next_with_standing(rater, kinds=kinds)
         return {
             "assignment": None if assignment is None else shown(assignment),
             "progress": {

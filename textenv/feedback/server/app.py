@@ -24,6 +24,7 @@ from textenv.feedback.server.openai_requests import ApiError, ApiLimits
 from textenv.feedback.server.security import Security
 from textenv.feedback.server.selecting import Selection
 from textenv.feedback.server.signin import signin_redirect, signin_routes
+from textenv.feedback.server.turns import Turns
 from textenv.feedback.store import FeedbackStore
 
 _JSON = ("/api/", "/admin/")
@@ -78,14 +79,15 @@ def build_app(
         if watcher is not None:
             watcher.close()
 
+    turns = Turns()
     routes = [
         Route("/", _home),
         Route("/health", _health),
         *openai_routes(hosts, store, config.api, security),
-        *label_routes(store, security),
+        *label_routes(store, security, turns),
         *admin_routes(store, hosts, security, selection),
         *signin_routes(security),
-        *labelling_routes(store, security),
+        *labelling_routes(store, security, turns),
         *dashboard_routes(store, security),
     ]
     app = Starlette(

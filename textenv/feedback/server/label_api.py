@@ -20,9 +20,15 @@ from textenv.feedback.server.turns import Turns
 from textenv.feedback.store import KINDS, Assignment, FeedbackStore, Label, LabelConflict
 
 
-def label_routes(store: FeedbackStore, security: Security) -> list[Route]:
-    """Routes under ``/api``, and the one that opens a rater's link."""
-    api = _LabelApi(store, security)
+def label_routes(store: FeedbackStore, security: Security, turns: Turns) -> list[Route]:
+    """Routes under ``/api``, and the one that opens a rater's link.
+
+    Args:
+        store: Of what is asked and said.
+        security: Says who asks.
+        turns: Work on the store is done here.
+    """
+    api = _LabelApi(store, security, turns)
     return [
         Route("/label/enter", security.enter, methods=["GET"]),
         Route("/api/session", api.session, methods=["GET"]),
@@ -54,10 +60,10 @@ def blind_assignment(assignment: Assignment | None) -> dict[str, Any] | None:
 
 
 class _LabelApi:
-    def __init__(self, store: FeedbackStore, security: Security) -> None:
+    def __init__(self, store: FeedbackStore, security: Security, turns: Turns) -> None:
         self._store = store
         self._security = security
-        self._turn = Turns("textenv-labels")
+        self._turn = turns
 
     async def session(self, request: Request) -> Response:
         rater = self._security.rater(request)
@@ -72,7 +78,7 @@ class _LabelApi:
         self._security.check_csrf(request)
         label = _label(_object(await request.body()), rater)
         kinds = _kinds(request) if "next" in request.query_params else None
-        return JSONResponse(await self._turn(self._save, label, kinds))
+        return JSONResponse(await self._turn.first(self._save, label, kinds))
 
     async def undo(self, request: Request) -> Response:
         rater = self._security.rater(request)
@@ -80,13 +86,13 @@ class _LabelApi:
         wanted = _object(await request.body()).get("label")
         if wanted is not None and not isinstance(wanted, str):
             raise HTTPException(400, "`label` must be the id of a label, or null for the newest")
-        undone = await self._turn(self._store.undo, rater, wanted)
+        undone = await self._turn.first(self._store.undo, rater, wanted)
         return JSONResponse({"undone": None if undone is None else undone.id})
 
     async def release(self, request: Request) -> Response:
         rater = self._security.rater(request)
         self._security.check_csrf(request)
-        await self._turn(self._store.release, rater)
+        await self._turn.first(self._store.release, rater)
         return JSONResponse({"released": True})
 
     async def progress(self, request: Request) -> Response:

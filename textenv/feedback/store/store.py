@@ -227,21 +227,14 @@ class FeedbackStore:
         Raises:
             DataError: If the rater is not active.
         """
-        now = self._clock()
         with self.database.write() as connection:
-            dealt_with, holds = _register(connection, rater, now)
-            if now >= self._sweep_at:
-                self._sweep_at = now + _SWEEP_SECONDS
-                assignment.drop_expired(connection, now)
-            return assignment.lease_next(
-                connection,
-                rater,
-                kinds,
-                now=now,
-                lease_seconds=self.lease_seconds,
-                wants_gold=assignment.asks_gold(rater, dealt_with, self.gold_share),
-                holds=holds,
-            )
+            return self._lease_next(connection, rater, kinds)
+
+    def next_with_standing(self, rater: str, *, kinds: Sequence[str] = KINDS) -> tuple[Assignment | None, Standing]:
+        """:meth:`next_assignment` and :meth:`standing` in one transaction, which costs less than two."""
+        with self.database.write() as connection:
+            given = self._lease_next(connection, rater, kinds)
+            return given, self._standing(connection, rater)
 
     def assignment(self, rater: str, item_id: str) -> Assignment | None:
         """The lease that a rater holds on an item; None where there is none, or it has expired."""
@@ -264,8 +257,27 @@ class FeedbackStore:
     def standing(self, rater: str) -> Standing:
         """How far a rater has come, and what an undo would take back."""
         with self.database.read() as connection:
-            progress = assignment.progress(connection, rater, self._open_count(connection))
-            return Standing(progress, labelling.newest(connection, rater))
+            return self._standing(connection, rater)
+
+    def _lease_next(self, connection: sa.Connection, rater: str, kinds: Sequence[str]) -> Assignment | None:
+        now = self._clock()
+        dealt_with, holds = _register(connection, rater, now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_SECONDS
+            assignment.drop_expired(connection, now)
+        return assignment.lease_next(
+            connection,
+            rater,
+            kinds,
+            now=now,
+            lease_seconds=self.lease_seconds,
+            wants_gold=assignment.asks_gold(rater, dealt_with, self.gold_share),
+            holds=holds,
+        )
+
+    def _standing(self, connection: sa.Connection, rater: str) -> Standing:
+        progress = assignment.progress(connection, rater, self._open_count(connection))
+        return Standing(progress, labelling.newest(connection, rater))
 
     def _open_count(self, connection: sa.Connection) -> int:
         count, counted = self._open
