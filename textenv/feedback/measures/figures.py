@@ -22,7 +22,7 @@ from textenv.feedback.measures.ceiling import best_correlation, noise_ceiling
 from textenv.feedback.measures.judgements import JudgementLog, Judgements, Pairs, Ratings
 from textenv.feedback.measures.rater_quality import RaterQuality, rater_quality
 from textenv.feedback.measures.shares import Share
-from textenv.feedback.measures.win_rates import win_rates
+from textenv.feedback.measures.win_rates import mean_ratings, win_rates
 from textenv.feedback.store import KINDS, Database
 from textenv.trajectories.estimators.intervals import Estimate
 
@@ -110,7 +110,10 @@ class Dashboard:
 def measures(judgements: Judgements) -> dict[str, Any]:
     """What the labels say, apart from when they came; values are numbers, NaN where there is too little data."""
     pairs, ratings = judgements.pairs, judgements.ratings
-    sources = win_rates(pairs.value, pairs.first_source, pairs.second_source, pairs.prompt, judgements.sources)
+    sources = win_rates(
+        pairs.value, pairs.first_source, pairs.second_source, pairs.prompt, judgements.sources, pairs.both_bad
+    )
+    rated = mean_ratings(ratings.worth, ratings.source, ratings.prompt, judgements.sources)
     raters = rater_quality(judgements)
     length = length_bias(pairs.value, pairs.first_length, pairs.second_length, pairs.prompt)
     kinds = _by_kind(pairs)
@@ -118,11 +121,10 @@ def measures(judgements: Judgements) -> dict[str, Any]:
     return {
         "agreement": agreement,
         "ceiling": _ceilings(kinds, agreement),
-        "win_rates": [
-            {"first": each.first, "second": each.second, "share": _share(each.share), "ties": each.ties}
-            for each in sources[:_MOST_WIN_RATES]
-        ],
+        "win_rates": [{**each._asdict(), "share": _share(each.share)} for each in sources[:_MOST_WIN_RATES]],
         "win_rates_left_out": max(0, len(sources) - _MOST_WIN_RATES),
+        "mean_ratings": [{**each._asdict(), "share": _share(each.share)} for each in rated[:_MOST_WIN_RATES]],
+        "mean_ratings_left_out": max(0, len(rated) - _MOST_WIN_RATES),
         "position": [
             {"kind": kind, "share": _share(position_bias(of.value, of.first_shown, of.label))} for kind, of in kinds
         ],

@@ -67,6 +67,7 @@ class Pairs(NamedTuple):
         item: Stands for the item.
         prompt: Stands for the prompt.
         value: 1 where the first answer (by number) is preferred, 0 the second, ½ neither.
+        both_bad: Whether somebody said that both are bad, whichever is preferred.
         first_shown: 1 where the first answer was shown before the second.
         first_length: Characters of the first answer.
         second_length: Characters of the second.
@@ -81,6 +82,7 @@ class Pairs(NamedTuple):
     item: Ints
     prompt: Ints
     value: Floats
+    both_bad: NDArray[np.bool_]
     first_shown: NDArray[np.bool_]
     first_length: Ints
     second_length: Ints
@@ -94,6 +96,8 @@ class Ratings(NamedTuple):
     Attributes:
         rater: Index into :attr:`Judgements.raters`.
         item: Stands for the item.
+        prompt: Stands for the prompt.
+        source: Index into :attr:`Judgements.sources`.
         step: The category, counted from the scale's lowest.
         worth: The rating from 0 (lowest) to 1.
         length: Characters of the answer.
@@ -102,6 +106,8 @@ class Ratings(NamedTuple):
 
     rater: Ints
     item: Ints
+    prompt: Ints
+    source: Ints
     step: Ints
     worth: Floats
     length: Ints
@@ -140,10 +146,12 @@ class JudgementLog:
         self._number, self._standing = array("q"), bytearray()
         self._labels = _columns(rater="q", item="q", kind="q", seconds="d", time="d", skipped="b", gold="b", credit="d")
         self._pairs = _columns(
-            label="q", unit="q", prompt="q", value="d", first_shown="b", first_length="q", second_length="q",
-            first_source="q", second_source="q",
+            label="q", unit="q", prompt="q", value="d", both_bad="b", first_shown="b",
+            first_length="q", second_length="q", first_source="q", second_source="q",
         )  # fmt: skip
-        self._ratings = _columns(label="q", step="q", worth="d", length="q", tolerance="q")
+        self._ratings = _columns(
+            label="q", prompt="q", source="q", step="q", worth="d", length="q", tolerance="q"
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Labels read so far, those taken back among them."""
@@ -176,7 +184,7 @@ class JudgementLog:
         where, rated = pairs["label"], ratings.pop("label")
         _, index = np.unique(said.item[where], return_inverse=True)
         pairs["unit"] += index * _MOST_ANSWERS**2
-        pairs["first_shown"] = pairs["first_shown"].astype(np.bool_)
+        pairs |= {name: pairs[name].astype(np.bool_) for name in ("both_bad", "first_shown")}
         of_pairs = Pairs(rater=said.rater[where], kind=said.kind[where], item=said.item[where], **pairs)
         of_ratings = Ratings(rater=said.rater[rated], item=said.item[rated], **ratings)
         return Judgements(said, of_pairs, of_ratings, tuple(self._raters), tuple(self._sources))
@@ -205,8 +213,16 @@ class JudgementLog:
             low, high = facts.scale.low, facts.scale.high
             step = payload["score"] - low
             tolerance = steps_of_tolerance(facts.scale)
-            fields = {"step": step, "worth": step / (high - low), "length": facts.lengths[0], "tolerance": tolerance}
-            _append(self._ratings, label=place, **fields)
+            _append(
+                self._ratings,
+                label=place,
+                prompt=facts.prompt,
+                source=self._source(facts.sources[0]),
+                step=step,
+                worth=step / (high - low),
+                length=facts.lengths[0],
+                tolerance=tolerance,
+            )
         shown = {number: turn for turn, number in enumerate(json.loads(row.order))}
         for first, second, value in ordered_pairs(facts.kind, payload):
             _append(
@@ -215,6 +231,7 @@ class JudgementLog:
                 unit=first * _MOST_ANSWERS + second,
                 prompt=facts.prompt,
                 value=value,
+                both_bad=bool(payload.get("both_bad")),
                 first_shown=shown.get(first, 0) < shown.get(second, 0),
                 first_length=facts.lengths[first],
                 second_length=facts.lengths[second],

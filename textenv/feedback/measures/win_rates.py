@@ -1,4 +1,4 @@
-"""How often one policy's answers are preferred to another's."""
+"""How policies compare: how often one's answers are preferred to another's, and how they are rated."""
 
 from __future__ import annotations
 
@@ -20,16 +20,35 @@ class WinRate(NamedTuple):
         second: The other.
         share: How often the first is preferred, ties counting one half; clusters are prompts.
         ties: Share of ties.
+        both_bad: Share of which somebody said that both answers are bad, whichever is preferred.
     """
 
     first: str
     second: str
     share: Share
     ties: float
+    both_bad: float
+
+
+class MeanRating(NamedTuple):
+    """How a policy's answers are rated.
+
+    Attributes:
+        policy: Its name.
+        share: The mean, 0 the lowest step of the scale and 1 the highest; clusters are prompts.
+    """
+
+    policy: str
+    share: Share
 
 
 def win_rates(
-    values: ArrayLike, first: ArrayLike, second: ArrayLike, prompts: ArrayLike, sources: Sequence[str]
+    values: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    prompts: ArrayLike,
+    sources: Sequence[str],
+    both_bad: ArrayLike | None = None,
 ) -> list[WinRate]:
     """Win rates of all pairs of policies, those with the most judgements first.
 
@@ -43,14 +62,15 @@ def win_rates(
         second: The second answer's; pairs of one policy with itself are passed over.
         prompts: What belongs together, integers, shape ``(n,)``.
         sources: Names.
+        both_bad: Where both answers were called bad, shape ``(n,)``; None: nowhere.
 
     Raises:
         ShapeError: If the shapes disagree.
     """
     x, of_first, of_second = np.asarray(values, np.float64), np.asarray(first, np.int64), np.asarray(second, np.int64)
     groups = np.asarray(prompts)
-    if not x.shape == of_first.shape == of_second.shape == groups.shape:
-        raise ShapeError(f"shapes disagree: {x.shape}, {of_first.shape}, {of_second.shape}, {groups.shape}")
+    bad = np.zeros(x.shape, np.bool_) if both_bad is None else np.asarray(both_bad, np.bool_)
+    _check_shapes(x, of_first, of_second, groups, bad)
     turned = of_first > of_second
     low, high = np.minimum(of_first, of_second), np.maximum(of_first, of_second)
     for_low = np.where(turned, 1 - x, x)
@@ -63,5 +83,32 @@ def win_rates(
         if wins.mean() < 0.5:
             wins, winner, loser = 1 - wins, loser, winner
         share = clustered_share(wins, groups[chosen])
-        found.append(WinRate(winner, loser, share, float(np.mean(wins == 0.5))))
+        found.append(WinRate(winner, loser, share, float(np.mean(wins == 0.5)), float(np.mean(bad[chosen]))))
     return sorted(found, key=lambda each: (-each.share.number, each.first, each.second))
+
+
+def mean_ratings(worth: ArrayLike, policies: ArrayLike, prompts: ArrayLike, sources: Sequence[str]) -> list[MeanRating]:
+    """Mean ratings of all policies that were rated, the best first.
+
+    Policies that were rated on different prompts may differ because of these; win rates do not. Answers of nobody (no
+    name) are passed over.
+
+    Args:
+        worth: Ratings from 0 (lowest) to 1 (highest), shape ``(n,)``.
+        policies: Whose answer it is, an index into `sources`, shape ``(n,)``.
+        prompts: What belongs together, integers, shape ``(n,)``.
+        sources: Names.
+
+    Raises:
+        ShapeError: If the shapes disagree.
+    """
+    x, of, groups = np.asarray(worth, np.float64), np.asarray(policies, np.int64), np.asarray(prompts)
+    _check_shapes(x, of, groups)
+    rated = [(str(sources[n]), of == n) for n in np.unique(of) if sources[n]]
+    found = [MeanRating(name, clustered_share(x[whose], groups[whose])) for name, whose in rated]
+    return sorted(found, key=lambda each: (-each.share.value, each.policy))
+
+
+def _check_shapes(*arrays: np.ndarray) -> None:
+    if len({array.shape for array in arrays}) > 1:
+        raise ShapeError(f"shapes disagree: {', '.join(str(array.shape) for array in arrays)}")

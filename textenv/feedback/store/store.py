@@ -192,6 +192,7 @@ class FeedbackStore:
         for begin in range(0, len(found), _PRIORITIES):
             with self.database.write() as connection:
                 connection.execute(_SET_PRIORITY, found[begin : begin + _PRIORITIES])
+            time.sleep(_PAUSE_SECONDS)
 
     def reprioritise(self, selector: Selector) -> int:
         """Let a selector say which open items are asked first; how many there are.
@@ -456,6 +457,8 @@ _MANY = 2000
 """Open items from which on counting them anew for each request costs more than the exact number is worth."""
 _COUNT_SECONDS = 1.0
 _PRIORITIES = 200
+_PAUSE_SECONDS = 0.002
+"""Between chunks: without it, who has the interpreter gets the lock back, and the others may wait for all chunks."""
 _SET_PRIORITY = (
     schema.items.update().where(schema.items.c.id == sa.bindparam("of_id")).values(priority=sa.bindparam("to"))
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,26 @@ def test_ratings_have_agreement_and_a_ceiling(store, dashboard):
     assert found["length"]["ratings"]["value"] > 0.7
 
 
+def test_policies_are_rated_and_both_bad_is_told(store, dashboard):
+    rated = [Item("rate", f"p{n}", (Answer(f"t{n}", ("sft", "ppo")[n % 2], "v1"),), wanted=9) for n in range(4)]
+    pairs = [compare(number) for number in range(2)]
+    store.add_items([*rated, *pairs])
+    for item, score in zip(rated, (1, 5, 3, 4), strict=True):
+        say(store, item, "ann", {"score": score})
+    say(store, pairs[0], "ann", {"preferred": None, "both_bad": True})
+    say(store, pairs[1], "ann", {"preferred": 1})
+    found = dashboard.figures()
+
+    assert [(each["policy"], each["share"]["value"]) for each in found["mean_ratings"]] == [
+        ("ppo@v1", 0.875),
+        ("sft@v1", 0.25),
+    ]
+    (win,) = found["win_rates"]
+    assert (win["both_bad"], win["ties"], win["share"]["value"]) == (0.5, 0.5, 0.75)
+    store.undo("ann")
+    assert dashboard.figures()["win_rates"][0]["both_bad"] == 1.0
+
+
 def test_undone_labels_leave_the_figures(store, dashboard):
     item = compare(0)
     store.add_items([item])
@@ -106,15 +127,21 @@ def test_undone_labels_leave_the_figures(store, dashboard):
 
 def test_figures_are_computed_seldom(store, clock, monkeypatch):
     found = Dashboard(store.database, clock)
-    counted = []
-    monkeypatch.setattr(found, "_compute", lambda: counted.append(1) or time.sleep(0.02) or {"n": len(counted)})
-    monkeypatch.setattr(figures, "_LEAST_AGE_SECONDS", 0.05)
+    spans: list[tuple[float, float]] = []
 
-    assert [found.figures()["n"] for _ in range(3)] == [1, 1, 1]
-    time.sleep(0.1)
-    assert found.figures()["n"] == 1  # 0.02 seconds of work are paid for by 0.4 of rest
-    time.sleep(0.4)
-    assert found.figures()["n"] == 2
+    def compute() -> dict[str, Any]:
+        begun = time.monotonic()
+        time.sleep(0.01)
+        spans.append((begun, time.monotonic()))
+        return {"n": len(spans)}
+
+    monkeypatch.setattr(found, "_compute", compute)
+    monkeypatch.setattr(figures, "_LEAST_AGE_SECONDS", 0.0)
+    while len(spans) < 3:
+        assert found.figures()["n"] in (len(spans), len(spans) - 1)
+        time.sleep(0.005)
+    for (begun, ended), (again, _) in pairwise(spans):
+        assert again - ended >= 19 * (ended - begun)  # work takes a twentieth of the time
 
 
 def test_nobody_waits_for_figures(store, clock, monkeypatch):

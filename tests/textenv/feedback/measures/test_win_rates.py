@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from textenv.errors import ShapeError
-from textenv.feedback.measures.win_rates import win_rates
+from textenv.feedback.measures.win_rates import mean_ratings, win_rates
 
 
 def test_win_rates_hand_worked():
@@ -50,6 +50,36 @@ def test_interval_knows_that_raters_of_one_prompt_see_the_same_answers():
     assert np.mean(width) > 0.2  # five times as many independent judgements would give 0.11
 
 
+def test_both_bad_is_counted_per_pair_of_policies():
+    args = ([0.5, 1, 0, 1], [0, 1, 0, 0], [1, 0, 2, 2], [0, 1, 2, 3], ["a", "b", "c"])
+    found = {(each.first, each.second): each.both_bad for each in win_rates(*args, both_bad=[True, False, False, True])}
+
+    assert found == {("b", "a"): 0.5, ("a", "c"): 0.5}
+    assert [each.both_bad for each in win_rates(*args)] == [0.0, 0.0]
+
+
+def test_mean_ratings_hand_worked():
+    found = mean_ratings([0.0, 1.0, 0.25, 0.75, 1.0], [1, 1, 0, 1, 2], [5, 5, 6, 7, 8], ["a", "b", "c", "never rated"])
+
+    assert [each.policy for each in found] == ["c", "b", "a"]
+    assert [each.share.value for each in found] == pytest.approx([1.0, 1.75 / 3, 0.25])
+    assert (found[1].share.number, found[1].share.clusters) == (3, 2)
+    assert found[0].share.low < 0.3  # one rating proves little
+    assert mean_ratings([], [], [], ["a"]) == mean_ratings([1.0], [0], [0], [""]) == []
+
+
+def test_interval_of_a_mean_rating_covers_the_truth():
+    rng = np.random.default_rng(2)
+    covered, truth = 0, 0.6
+    for _ in range(300):
+        worth = np.clip(truth + np.repeat(rng.choice([-0.3, 0.3], 40), 3) + rng.choice([-0.1, 0.1], 120), 0, 1)
+        (found,) = mean_ratings(worth, np.zeros(120, int), np.repeat(np.arange(40), 3), ["a"])
+        covered += found.share.low <= truth <= found.share.high
+    assert covered / 300 >= 0.92
+
+
 def test_shapes_must_agree():
+    with pytest.raises(ShapeError, match="shapes disagree"):
+        mean_ratings([1.0], [0, 1], [0], ["a"])
     with pytest.raises(ShapeError, match="shapes disagree"):
         win_rates([1.0], [0, 1], [1, 0], [0, 0], ["a", "b"])

@@ -118,6 +118,26 @@ def test_figures_are_those_worked_by_hand(store, opened):
     assert "0 % [0, 79]" in rows[1]  # Wilson's interval of nought in one
 
 
+def test_ratings_by_policy_and_both_bad(store, opened):
+    rated = [Item("rate", f"p{n}", (Answer(f"t{n}", ("sft", "ppo")[n % 2], "v1"),), wanted=2) for n in range(4)]
+    pairs = [compare(number) for number in range(4)]
+    store.add_items([*rated, *pairs])
+    for item, score in zip(rated, (1, 5, 3, 4), strict=True):
+        store.save_label(Label(item.id, item.id, "ann", {"score": score}, 3.0))
+    page = opened()
+    wins = words(page, "wins")
+    assert "Needs comparisons or rankings of answers by two policies." in wins
+    assert wins.index("ppo@v1") < wins.index("sft@v1")  # the best first
+    assert "88 % [" in wins
+    assert "25 % [" in wins
+    assert "2 ratings · 2 prompts" in wins
+
+    store.save_label(Label("bad", pairs[0].id, "ann", {"preferred": None, "both_bad": True}, 3.0))
+    for item in pairs[1:]:
+        say(store, item, "ann", 1)
+    page.wait_for_selector("#wins >> text=4 pairs · 4 prompts · 25 % ties · 25 % both bad")
+
+
 def test_script_tags_are_shown_as_text(store, opened):
     answers = (Answer(EVIL, EVIL, "v1"), Answer("other", "ppo", EVIL))
     item = Item("compare", EVIL, answers, instructions=EVIL, wanted=2)

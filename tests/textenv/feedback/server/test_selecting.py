@@ -100,21 +100,27 @@ def test_asking_without_an_ensemble_says_how_to_get_one(make_client, security):
 
 def test_labels_are_saved_while_thousands_of_items_are_put_in_order(store, make_item):
     store.add_items(make_item(number=n) for n in range(1500))
-    waits = []
+    number, done = 0, threading.Event()
 
     def label():
+        nonlocal number
         while not done.is_set():
-            begun = time.monotonic()
-            store.add_rater(f"rater {len(waits)}")
-            waits.append(time.monotonic() - begun)
+            store.add_rater(f"rater {number}")
+            number += 1
 
-    done = threading.Event()
     thread = threading.Thread(target=label)
-    thread.start()
-    assert store.reprioritise(by_number) == 1500
+
+    def select(items):
+        thread.start()
+        while number < 1:
+            time.sleep(0.001)
+        return by_number(items)
+
+    assert store.reprioritise(select) == 1500
+    in_between = number
     done.set()
     thread.join()
-    assert len(waits) >= 3  # it wrote in between
+    assert in_between >= 4  # it wrote between the chunks
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Screen:
         )
         self.seen = ""
 
-    def wait_for(self, text: str, seconds: float = 20.0) -> None:
+    def wait_for(self, text: str, seconds: float = 60.0) -> None:
         """Read until the text was shown."""
         end = time.monotonic() + seconds
         while text not in self.seen:
@@ -57,7 +57,7 @@ class Screen:
         self.wait_for(then)
 
     def end(self) -> int:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < end:
             ready, _, _ = select.select([self.master], [], [], 0.1)
             if ready:

@@ -66,15 +66,20 @@ function queue({ queue: found }) {
     make('div', { class: 'keys' }, ...keys.map(([tone, text]) => make('span', { class: `key ${tone}`, text })))];
 }
 
-function wins({ win_rates: found, win_rates_left_out: more }) {
+function wins({ win_rates: found, win_rates_left_out: more, mean_ratings: rated, mean_ratings_left_out: moreRated }) {
   const about = explain('How often the first policy’s answer is preferred: comparisons and pairs of rankings, ties count half. The intervals (95 %) go by the number of prompts.');
-  if (!found.length) return [about, missing('Needs comparisons or rankings of answers by two policies.')];
   const entries = found.map(each => ({
     name: [make('b', { text: each.first }), make('span', { class: 'against', text: `against ${each.second}` })],
     found: each.share, mark: 0.5, tone: each.share.low > 0.5 ? 'sure' : '',
-    rest: `${many(each.share.number, 'pair')} · ${many(each.share.clusters, 'prompt')} · ${percent(each.ties)} ties`,
+    rest: [many(each.share.number, 'pair'), many(each.share.clusters, 'prompt'), `${percent(each.ties)} ties`,
+      each.both_bad ? `${percent(each.both_bad)} both bad` : ''].filter(Boolean).join(' · '),
   }));
-  return [about, rows(SHARES, entries), more ? make('p', { class: 'rest', text: `${many(more, 'pair')} of policies more.` }) : null];
+  const left = number => (number ? make('p', { class: 'rest', text: `${whole(number)} more.` }) : null);
+  const compared = entries.length ? [rows(SHARES, entries), left(more)] : [missing('Needs comparisons or rankings of answers by two policies.')];
+  if (!rated.length) return [about, ...compared];
+  const means = rated.map(each => ({ name: each.policy, found: each.share,
+    rest: `${many(each.share.number, 'rating')} · ${many(each.share.clusters, 'prompt')}` }));
+  return [about, ...compared, explain('Mean rating, from the lowest step of the scale (0 %) to the highest.'), rows(SHARES, means), left(moreRated)];
 }
 
 function ceiling({ ceiling: found }) {
@@ -150,7 +155,7 @@ const duration = seconds => (seconds < 99.5 ? `${seconds < 9.95 ? seconds.toFixe
 // --- keeping up ------------------------------------------------------------------------------------------------------------
 
 const PARTS = { tiles: [tiles, data => [data.labels, data.queue, data.agreement, data.ceiling, data.win_rates[0], data.pace.now, data.pace.active]],
-  pace: [pace, data => [data.pace, data.labels]], queue: [queue, data => data.queue], wins: [wins, data => [data.win_rates, data.win_rates_left_out]],
+  pace: [pace, data => [data.pace, data.labels]], queue: [queue, data => data.queue], wins: [wins, data => [data.win_rates, data.win_rates_left_out, data.mean_ratings]],
   ceiling: [ceiling, data => data.ceiling], agreement: [agreement, data => data.agreement], 
   position: [position, data => data.position], length: [length, data => data.length],
   raters: [raters, data => [data.raters, data.raters_left_out]] };
