@@ -178,6 +178,9 @@ def improve(policy: Path, options: argparse.Namespace) -> None:
     command += ["--seed", str(options.seed), "--reward.trunk", trunk, "--ppo.total_episodes", str(options.episodes)]
     command += ["--ppo.max_new_tokens", str(options.max_tokens), "--ppo.training.kl_coef", "0.1"]
     command += ["--min_labels", "10"]
+    if trunk == "policy":  # a small model that has read little: it needs more steps, and word embeddings that move
+        training = {"learning_rate": "5e-4", "epochs": "8", "freeze_embeddings": "false", "rankings_loss": "pairs"}
+        command += [word for name, value in training.items() for word in (f"--reward.training.{name}", value)]
     subprocess.run(command, check=True)
 
 

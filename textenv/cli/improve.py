@@ -48,8 +48,9 @@ def _sft() -> SFTConfig:
 
 
 def _reward() -> RewardStageConfig:
-    # Some hundred labels: small batches, several passes, stopped where held-out labels get worse.
-    return RewardStageConfig(training=RewardModelConfig(epochs=4, batch_size=8))
+    # Some hundred labels: small batches, several passes. The weights that are best on held-out labels are kept; training
+    # does not stop early, since losses of so few labels stand still for a while before anything is learned.
+    return RewardStageConfig(training=RewardModelConfig(epochs=4, batch_size=8, patience=10))
 
 
 def _ppo() -> PPOStageConfig:
@@ -186,6 +187,7 @@ class _Improvement:
             done["reward"] = stages.once(run, "reward", lambda: self.learn_reward(labels, start))
             if config.members > 1:
                 done["members"] = stages.once(run, "members", lambda: self.learn_members(labels, start))
+            run.say(f"{'reward':<12} {_accuracy(done['reward']['reward_model'])}")
             scorer = stages.load_reward(run.stage("reward"))
             train, held_out = self.prompts()
             done["ppo"] = stages.once(
@@ -364,6 +366,15 @@ def _gain(differences: NDArray[np.float64]) -> dict[str, Any]:
     return {"mean": float(differences.mean()), "interval": [low, high], "wins": wins, "prompts": len(differences)}
 
 
+def _accuracy(reward_model: dict[str, Any]) -> str:
+    """How often the reward model is right about held-out labels, and what to think where that may be chance."""
+    low, high = reward_model["intervals"].get("accuracy", (0.0, 1.0))
+    found = f"right about {reward_model['accuracy']:.0%} [{low:.0%}, {high:.0%}] of held-out labels"
+    if low > 0.5:
+        return found
+    return found + ", which may be chance: what PPO gains by it need not be what people like; collect more labels"
+
+
 def _table(figures: dict[str, Any]) -> Table:
     """What the round brought."""
     table = Table(title=f"Version {figures['version']} against {figures['before']}", title_justify="left")
@@ -384,5 +395,6 @@ def _table(figures: dict[str, Any]) -> Table:
         table.add_row("gain (95 %)", "", f"{gain['mean']:+.2f} [{low:+.2f}, {high:+.2f}]")
         table.add_row(f"better on {gain['prompts']} prompts", "", f"{gain['wins']:.0%}")
         table.add_row("KL from before PPO, nats", "", f"{last['kl']:.1f}")
+        table.caption, table.caption_justify = f"The reward model is {_accuracy(figures['reward_model'])}.", "left"
     table.add_row("served", "", "yes" if figures["served"] else "no: worse than before")
     return table

@@ -17,7 +17,7 @@ from reward_models.active import EnsembleDisagreement
 from reward_models.simulation import Rater, SimulatedPerson
 from reward_models.training import RewardModelConfig
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
-from textenv.cli.improve import ImproveCommand, improve
+from textenv.cli.improve import ImproveCommand, _accuracy, improve
 from textenv.cli.serve import ServeConfig, _find_selector
 from textenv.datasets import builtin_ratings, demonstrations
 from textenv.errors import ConfigError, DataError
@@ -94,6 +94,14 @@ def test_a_round_makes_a_new_version_that_the_store_knows(improved: tuple[Path, 
     assert (run / "report.html").exists()
     sample = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
     assert set(sample) == {"prompt", "base", "sft", "ppo"}
+
+
+@pytest.mark.parametrize(("low", "chance"), [(0.49, True), (0.5, True), (0.51, False)])
+def test_a_reward_model_that_may_know_nothing_is_named_so(low: float, chance: bool):
+    said = _accuracy({"accuracy": 0.7, "intervals": {"accuracy": [low, 0.9]}, "pairs": {"accuracy": 13}})
+    assert said.startswith(f"right about 70% [{low:.0%}, 90%] of held-out labels")
+    assert ("may be chance" in said) == chance
+    assert "[0%, 100%]" in _accuracy({"accuracy": 0.7, "intervals": {}, "pairs": {"accuracy": 1}})
 
 
 def test_a_round_needs_new_labels(improved: tuple[Path, dict[str, Any]], finished: Path):
