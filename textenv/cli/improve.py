@@ -48,8 +48,8 @@ def _sft() -> SFTConfig:
 
 
 def _reward() -> RewardStageConfig:
-    # Some hundred labels: small batches, several passes. The weights that are best on held-out labels are kept; training
-    # does not stop early, since losses of so few labels stand still for a while before anything is learned.
+    # Some hundred labels: small batches, several passes. The weights that are best on held-out labels are kept, but
+    # training does not stop early: the loss of so few labels stands still for a while before anything is learned.
     return RewardStageConfig(training=RewardModelConfig(epochs=4, batch_size=8, patience=10))
 
 

@@ -68,8 +68,10 @@ def simulated(seed: int, guesses: set[int], one_sided: set[int], raters: int = 8
     value = np.where(np.isin(rater, list(one_sided)) & (rng.random(n) < 0.7), shown, value)
     zeros, none = np.zeros(n, np.int64), np.empty(0, np.int64)
     labels = Labels(rater, item, zeros + 3, np.ones(n), np.ones(n), zeros > 0, zeros > 0, np.full(n, np.nan))
-    pairs = Pairs(np.arange(n), rater, zeros + 3, item, item, item, value, shown, zeros, zeros, zeros, zeros)
-    ratings = Ratings(none, none, none, np.empty(0), none, none)
+    pairs = Pairs(
+        np.arange(n), rater, zeros + 3, item, item, item, value, zeros > 0, shown, zeros, zeros, zeros, zeros
+    )  # fmt: skip
+    ratings = Ratings(none, none, none, none, none, np.empty(0), none, none)
     return Judgements(labels, pairs, ratings, tuple(map(str, range(raters))), ("policy",))
 
 
