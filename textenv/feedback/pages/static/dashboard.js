@@ -79,7 +79,7 @@ function wins({ win_rates: found, win_rates_left_out: more, mean_ratings: rated,
   if (!rated.length) return [about, ...compared];
   const means = rated.map(each => ({ name: each.policy, found: each.share,
     rest: `${many(each.share.number, 'rating')} · ${many(each.share.clusters, 'prompt')}` }));
-  return [about, ...compared, explain('Mean rating, from the lowest step of the scale (0 %) to the highest.'), rows(SHARES, means), left(moreRated)];
+  return [about, ...compared, make('p', { class: 'explain next', text: 'Mean rating, from the lowest step of the scale (0 %) to the highest.' }), rows(SHARES, means), left(moreRated)];
 }
 
 function ceiling({ ceiling: found }) {
