@@ -6,7 +6,7 @@
 Two rounds of collecting and improving against a running ``textenv serve``. The people's true taste is hidden from the
 training: a lexicon's opinion of the answer, seen through noise that differs from person to person. After every round
 the policy that is served answers held-out prompts, and the true score of its answers is looked up. Writes
-``loop.json`` and ``loop.png``.
+``loop.json`` and ``loop.png``. Needs the extra ``serve``.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def server(policy: Path, options: argparse.Namespace) -> Iterator[Api]:
             api = Api(f"http://127.0.0.1:{port}")
             for _ in range(600):
                 if process.poll() is not None:
-                    raise SystemExit(f"the server ended: see {options.out / 'server.log'}")
+                    told = (options.out / "server.log").read_text("utf-8").strip().splitlines()
+                    raise SystemExit(f"the server ended: {told[-1] if told else 'it said nothing'}")
                 try:
                     api.call("/health")
                     break
