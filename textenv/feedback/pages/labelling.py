@@ -13,17 +13,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from textenv.feedback.pages.guide import DEFAULTS, guide
-from textenv.feedback.server.label_api import blind_assignment
+from textenv.feedback.server.label_api import blind_assignment, progress_fields, wanted_kinds
 from textenv.feedback.server.security import Security
 from textenv.feedback.server.turns import Turns
-from textenv.feedback.store import KINDS, Assignment, FeedbackStore, Label
+from textenv.feedback.store import Assignment, FeedbackStore, Label
 
 STATIC = Path(__file__).parent / "static"
 """Scripts and styles of all pages."""
@@ -58,21 +57,14 @@ class _Labelling:
         return HTMLResponse(self._page.substitute(rater=escape(rater), csrf=escape(csrf)))
 
     async def next(self, request: Request) -> Response:
-        rater = self._security.rater(request)
-        kinds = tuple(kind for kind in request.query_params.get("kinds", "").split(",") if kind) or KINDS
-        if set(kinds) - set(KINDS):
-            raise HTTPException(400, f"`kinds` may be {', '.join(KINDS)}, separated by commas")
+        rater, kinds = self._security.rater(request), wanted_kinds(request)
         return JSONResponse(await self._turn(self._next, rater, kinds))
 
     def _next(self, rater: str, kinds: Sequence[str]) -> dict[str, Any]:
         assignment, (progress, newest) = self._store.next_with_standing(rater, kinds=kinds)
         return {
             "assignment": None if assignment is None else shown(assignment),
-            "progress": {
-                "labelled": progress.labelled,
-                "skipped": progress.skipped,
-                "remaining": progress.remaining,
-            },
+            "progress": progress_fields(progress),
             "last": newest and _last(newest),
         }
 

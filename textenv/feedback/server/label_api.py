@@ -17,7 +17,7 @@ from textenv.errors import DataError
 from textenv.feedback.server.openai_requests import ApiError, parse_body
 from textenv.feedback.server.security import Security
 from textenv.feedback.server.turns import Turns
-from textenv.feedback.store import KINDS, Assignment, FeedbackStore, Label, LabelConflict
+from textenv.feedback.store import KINDS, Assignment, FeedbackStore, Label, LabelConflict, Progress
 
 
 def label_routes(store: FeedbackStore, security: Security, turns: Turns) -> list[Route]:
@@ -70,14 +70,14 @@ class _LabelApi:
         return JSONResponse({"rater": rater, "csrf": self._security.csrf_token(request)})
 
     async def next(self, request: Request) -> Response:
-        rater, kinds = self._security.rater(request), _kinds(request)
+        rater, kinds = self._security.rater(request), wanted_kinds(request)
         return JSONResponse(await self._turn(self._next, rater, kinds))
 
     async def save(self, request: Request) -> Response:
         rater = self._security.rater(request)
         self._security.check_csrf(request)
         label = _label(_object(await request.body()), rater)
-        kinds = _kinds(request) if "next" in request.query_params else None
+        kinds = wanted_kinds(request) if "next" in request.query_params else None
         return JSONResponse(await self._turn.first(self._save, label, kinds))
 
     async def undo(self, request: Request) -> Response:
@@ -97,11 +97,11 @@ class _LabelApi:
 
     async def progress(self, request: Request) -> Response:
         rater = self._security.rater(request)
-        return JSONResponse(_fields(await self._turn(self._store.progress, rater)))
+        return JSONResponse(progress_fields(await self._turn(self._store.progress, rater)))
 
     def _next(self, rater: str, kinds: tuple[str, ...]) -> dict[str, Any]:
-        assignment = self._store.next_assignment(rater, kinds=kinds)
-        return {"assignment": blind_assignment(assignment), "progress": _fields(self._store.progress(rater))}
+        assignment, standing = self._store.next_with_standing(rater, kinds=kinds)
+        return {"assignment": blind_assignment(assignment), "progress": progress_fields(standing.progress)}
 
     def _save(self, label: Label, kinds: tuple[str, ...] | None) -> dict[str, Any]:
         saved = self._store.save_label(label)
@@ -116,7 +116,12 @@ def label_error(error: DataError) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 409 if isinstance(error, LabelConflict) else 400)
 
 
-def _kinds(request: Request) -> tuple[str, ...]:
+def wanted_kinds(request: Request) -> tuple[str, ...]:
+    """What a rater wants to do, from the query; all kinds where it says nothing.
+
+    Raises:
+        HTTPException: 400 where a kind is unknown.
+    """
     text = request.query_params.get("kinds", "")
     kinds = tuple(kind for kind in text.split(",") if kind) or KINDS
     unknown = set(kinds) - set(KINDS)
@@ -153,5 +158,6 @@ def _label(body: dict[str, Any], rater: str) -> Label:
     )
 
 
-def _fields(progress: Any) -> dict[str, int]:
+def progress_fields(progress: Progress) -> dict[str, int]:
+    """How far a rater has come, as JSON."""
     return {"labelled": progress.labelled, "skipped": progress.skipped, "remaining": progress.remaining}
