@@ -13,15 +13,15 @@ from textenv.sampling.params import SamplingParams
 _COUNTS = {"demonstrate": 0, "rate": 1, "compare": 2}
 
 
+Prompt = tuple[str, Sequence[Mapping[str, str]]]
+"""A text and, where it is a chat, its messages."""
+
+
 class AnswerMaker(Protocol):
     """A policy that answers prompts and says where the answers come from; a ``PolicyHost`` is one."""
 
-    def encode(self, text: str, messages: Sequence[Mapping[str, str]] = (), /) -> list[int]:
-        """Token ids of a text or a chat."""
-        ...
-
     def answers(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, n: int = 1, seed: int = 0
+        self, prompts: Sequence[Prompt], params: SamplingParams, *, n: int = 1, seed: int = 0
     ) -> list[list[Answer]]:
         """``n`` answers to each prompt."""
         ...
@@ -93,8 +93,8 @@ def make_items(
         share = config.count // len(makers) + (place < config.count % len(makers))
         if not share:
             continue
-        ids = [maker.encode(prompt.text, _chat(prompt, config)) for prompt in prompts]
-        for found, fresh in zip(drawn, maker.answers(ids, config.sampling, n=share, seed=config.seed), strict=True):
+        asked = [(prompt.text, _chat(prompt, config)) for prompt in prompts]
+        for found, fresh in zip(drawn, maker.answers(asked, config.sampling, n=share, seed=config.seed), strict=True):
             found += fresh
     items = []
     for prompt, found in zip(prompts, drawn, strict=True):

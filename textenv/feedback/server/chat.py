@@ -27,6 +27,15 @@ def encode_chat(messages: Sequence[Mapping[str, str]], policy: GenerativePolicy)
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
+def encode_prompt(text: str, messages: Sequence[Mapping[str, str]], policy: GenerativePolicy) -> list[int]:
+    """Token ids of a text, or of a chat where there are messages.
+
+    Raises:
+        DataError: If the chat template refuses the messages.
+    """
+    return encode_chat(messages, policy) if messages else list(policy.encode_prompt(text))
+
+
 def chat_text(messages: Sequence[Mapping[str, str]]) -> str:
     """A chat as plain text: what people read, and what a policy without a chat template continues.
 

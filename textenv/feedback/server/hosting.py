@@ -2,7 +2,7 @@
 
 A policy has a name (its folder's) and versions. The newest version that the store knows under the name is served; a
 folder that changes in place, or gets a newer sub-folder with a model, becomes a new version by itself. Requests that
-have begun end with the version that they began with.
+have begun end with the version that they began with: an older version ends when its last user is gone.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import logging
 import queue
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from textenv.errors import ConfigError, DataError, TextEnvError
+from textenv.feedback.making import Prompt
 from textenv.feedback.server.batching import AnswerRequest, Batcher, Chunk
-from textenv.feedback.server.chat import encode_chat
+from textenv.feedback.server.chat import encode_prompt
 from textenv.feedback.store import Answer, FeedbackStore, PolicyVersion
 from textenv.protocols import GenerativePolicy
 from textenv.sampling.params import SamplingParams
@@ -44,13 +46,21 @@ class EngineLimits:
     max_waiting: int = 256
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Served:
-    """A version of a policy that answers."""
+    """A version of a policy that answers.
+
+    Attributes:
+        version: What is served.
+        policy: Answers.
+        batcher: Takes requests while the version is current or in use.
+        users: Requests that have begun and may still ask the batcher.
+    """
 
     version: PolicyVersion
     policy: GenerativePolicy
     batcher: Batcher
+    users: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +99,7 @@ class PolicyHost:
         self._limits = limits or EngineLimits()
         self._seen = _fingerprint(model_folder(self.folder))
         self._register()
+        self._exchange = threading.Lock()
         self.current = self._load(self._newest())
 
     def poll(self) -> bool:
@@ -110,52 +121,63 @@ class PolicyHost:
         except (TextEnvError, OSError) as error:
             _logger.warning("%s stays at version %s: %s", self.name, self.current.version.version, error)
             return False
-        before, self.current = self.current, fresh
-        before.batcher.close(wait=False)
+        with self._exchange:
+            before, self.current = self.current, fresh
+            self._end_unused(before)
         return True
 
+    @contextmanager
+    def using(self) -> Iterator[Served]:
+        """The present version; it takes requests as long as the block lasts, whatever version comes after it."""
+        with self._exchange:
+            served = self.current
+            served.users += 1
+        try:
+            yield served
+        finally:
+            with self._exchange:
+                served.users -= 1
+                self._end_unused(served)
+
+    def _end_unused(self, served: Served) -> None:
+        """End a version that is neither current nor in use; the caller holds the lock."""
+        if served is not self.current and not served.users:
+            served.batcher.close(wait=False)
+
     def answers(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, n: int = 1, seed: int = 0
+        self, prompts: Sequence[Prompt], params: SamplingParams, *, n: int = 1, seed: int = 0
     ) -> list[list[Answer]]:
         """Answers to prompts with their provenance, made beside the callers' requests; waits for them.
 
         Args:
-            prompts: Token ids.
+            prompts: Texts, or chats where there are messages.
             params: Settings.
             n: Answers per prompt.
             seed: The prompt number i is answered with the seed ``seed + i``.
 
         Raises:
             ConfigError: If a prompt does not fit.
-            DataError: If decoding failed.
+            DataError: If the chat template refuses messages, or decoding failed.
         """
-        served = self.current
         found: list[list[Answer]] = []
         arrived: queue.SimpleQueue[tuple[int, Chunk]] = queue.SimpleQueue()
-        for begin in range(0, len(prompts), self._limits.num_slots):
-            part = prompts[begin : begin + self._limits.num_slots]
-            texts = [[""] * n for _ in part]
-            for number, ids in enumerate(part):
-                request = AnswerRequest(ids, params, n=n, seed=seed + begin + number)
-                served.batcher.submit(request, lambda chunk, number=number: arrived.put((number, chunk)))
-            for _ in range(len(part) * n):
-                number, chunk = arrived.get()
-                if chunk.finish_reason == "error":
-                    raise DataError(f"{served.fingerprint} failed to answer prompt {begin + number}; see the log")
-                texts[number][chunk.number] = chunk.text
-            for number, each in enumerate(texts):
-                provenance = (self.name, served.version.version, vars(params).copy(), seed + begin + number)
-                found.append([Answer(text, *provenance) for text in each])
+        with self.using() as served:
+            encoded = [encode_prompt(text, messages, served.policy) for text, messages in prompts]
+            for begin in range(0, len(encoded), self._limits.num_slots):
+                part = encoded[begin : begin + self._limits.num_slots]
+                texts = [[""] * n for _ in part]
+                for number, ids in enumerate(part):
+                    request = AnswerRequest(ids, params, n=n, seed=seed + begin + number)
+                    served.batcher.submit(request, lambda chunk, number=number: arrived.put((number, chunk)))
+                for _ in range(len(part) * n):
+                    number, chunk = arrived.get()
+                    if chunk.finish_reason == "error":
+                        raise DataError(f"{served.fingerprint} failed to answer prompt {begin + number}; see the log")
+                    texts[number][chunk.number] = chunk.text
+                for number, each in enumerate(texts):
+                    provenance = (self.name, served.version.version, vars(params).copy(), seed + begin + number)
+                    found.append([Answer(text, *provenance) for text in each])
         return found
-
-    def encode(self, text: str, messages: Sequence[Mapping[str, str]] = ()) -> list[int]:
-        """Token ids of a text, or of a chat where there are messages.
-
-        Raises:
-            DataError: If the chat template refuses the messages.
-        """
-        policy = self.current.policy
-        return encode_chat(messages, policy) if messages else list(policy.encode_prompt(text))
 
     def close(self) -> None:
         """Answer what was asked, then end."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -65,11 +66,12 @@ class _Api:
 
     async def models(self, request: Request) -> Response:
         self._security.require_token(request)
-        return JSONResponse({"object": "list", "data": [_model(host) for host in self._hosts.values()]})
+        return JSONResponse({"object": "list", "data": [_model(host.current) for host in self._hosts.values()]})
 
     async def model(self, request: Request) -> Response:
         self._security.require_token(request)
-        return JSONResponse(_model(self._host(request.path_params["name"])))
+        with self._using(request.path_params["name"]) as served:
+            return JSONResponse(_model(served))
 
     async def completions(self, request: Request) -> Response:
         self._security.require_token(request)
@@ -83,27 +85,30 @@ class _Api:
         wanted = parse_chat(body, self._limits)
         return await self._answer(request, body.get("model"), wanted, ChatForm)
 
-    def _host(self, model: Any) -> PolicyHost:
+    @contextmanager
+    def _using(self, model: Any) -> Iterator[Served]:
+        """The version that answers a request; it does so to the end, also where a newer one comes meanwhile."""
         if not isinstance(model, str) or not model:
             raise ApiError("you must provide a model parameter", param="model")
         name, _, version = model.partition("@")
         host = self._hosts.get(name)
-        if host is None or (version and version != host.current.version.version):
-            raise ApiError(
-                f"The model '{model}' does not exist; there are: {', '.join(self._hosts)}",
-                status=404,
-                code="model_not_found",
-                param="model",
-            )
-        return host
+        with nullcontext() if host is None else host.using() as served:
+            if served is None or (version and version != served.version.version):
+                raise ApiError(
+                    f"The model '{model}' does not exist; there are: {', '.join(self._hosts)}",
+                    status=404,
+                    code="model_not_found",
+                    param="model",
+                )
+            yield served
 
     async def _answer(self, request: Request, model: Any, wanted: Wanted, kind: type[Form]) -> Response:
-        served = self._host(model).current
-        prompts = await run_in_threadpool(encode, wanted, served)
-        if wanted.store:
-            await run_in_threadpool(self._keep, prompts, wanted)
-        form = kind(served, wanted.top_logprobs, prompts)
-        answers = _Answers(served, wanted, prompts)
+        with self._using(model) as served:
+            prompts = await run_in_threadpool(encode, wanted, served)
+            if wanted.store:
+                await run_in_threadpool(self._keep, prompts, wanted)
+            form = kind(served, wanted.top_logprobs, prompts)
+            answers = _Answers(served, wanted, prompts)
         if wanted.stream:
             events = _events(form, answers, wanted)
             # The first piece decides about the status: an error before it is no stream.
@@ -234,10 +239,10 @@ def _event(content: Any) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-def _model(host: PolicyHost) -> dict[str, Any]:
-    version = host.current.version
+def _model(served: Served) -> dict[str, Any]:
+    version = served.version
     return {
-        "id": host.name,
+        "id": version.name,
         "object": "model",
         "created": int(version.created or time.time()),
         "owned_by": "textenv",

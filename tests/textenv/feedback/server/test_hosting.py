@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import queue
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.textenv.feedback.server.conftest import LIMITS, load
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.making import MakeConfig, make_from_store, make_items
+from textenv.feedback.server.batching import AnswerRequest, Chunk, Overloaded
+from textenv.feedback.server.chat import encode_prompt
 from textenv.feedback.server.hosting import PolicyHost, Watcher, model_folder
 from textenv.feedback.store import PolicyVersion
 from textenv.sampling.generation import generate
@@ -67,7 +72,7 @@ def test_host_stays_with_its_version_where_the_new_one_is_broken(host, store, tm
 
     assert not host.poll()
     assert "tiny stays at version" in caplog.text
-    assert host.answers([[5, 6]], SamplingParams(max_new_tokens=2))[0][0].version != "broken"
+    assert host.answers([("film", ())], SamplingParams(max_new_tokens=2))[0][0].version != "broken"
 
 
 def test_host_without_a_model_is_refused(store, tmp_path):
@@ -80,7 +85,7 @@ def test_host_without_a_model_is_refused(store, tmp_path):
 def test_watcher_polls(host, store, save_policy, tmp_path):
     store.register_policy(PolicyVersion("tiny", "next", str(save_policy(tmp_path / "next", seed=1))))
     watcher = Watcher([host], 0.01)
-    for _ in range(500):
+    for _ in range(6000):
         if host.current.version.version == "next":
             break
         watcher._ended.wait(0.01)
@@ -91,27 +96,64 @@ def test_watcher_polls(host, store, save_policy, tmp_path):
 
 def test_answers_say_where_they_come_from(host):
     params = SamplingParams(max_new_tokens=5, temperature=0.7)
-    ids = [host.encode(f"the old film {n}") for n in range(6)]
-    found = host.answers(ids, params, n=2, seed=7)
+    prompts = [f"the old film {n}" for n in range(6)]
+    found = host.answers([(prompt, ()) for prompt in prompts], params, n=2, seed=7)
 
     assert len(found) == 6
     for number, answers in enumerate(found):
-        expected = generate(host.current.policy, [ids[number]], params, n=2, seed=7 + number)
+        expected = generate(host.current.policy, [prompts[number]], params, n=2, seed=7 + number)
         assert [answer.text for answer in answers] == [each.response for each in expected]
         assert {answer.source for answer in answers} == {host.current.fingerprint}
         assert answers[0].seed == 7 + number
         assert answers[0].sampling["temperature"] == 0.7
 
 
-def test_encode_uses_the_chat_template_where_there_is_one(host, monkeypatch):
-    tokenizer = host.current.policy.tokenizer
+def test_chat_template_is_used_where_there_is_one(host, monkeypatch):
+    policy = host.current.policy
     chat = [{"role": "user", "content": "good film"}]
-    assert host.encode("", chat) == host.encode("good film")
-    monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}!{% endfor %}")
-    assert host.encode("", chat) == tokenizer.encode("good film!", add_special_tokens=False)
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no') }}")
+    assert encode_prompt("", chat, policy) == policy.encode_prompt("good film")
+    monkeypatch.setattr(policy.tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}!{% endfor %}")
+    assert encode_prompt("", chat, policy) == policy.tokenizer.encode("good film!", add_special_tokens=False)
+    monkeypatch.setattr(policy.tokenizer, "chat_template", "{{ raise_exception('no') }}")
     with pytest.raises(DataError, match="chat template refuses these messages: no"):
-        host.encode("", chat)
+        host.answers([("", chat)], SamplingParams(max_new_tokens=2))
+    assert host.current.users == 0
+
+
+def test_version_in_use_takes_requests_after_a_newer_one_came(host, store, save_policy, tmp_path):
+    store.register_policy(PolicyVersion("tiny", "next", str(save_policy(tmp_path / "next", seed=1))))
+    request = AnswerRequest(host.current.policy.encode_prompt("the"), SamplingParams(max_new_tokens=2))
+    arrived: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    with host.using() as before, host.using():
+        assert host.poll()
+        assert host.current is not before
+        before.batcher.submit(request, arrived.put)
+
+    assert arrived.get(timeout=20).finish_reason in ("stop", "length")
+    assert not before.batcher.alive
+    with pytest.raises(Overloaded, match="no longer served"):
+        before.batcher.submit(request, arrived.put)
+
+
+def test_answers_are_all_of_the_version_they_began_with(host, store, save_policy, tmp_path, monkeypatch):
+    store.register_policy(PolicyVersion("tiny", "next", str(save_policy(tmp_path / "next", seed=1))))
+    before = host.current
+    polled = []
+    monkeypatch.setattr(before.batcher, "submit", _after(before.batcher.submit, lambda: polled.append(host.poll())))
+    found = host.answers([(f"the old film {n}", ()) for n in range(6)], SamplingParams(max_new_tokens=3))
+
+    assert polled == [True, False, False, False, False, False]
+    assert {answer.version for answers in found for answer in answers} == {before.version.version}
+    assert host.current.version.version == "next"
+
+
+def _after(function: Callable[..., Any], then: Callable[[], Any]) -> Callable[..., Any]:
+    def both(*arguments: Any) -> Any:
+        result = function(*arguments)
+        then()
+        return result
+
+    return both
 
 
 def test_make_from_store_asks_about_collected_prompts(host, store):

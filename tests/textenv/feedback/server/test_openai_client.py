@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import openai
@@ -12,10 +13,11 @@ from textenv.feedback.server.app import AppConfig, build_app
 from textenv.feedback.server.hosting import PolicyHost
 from textenv.feedback.server.openai_requests import ApiLimits
 from textenv.feedback.server.security import Security
-from textenv.feedback.store import FeedbackStore
+from textenv.feedback.store import FeedbackStore, PolicyVersion
 from textenv.sampling.generation import generate
 from textenv.sampling.params import SamplingParams
 
+NEXT = "tiny@round-1"
 CHAT = [{"role": "user", "content": "the old film"}]
 
 
@@ -198,13 +200,9 @@ def test_too_many_waiting_answers_are_a_rate_limit_error(client):
 
 
 def test_new_version_answers_without_a_restart(client, host, store, save_policy, tmp_path):
-    from textenv.feedback.store import PolicyVersion
-
-    before = host.current.version.version
+    before = host.current.fingerprint
     store.register_policy(PolicyVersion("tiny", "round-1", str(save_policy(tmp_path / "next", seed=5))))
-    for _ in range(200):
-        answer = client.completions.create(model="tiny", prompt="the", max_tokens=2)
-        if answer.system_fingerprint == "tiny@round-1":
-            break
-    else:
-        pytest.fail(f"still served by {before}")
+    deadline = time.monotonic() + 60
+    while (answer := client.completions.create(model="tiny", prompt="the", max_tokens=2)).system_fingerprint != NEXT:
+        assert answer.system_fingerprint == before
+        assert time.monotonic() < deadline, f"still served by {before}"
