@@ -4,6 +4,8 @@ The usual chain of operators keeps several tensors of (tokens × vocabulary) for
 traffic costs as much as the products. Here a chunk of logits exists while it is looked at: the forward pass keeps two
 numbers a token, the backward pass computes the logits again and overwrites them with their gradient, in their own type
 (the method of Cut Cross-Entropy, Wijmans et al. 2024, arXiv:2411.09009, and of the Liger kernels, without filtering).
+A cross-entropy knows the slope of every token's loss beforehand, so its gradient is made on the way forward and no
+logit is computed twice (Liger kernels, Hsu et al. 2024, arXiv:2410.10989).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from textenv.mixed_precision import round_up
 from textenv.sampling.kernels import Kernels, RowScores, kernels
 
 _CHUNK_ELEMENTS = 32_000_000  # logits held at once: 64 MB in bfloat16
+_CACHED_ELEMENTS = 4_000_000  # logits of a float32 cross-entropy at once: 16 MB, about what a CPU's last cache holds
 _ROWS = 128  # a chunk's size is a multiple: the CPU's kernels are compiled per shape
 
 
@@ -75,6 +78,20 @@ def score_tokens(
             chunk = checkpoint(_through, *arguments, use_reentrant=False) if recompute else _through(*arguments)
         parts.append(chunk)  # type: ignore[arg-type]  # apply and checkpoint are not typed
     return TokenScores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+
+def cross_entropy(head: Any, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of the negative log-probabilities of tokens, nats, a scalar of at least float32.
+
+    Args:
+        head: Output embedding, ``(·, D) -> (·, V)``.
+        hidden: Shape ``(N, D)``.
+        targets: Token ids, shape ``(N,)``.
+        weights: Of each token in the sum, shape ``(N,)``; they get no gradient.
+    """
+    if not _is_plain(head, hidden):
+        return -(score_tokens(head, hidden, targets).logprobs * weights).sum()
+    return _CrossEntropy.apply(hidden, head.weight, head.bias, targets, weights, torch.is_grad_enabled())  # type: ignore[return-value]  # apply is not typed
 
 
 def _unpack(allowed: NDArray[np.uint8], vocabulary: int, device: torch.device) -> torch.Tensor:
@@ -138,6 +155,56 @@ class _Scores(torch.autograd.Function):
             by_bias[: ctx.vocabulary] = slopes.sum(0)
         by_hidden = slopes @ weight[: ctx.vocabulary] if needs_hidden else None
         return by_hidden, by_weight, by_bias, None, None, None, None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Weighted sum of losses whose gradients are made with it; see the module."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        training: bool,
+    ) -> torch.Tensor:
+        needs = [training and needed for needed in ctx.needs_input_grad[:3]]
+        by_hidden = torch.empty_like(hidden) if needs[0] else None
+        by_weight = torch.zeros_like(weight) if needs[1] else None
+        by_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
+        # Every chunk rounds the weights' gradient once: few of them in bfloat16.
+        elements = _CHUNK_ELEMENTS if hidden.dtype == torch.bfloat16 else _CACHED_ELEMENTS
+        size = max(_ROWS, elements // weight.shape[0] // _ROWS * _ROWS)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(hidden), size):
+            rows = slice(start, start + size)
+            logits = _logits(hidden[rows], weight, bias, None, weight.shape[0])
+            compiled = _compiled(logits)
+            score = compiled.score if compiled is not None else _score
+            found = score(logits, targets[rows], 1.0, entropy=False)
+            slopes = -weights[rows].to(found.logprobs.dtype)
+            total += (found.logprobs.double() * slopes.double()).sum()
+            if not any(needs):
+                continue
+            step = compiled.score_gradient_ if compiled is not None else _score_gradient_
+            step(logits, targets[rows], found, 1.0, slopes.contiguous(), None)
+            if by_hidden is not None:
+                torch.mm(logits, weight, out=by_hidden[rows])
+            if by_weight is not None:
+                by_weight.addmm_(logits.t(), hidden[rows])
+            if by_bias is not None:
+                by_bias += logits.sum(0)
+        ctx.save_for_backward(by_hidden, by_weight, by_bias)
+        return total.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # @once_differentiable
+        (by_loss,) = grad_outputs
+        slopes = (None if each is None else each * by_loss.to(each.dtype) for each in ctx.saved_tensors)
+        return *slopes, None, None, None
 
 
 def _logits(

@@ -37,20 +37,26 @@ class ComputeCopy:
 
     Args:
         model: Transformers model with float32 weights; optimised and saved by the caller.
-        dtype: ``torch.bfloat16``; None makes no copy, and :attr:`model` is the model itself.
+        dtype: ``torch.bfloat16``; None copies no weight.
+        fused: Without ``dtype``, on CPUs: compute with a twin that has the model's own weights and fused norms and
+            gates (:mod:`textenv.fused`); else :attr:`model` is the model itself.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype | None) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype | None, *, fused: bool = False) -> None:
         self.dtype = dtype
         self._master = model
         self.model = model
+        on_cpu = next(model.parameters()).device.type == "cpu"
         if dtype is not None:
             # Weights that are not trained and have the right type already (a LoRA policy's trunk) are not copied.
             shared = {id(p): p for p in model.parameters() if not p.requires_grad and p.dtype == dtype}
             self.model = copy.deepcopy(model, shared).to(dtype)
-        if dtype is not None and next(model.parameters()).device.type == "cpu":
-            self.model.set_attn_implementation("eager")
-            fuse(self.model)
+            if on_cpu:
+                self.model.set_attn_implementation("eager")
+                fuse(self.model)
+        elif fused and on_cpu:
+            twin = copy.deepcopy(model, {id(each): each for each in (*model.parameters(), *model.buffers())})
+            self.model = twin if fuse(twin) else model
         self._pairs = [
             (master, twin)
             for master, twin in zip(model.parameters(), self.model.parameters(), strict=True)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from agents.forward import SequenceBatch, response_hidden, response_tokens
-from agents.token_scores import score_tokens
+from agents.lm.document_attention import packed_states
+from agents.token_scores import cross_entropy, score_tokens
 from textenv.corpora.packing import pack
 from textenv.corpora.token_files import PackedTokens
 from textenv.errors import ConfigError, DataError
@@ -108,14 +109,29 @@ def collate(examples: Sequence[Example], device: Any = "cpu") -> SequenceBatch:
 
 def token_losses(model: Any, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood of each counted token, nats, float32, shape ``(N,)``, in row-major order."""
-    if isinstance(batch, SequenceBatch):
-        hidden, _ = response_hidden(model, batch)
-        targets = response_tokens(batch)
-    else:
-        states = model.base_model(input_ids=batch.tokens, position_ids=batch.positions, use_cache=False)
-        rows, columns = batch.loss_mask.nonzero(as_tuple=True)
-        hidden, targets = states.last_hidden_state[rows, columns - 1], batch.tokens[rows, columns]
+    hidden, targets = _counted_states(model, batch)
     return -score_tokens(model.get_output_embeddings(), hidden, targets).logprobs
+
+
+def weighted_loss(model: Any, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of the :func:`token_losses`, a scalar: what training differentiates, for less than they cost.
+
+    Args:
+        model: Transformers causal LM.
+        batch: What it reads.
+        weights: Of each counted token in the sum, shape ``(N,)``.
+    """
+    hidden, targets = _counted_states(model, batch)
+    return cross_entropy(model.get_output_embeddings(), hidden, targets, weights)
+
+
+def _counted_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states that predict the counted tokens, ``(N, D)``, and those tokens."""
+    if isinstance(batch, SequenceBatch):
+        return response_hidden(model, batch)[0], response_tokens(batch)
+    states = packed_states(model, batch.tokens, batch.positions)
+    rows, columns = batch.loss_mask.nonzero(as_tuple=True)
+    return states[rows, columns - 1], batch.tokens[rows, columns]
 
 
 def counted_tokens(batch: Batch) -> int:

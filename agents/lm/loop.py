@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from agents.learning.world import World
-from agents.lm.batches import Batch, real_tokens, token_losses, token_weights
+from agents.lm.batches import Batch, real_tokens, token_weights, weighted_loss
 from agents.lm.config import LMConfig
 from agents.lm.noise import noisy_embeddings
 from agents.lm.throughput import utilization
@@ -97,7 +97,7 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         fast = fast_bf16(self.device) if config.bf16 is None else config.bf16
-        self.compute = ComputeCopy(self.model, torch.bfloat16 if fast else None)
+        self.compute = ComputeCopy(self.model, torch.bfloat16 if fast else None, fused=True)
         self.tokens = 0
         self.tokens_per_second = 0.0
 
@@ -149,9 +149,7 @@ class Trainer:
         for index, (part, (weights, _)) in enumerate(zip(parts, weighed, strict=True)):
             number = index * world.size + world.rank
             with noisy_embeddings(self.compute.model, part, config.neftune_alpha, (config.seed, step, number)):
-                losses = token_losses(self.compute.model, part)
-            plain = len(parts) == world.size == 1 and config.loss_reduction == "token"
-            loss = losses.mean() if plain else (losses * weights.to(losses.dtype)).sum() / divisor
+                loss = weighted_loss(self.compute.model, part, weights / divisor)
             loss.backward()
             self.compute.pull_gradients()
             recent += loss.item()
