@@ -23,7 +23,6 @@ from textenv.mixed_precision import round_up
 from textenv.sampling.kernels import Kernels, RowScores, kernels
 
 _CHUNK_ELEMENTS = 32_000_000  # logits held at once: 64 MB in bfloat16
-_CACHED_ELEMENTS = 4_000_000  # logits of a float32 cross-entropy at once: 16 MB, about what a CPU's last cache holds
 _ROWS = 128  # a chunk's size is a multiple: the CPU's kernels are compiled per shape
 
 
@@ -62,8 +61,7 @@ def score_tokens(
     """
     vocabulary = vocab_size or head.weight.shape[0]
     # The same with and without gradients: in bfloat16 log-probs depend on the chunk's size in their last digits.
-    size = max(1, _CHUNK_ELEMENTS // vocabulary)
-    size = size // _ROWS * _ROWS or size
+    size = _chunk_size(vocabulary)
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
@@ -92,6 +90,12 @@ def cross_entropy(head: Any, hidden: torch.Tensor, targets: torch.Tensor, weight
     if not _is_plain(head, hidden):
         return -(score_tokens(head, hidden, targets).logprobs * weights).sum()
     return _CrossEntropy.apply(hidden, head.weight, head.bias, targets, weights, torch.is_grad_enabled())  # type: ignore[return-value]  # apply is not typed
+
+
+def _chunk_size(vocabulary: int) -> int:
+    """Tokens whose logits are held at once."""
+    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    return size // _ROWS * _ROWS or size
 
 
 def _unpack(allowed: NDArray[np.uint8], vocabulary: int, device: torch.device) -> torch.Tensor:
@@ -174,9 +178,7 @@ class _CrossEntropy(torch.autograd.Function):
         by_hidden = torch.empty_like(hidden) if needs[0] else None
         by_weight = torch.zeros_like(weight) if needs[1] else None
         by_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
-        # Every chunk rounds the weights' gradient once: few of them in bfloat16.
-        elements = _CHUNK_ELEMENTS if hidden.dtype == torch.bfloat16 else _CACHED_ELEMENTS
-        size = max(_ROWS, elements // weight.shape[0] // _ROWS * _ROWS)
+        size = _chunk_size(weight.shape[0])
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -161,8 +161,10 @@ def peak_memory(documents: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _, _, summary = pretrain_on_tasks([task], config, Path(folder))
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.bin"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mb": peak, "corpus_mb": size / 2**20, "loss": summary["loss"]["streamed"]}))
+    # Not getrusage: what it tells begins with the peak of the process that started this one.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert peak is not None, "the system does not tell the peak memory of a process"
+    print(json.dumps({"peak_mb": int(peak[1]) / 1024, "corpus_mb": size / 2**20, "loss": summary["loss"]["streamed"]}))
 
 
 def measure_memory(documents: int) -> list[dict[str, float]]:

@@ -39,14 +39,21 @@ class Documents:
     inverse: torch.Tensor
     groups: tuple[tuple[int, int], ...]
 
+    @property
+    def count(self) -> int:
+        """Number of documents."""
+        return sum(count for count, _ in self.groups)
+
     @classmethod
     def from_positions(cls, positions: torch.Tensor) -> Documents:
-        """Documents begin where positions are 0.
+        """Documents begin with the rows and where positions do not count on.
 
         Args:
-            positions: Place of each token in its own document, int64, shape ``(B, L)``; each row begins with 0.
+            positions: Place of each token in its own document, int64, shape ``(B, L)``.
         """
-        starts = (positions.flatten() == 0).nonzero().squeeze(1).cpu().numpy()
+        begins = torch.ones_like(positions, dtype=torch.bool)
+        begins[:, 1:] = positions.diff(dim=1) != 1
+        starts = begins.flatten().nonzero().squeeze(1).cpu().numpy()
         lengths = np.diff(starts, append=positions.numel())
         sizes = np.searchsorted(_BOUNDS, lengths)
         places, groups = [], []
@@ -151,15 +158,16 @@ def packed_states(model: Any, tokens: torch.Tensor, positions: torch.Tensor) -> 
         tokens: Ids, int64, shape ``(B, L)``.
         positions: Place of each token in its own document, shape ``(B, L)``.
     """
-    if _suits(model) and int((positions == 0).sum()) > len(positions):
-        with _attending(model):
-            documents = Documents.from_positions(positions)
-            return _states(model, tokens, positions, documents=documents)
-    return _states(model, tokens, positions)
+    if _suits(model):
+        documents = Documents.from_positions(positions)
+        if documents.count > len(positions):
+            with _attending(model):
+                return _states(model, positions, input_ids=tokens, documents=documents)
+    return _states(model, positions, input_ids=tokens)
 
 
-def _states(model: Any, tokens: torch.Tensor, positions: torch.Tensor, **more: Any) -> torch.Tensor:
-    return model.base_model(input_ids=tokens, position_ids=positions, use_cache=False, **more).last_hidden_state
+def _states(model: Any, positions: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    return model.base_model(position_ids=positions, use_cache=False, **inputs).last_hidden_state
 
 
 _suitable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -185,12 +193,14 @@ def _gives_the_same(model: Any) -> bool:
         return False
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
-    tokens = torch.arange(12)[None] % config.vocab_size
+    # Past the embedding module, on which noise may hang.
+    embedded = model.get_input_embeddings().weight[torch.arange(12) % config.vocab_size][None]
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3]])
-    masked = _states(model, tokens, positions)
+    masked = _states(model, positions, inputs_embeds=embedded)
     try:
         with _attending(model):
-            found = _states(model, tokens, positions, documents=Documents.from_positions(positions))
+            documents = Documents.from_positions(positions)
+            found = _states(model, positions, inputs_embeds=embedded, documents=documents)
     except TypeError:  # the model does not hand on what its attention is to know
         return False
     return torch.allclose(found, masked, atol=1e-4, rtol=1e-3)

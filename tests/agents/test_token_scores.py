@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import agents.token_scores as token_scores
-from agents.token_scores import score_tokens
+from agents.token_scores import cross_entropy, score_tokens
 
 WIDTH, VOCABULARY, ROWS = 16, 700, 9
 
@@ -137,3 +137,53 @@ def test_impossible_token_has_no_probability(backend):
     found = score_tokens(head, hidden, targets, allowed=np.packbits(allowed, axis=1))
     assert found.logprobs[0] == -torch.inf
     assert found.logprobs[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("chunk", [3 * VOCABULARY, 10**6])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+def test_cross_entropy_and_its_gradients_equal_autograd(backend, monkeypatch, dtype, tolerance, bias, chunk):
+    monkeypatch.setattr(token_scores, "_CHUNK_ELEMENTS", chunk)
+    head, hidden, targets, weights = make(dtype, bias=bias)
+    expected, _, gradients = reference(head, hidden, targets, weights * torch.tensor([[-0.5], [0.0]]))
+    loss = cross_entropy(head, hidden, targets, weights[0].to(dtype))
+    (loss * 0.5).backward()
+
+    torch.testing.assert_close(loss.double(), -(weights[0] @ expected), atol=10 * tolerance, rtol=tolerance)
+    for leaf, gradient in zip((hidden, *head.parameters()), gradients, strict=True):
+        torch.testing.assert_close(slope(leaf), gradient, atol=20 * tolerance, rtol=tolerance)
+
+
+def test_cross_entropy_gives_gradients_where_they_are_wanted(backend):
+    head, hidden, targets, weights = make(bias=True)
+    head.weight.requires_grad_(False)
+    cross_entropy(head, hidden, targets, weights[0]).backward()
+    assert head.weight.grad is None
+    assert head.bias.grad is not None
+    with torch.no_grad():
+        assert not cross_entropy(head, hidden, targets, weights[0]).requires_grad
+
+
+def test_cross_entropy_through_a_head_that_is_more_than_one_product():
+    head, hidden, targets, weights = make()
+    through = nn.Sequential(head, nn.Identity())
+    through.weight = head.weight  # type: ignore[assignment]  # what the chunks' size is taken from
+    found = cross_entropy(through, hidden, targets, weights[0].float())
+    torch.testing.assert_close(found, cross_entropy(head, hidden, targets, weights[0].float()))
+
+
+def test_bfloat16_cross_entropy_is_as_good_as_autograds(backend):
+    head, hidden, targets, weights = make(torch.bfloat16)
+    weights[1] = 0
+    _, _, exact = reference(head, hidden, targets, -weights)
+    errors = []
+    for entire in (False, True):
+        head.weight.grad = hidden.grad = None
+        if entire:
+            logprobs = head(hidden).float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+            (-weights[0].float() @ logprobs).backward()
+        else:
+            cross_entropy(head, hidden, targets, weights[0]).backward()
+        pairs = zip((hidden, head.weight), exact, strict=True)
+        errors.append([float((slope(x) - y).norm() / y.norm()) for x, y in pairs])
+    assert np.all(np.array(errors[0]) < 1.3 * np.array(errors[1]))

@@ -156,3 +156,23 @@ def test_bfloat16_copy_of_a_whole_model_is_fused_and_as_exact(model, modules, mo
         compute.pull_gradients()
         errors.append(sum(float((p.grad - exact[name]).norm()) for name, p in whole.named_parameters()))
     assert errors[0] < 1.1 * errors[1]
+
+
+def test_fused_twin_computes_with_the_weights_of_the_model():
+    whole = LlamaForCausalLM(CONFIG).eval()
+    ids = torch.randint(60, (4, 12), generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad(whole(ids, labels=ids).loss, list(whole.parameters()))
+    compute = ComputeCopy(whole, None, fused=True)
+    compute.model(ids, labels=ids).loss.backward()
+
+    assert any(type(module).__name__.startswith("Fused") for module in compute.model.modules())
+    assert not any(type(module).__name__.startswith("Fused") for module in whole.modules())
+    for own, twin, gradient in zip(whole.parameters(), compute.model.parameters(), expected, strict=True):
+        assert own is twin
+        torch.testing.assert_close(own.grad, gradient, atol=1e-6, rtol=1e-4)
+    assert compute.model.lm_head.weight is whole.lm_head.weight
+
+
+def test_model_without_anything_to_fuse_is_its_own_twin():
+    model = torch.nn.Linear(3, 3)
+    assert ComputeCopy(model, None, fused=True).model is model

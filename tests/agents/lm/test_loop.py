@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from agents.language_modeling import train_lm
-from agents.lm.batches import Example, PackedBatch, collate, token_losses
+from agents.lm.batches import Example, PackedBatch, collate, token_losses, weighted_loss
 from agents.lm.config import LMConfig
 from agents.lm.corpus import CorpusBatches, evaluate_corpus, mixture_texts, open_corpus
 from agents.lm.loop import Trainer, make_optimizer
@@ -172,7 +172,7 @@ def test_held_out_figures_by_hand(tokenizer, tmp_path: Path):
     texts = ["the old film is good", "the new film"]
     file = open_corpus(tmp_path / "t", texts, tokenizer, 48)
     ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
-    losses = token_losses(model, collate([Example(torch.tensor(i).numpy(), 1) for i in ids])).double()
+    losses = token_losses(model, collate([Example(torch.tensor(i).numpy(), 1) for i in ids])).detach().double()
     found = evaluate_corpus(model, file)
     assert found.loss == pytest.approx(float(losses.mean()), abs=1e-5)
     assert found.perplexity == pytest.approx(float(losses.mean().exp()), rel=1e-4)
@@ -223,15 +223,15 @@ def test_pretraining_stopped_between_two_parts_of_a_step_resumes_to_the_same_wei
 
     calls = 0
 
-    def interrupted(model: Any, batch: Any) -> torch.Tensor:
+    def interrupted(model: Any, batch: Any, token_weights: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 4 * 3 + 3:  # step 3, third part; the last checkpoint is that of step 2
             raise KeyboardInterrupt
-        return token_losses(model, batch)
+        return weighted_loss(model, batch, token_weights)
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.lm.loop.token_losses", interrupted)
+        patch.setattr("agents.lm.loop.weighted_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("stopped")
     (whole, expected), (resumed, found) = run("whole"), run("stopped")
