@@ -21,7 +21,7 @@ DATABASES = BOTH
 def dashboard(store, clock, monkeypatch):
     monkeypatch.setattr(figures, "_LEAST_AGE_SECONDS", 0.0)
     monkeypatch.setattr(figures, "_SHARE_OF_TIME", 1e9)
-    return Dashboard(store.database, clock)
+    return Dashboard(store.database, clock, patience=60)
 
 
 def compare(number: int, **fields: Any) -> Item:
@@ -126,7 +126,7 @@ def test_undone_labels_leave_the_figures(store, dashboard):
 
 
 def test_figures_are_computed_seldom(store, clock, monkeypatch):
-    found = Dashboard(store.database, clock)
+    found = Dashboard(store.database, clock, patience=60)
     spans: list[tuple[float, float]] = []
 
     def compute() -> dict[str, Any]:
@@ -163,7 +163,7 @@ def test_nobody_waits_for_figures(store, clock, monkeypatch):
 
 
 def test_figures_come_back_after_an_error(store, clock, monkeypatch):
-    found = Dashboard(store.database, clock)
+    found = Dashboard(store.database, clock, patience=60)
     with monkeypatch.context() as broken:
         broken.setattr(found, "_compute", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):

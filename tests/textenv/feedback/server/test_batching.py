@@ -40,7 +40,7 @@ def collect(arrived: queue.SimpleQueue[Chunk], n: int) -> dict[int, list[Chunk]]
     found: dict[int, list[Chunk]] = {index: [] for index in range(n)}
     left = n
     while left:
-        chunk = arrived.get(timeout=20)
+        chunk = arrived.get(timeout=60)
         found[chunk.number].append(chunk)
         left -= chunk.finish_reason is not None
     return found
@@ -100,7 +100,7 @@ def test_cancelled_answers_free_their_slots(batcher):
     ids = batcher.policy.encode_prompt(PROMPTS[0])
     long = AnswerRequest(ids, SamplingParams(max_new_tokens=50, deny_tokens=(batcher._eos,)), n=3, stream=True)
     ticket = batcher.submit(long, arrived.put)
-    arrived.get(timeout=20)
+    arrived.get(timeout=60)
     ticket.cancelled = True
 
     assert collect(*ask(batcher, PROMPTS[1], SamplingParams(max_new_tokens=3)))[0][0].finish_reason

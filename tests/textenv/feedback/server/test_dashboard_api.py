@@ -10,11 +10,18 @@ from rich.console import Console
 
 from tests.textenv.feedback.server.conftest import TOKEN
 from textenv.cli.serve import ServeConfig, _announce_when_up
+from textenv.feedback.measures.figures import Dashboard
 from textenv.feedback.server.security import HEADERS, Security
 from textenv.feedback.store import Answer, Item, Label
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 EVIL = '</script><script>alert("1")</script><img src=x onerror=alert(1)>'
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine gives figures too."""
+    monkeypatch.setitem(Dashboard.__init__.__kwdefaults__, "patience", 60.0)
 
 
 @pytest.mark.parametrize("path", ["/dashboard", "/admin/dashboard"])

@@ -129,7 +129,7 @@ def test_version_in_use_takes_requests_after_a_newer_one_came(host, store, save_
         assert host.current is not before
         before.batcher.submit(request, arrived.put)
 
-    assert arrived.get(timeout=20).finish_reason in ("stop", "length")
+    assert arrived.get(timeout=60).finish_reason in ("stop", "length")
     assert not before.batcher.alive
     with pytest.raises(Overloaded, match="no longer served"):
         before.batcher.submit(request, arrived.put)

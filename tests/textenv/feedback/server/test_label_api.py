@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from textenv.feedback.store import Item
@@ -110,11 +112,10 @@ def test_administration_gives_links_items_and_prompts(make_client, security, sto
     assert client.post("/admin/prompts", json={"prompts": ["the old film", "the new"]}).json() == {"prompts": 2}
     made = client.post("/admin/make", json={"kind": "rate", "sampling": {"max_new_tokens": 3}, "limit": 1})
     assert (made.status_code, made.json()) == (202, {"waiting": 1})
-    status = client.get("/admin/status").json()
-    for _ in range(1000):
-        status = client.get("/admin/status").json()
-        if status["making"]["orders"] == 0:
-            break
+    deadline = time.monotonic() + 60
+    while (status := client.get("/admin/status").json())["making"]["orders"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
     assert status["making"] == {"orders": 0, "made": 1, "error": ""}
     assert status["remaining"] == 3
     assert status["policies"]["tiny"]["version"] == host.current.version.version

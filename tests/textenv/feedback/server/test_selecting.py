@@ -15,7 +15,7 @@ def by_number(items):
     return [float(item.prompt.split()[-1]) for item in items]
 
 
-def wait_for(what, seconds=10.0):
+def wait_for(what, seconds=60.0):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
