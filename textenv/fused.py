@@ -1,4 +1,4 @@
-"""Norms and gates of Llama-like blocks in one pass over memory each, for bfloat16 training on CPUs.
+"""Norms and gates of Llama-like blocks in one pass over memory each, for training on CPUs.
 
 As torch operators they take a dozen passes, and a third of the time of an update. The compiled helpers
 (:mod:`textenv.sampling.kernels`) round once, at the end, where the operators round after each step.
@@ -23,7 +23,7 @@ def fuse(model: nn.Module) -> int:
     their class: copies of the model keep it, the weights stay where they are.
 
     Args:
-        model: Changed in place; float32 or bfloat16, on the CPU.
+        model: Changed in place; on the CPU. Modules that are neither float32 nor bfloat16 are left alone.
 
     Returns:
         How many modules were changed; 0 without the compiled helpers.
@@ -54,6 +54,8 @@ def _fused_class(module: Any) -> type | None:
         reference = module.gate_proj.weight
         fused, width = _gate_class(kind), reference.shape[1]
     else:
+        return None
+    if reference.dtype not in (torch.float32, torch.bfloat16):
         return None
     x = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(reference.dtype)
     expected = module(x)

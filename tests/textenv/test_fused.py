@@ -173,6 +173,13 @@ def test_fused_twin_computes_with_the_weights_of_the_model():
     assert compute.model.lm_head.weight is whole.lm_head.weight
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_types_are_left_alone(dtype):
+    model = LlamaForCausalLM(CONFIG).to(dtype)
+    assert fuse(model) == 0
+    assert ComputeCopy(model, None, fused=True).model is model
+
+
 def test_model_without_anything_to_fuse_is_its_own_twin():
     model = torch.nn.Linear(3, 3)
     assert ComputeCopy(model, None, fused=True).model is model
