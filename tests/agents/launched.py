@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -59,9 +60,21 @@ def main(folder: Path, stop_after: int) -> None:
     if agent.world.is_main:
         kinds = sorted({type(p).__name__ for p in policy.parameters()})
         (folder / "final.json").write_text(json.dumps({"weights": weights, "kinds": kinds}))
+
+
+def leave() -> None:
+    """End together and at once: gloo's threads abort a process whose peers went while they were still at work."""
     if distributed.is_initialized():
+        distributed.barrier()
         distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]))
+    except SystemExit:  # stopped on purpose, in all processes
+        leave()
+    leave()

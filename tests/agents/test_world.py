@@ -173,7 +173,7 @@ def launch(folder: Path, *flags: str, stop_after: int = 0) -> None:
         program = ["-m", "accelerate.commands.launch", *flags, *common, *program]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *program], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{done.stderr[:4000]}\n…\n{done.stderr[-2000:]}"
 
 
 def outcome(folder: Path) -> dict[str, Any]:
