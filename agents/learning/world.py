@@ -6,6 +6,7 @@ iteration's episodes, and sums over the world make losses, statistics and update
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +15,11 @@ import torch
 from torch import distributed
 
 _BUCKET_ELEMENTS = 32_000_000  # gradients that are sent together: 128 MB in float32
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class World:
@@ -46,6 +52,8 @@ class World:
             if int(os.environ.get("WORLD_SIZE", "1")) == 1:
                 return World()
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            if device.type != "cuda":  # gloo's threads abort a process that ends under them
+                atexit.register(_leave)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         return Processes(device) if distributed.get_world_size() > 1 else World()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,19 +62,8 @@ def main(folder: Path, stop_after: int) -> None:
         (folder / "final.json").write_text(json.dumps({"weights": weights, "kinds": kinds}))
 
 
-def leave() -> None:
-    """End together and at once: gloo's threads abort a process whose peers went while they were still at work."""
-    if distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    try:
+    with suppress(SystemExit):  # all processes stop
         main(Path(sys.argv[1]), int(sys.argv[2]))
-    except SystemExit:  # stopped on purpose, in all processes
-        leave()
-    leave()
+    if distributed.is_initialized():
+        distributed.barrier()  # nobody goes while others are still at work

@@ -271,7 +271,7 @@ def test_two_processes_pretrain_what_one_does(tmp_path: Path):
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *launch, str(program), str(folder), str(out)]
-        subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=600)
         found.append(torch.load(out, weights_only=True))
     assert [one["size"] for one in found] == [1, 2]
     torch.testing.assert_close(found[0]["weights"], found[1]["weights"], atol=2e-4, rtol=0)
