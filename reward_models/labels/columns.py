@@ -279,7 +279,8 @@ def _rating(cells: _Cells) -> Rating:
         if len(ends) != 2:
             cells.fail("scale", "two whole numbers, the lowest and the highest")
         scale = (ends[0], ends[1])
-    spread, count = cells.cells.get("spread"), cells.number("count", 1.0)
+    spread = None if cells.cells.get("spread") is None else cells.number("spread")
+    count = cells.number("count", 1.0)
     if found == ["ratings"]:
         several = cells.sequence("ratings", _is_number, "finite numbers")
         if not several:
@@ -290,7 +291,7 @@ def _rating(cells: _Cells) -> Rating:
     elif found == ["label"]:
         score, scale = float(cells.flag("label")), (0, 1)
     else:
-        score, spread = cells.number(found[0]), None if spread is None else cells.number("spread")
+        score = cells.number(found[0])
     if not count.is_integer():
         cells.fail("count", "a whole number")
     response = cells.text(cells.has(*_RESPONSE)[0])

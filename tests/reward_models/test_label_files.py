@@ -204,6 +204,11 @@ MISTAKES: list[tuple[str, bytes | str, str]] = [
         r"`prompt`: expected once, got 2 times",
     ),
     ("digits", '{"prompt": "p", "response": "r", "score": ' + 5000 * "1" + "}", r":2: .*got what Python cannot read"),
+    (
+        "spread of a yes",
+        '{"prompt": "p", "completion": "r", "label": true, "spread": ""}',
+        r":2: field `spread`: expected a finite number, got ''",
+    ),
     ("not UTF-8", b'{"prompt": "\xff"}', r":2: expected UTF-8, got byte 0xff at position 13"),
 ]
 
