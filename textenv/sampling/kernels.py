@@ -282,10 +282,14 @@ def _build() -> Path:
 
 
 def _openmp_entry() -> int | None:
-    """Address of ``GOMP_parallel`` in the OpenMP runtime that this process already uses."""
-    torch.zeros(100_000).add_(1)  # the runtime is loaded with the first parallel loop at the latest
-    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line}
-    for path in sorted(loaded):
-        if "gomp" in Path(path).name and ".so" in path:
-            return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p).value
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that torch uses; None where it has none.
+
+    A process may have several runtimes (scikit-learn brings its own). Each has threads that spin while they wait, so
+    taking turns between two of them costs milliseconds a call.
+    """
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtorch_cpu" in line}
+    for path in loaded:
+        entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)  # looked up in the library and what it links to
+        if entry is not None:
+            return ctypes.cast(entry, ctypes.c_void_p).value
     return None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,3 +161,20 @@ def test_compiled_draw_shows_rows_without_a_distribution(bad: float):
     logits = torch.full((1, 1500), bad)
     found = compiled.draw(logits, torch.tensor([0.3], dtype=torch.float64))
     assert not (found.tops + found.totals.log()).isfinite().any()
+
+
+@pytest.mark.skipif(kernels() is None, reason="needs a C compiler")
+def test_compiled_helpers_use_the_threads_of_torch():
+    """Also where another library brought an OpenMP runtime of its own before: two sets of threads slow each other."""
+    pytest.importorskip("sklearn")
+    program = """
+import sklearn.metrics
+from textenv.sampling.kernels import _openmp_entry
+entry = _openmp_entry()
+for line in open("/proc/self/maps"):
+    begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+    if begin <= entry < end:
+        print(line.split()[-1])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert any(part in ("torch", "torch.libs") for part in Path(told.strip()).parts)
