@@ -120,8 +120,10 @@ class _AdminApi:
         """``MakeConfig``'s fields and ``limit``: answer the collected prompts in the background, and ask people."""
         body = await self._body(request)
         limit = body.pop("limit", None)
-        self._maker.start(_make_config(body), limit)
-        return JSONResponse({"waiting": len(self._store.prompts(unused_only=True, limit=limit))}, 202)
+        config = _make_config(body)
+        waiting = len(self._store.prompts(unused_only=True, limit=limit))
+        self._maker.start(config, limit)
+        return JSONResponse({"waiting": waiting}, 202)
 
     async def select(self, request: Request) -> Response:
         """``{}``: put the queue in order now, by the ensemble's disagreement, in the background."""
@@ -134,6 +136,8 @@ class _AdminApi:
     async def status(self, request: Request) -> Response:
         """Versions that are served, the queue, what is being made."""
         self._security.require_token(request)
+        # Before the queue is counted: what is said to be made is in it.
+        making = {"orders": self._maker.orders, "made": self._maker.made, "error": self._maker.error}
         progress = await run_in_threadpool(self._store.progress)
         served = {host.name: host.current for host in self._hosts.values()}
         return JSONResponse(
@@ -143,7 +147,7 @@ class _AdminApi:
                 "skipped": progress.skipped,
                 "remaining": progress.remaining,
                 "selecting": None if self._selection is None else self._selection.status(),
-                "making": {"orders": self._maker.orders, "made": self._maker.made, "error": self._maker.error},
+                "making": making,
             }
         )
 
