@@ -67,8 +67,8 @@ class Documents:
         flat = np.concatenate(places)
         inverse = np.empty(positions.numel(), np.int64)
         inverse[flat[::-1]] = np.arange(len(flat))[::-1]  # of a place that comes again as padding, the first counts
-        as_tensor = torch.as_tensor
-        return cls(as_tensor(flat, device=positions.device), as_tensor(inverse, device=positions.device), tuple(groups))
+        indices = (torch.as_tensor(each, device=positions.device) for each in (flat, inverse))
+        return cls(*indices, groups=tuple(groups))
 
 
 class _Gather(torch.autograd.Function):
