@@ -10,6 +10,7 @@ logit is computed twice (Liger kernels, Hsu et al. 2024, arXiv:2410.10989).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from textenv.mixed_precision import round_up
 from textenv.sampling.kernels import Kernels, RowScores, kernels
 
-_CHUNK_ELEMENTS = 32_000_000  # logits held at once: 64 MB in bfloat16
+_CHUNK_BYTES = 64_000_000  # of logits held at once
 _ROWS = 128  # a chunk's size is a multiple: the CPU's kernels are compiled per shape
 
 
@@ -61,7 +62,7 @@ def score_tokens(
     """
     vocabulary = vocab_size or head.weight.shape[0]
     # The same with and without gradients: in bfloat16 log-probs depend on the chunk's size in their last digits.
-    size = _chunk_size(vocabulary)
+    size = _chunk_size(vocabulary, hidden.dtype)
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
@@ -78,23 +79,68 @@ def score_tokens(
     return TokenScores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
 
 
-def cross_entropy(head: Any, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def cross_entropy(
+    head: Any,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Weighted sum of the negative log-probabilities of tokens, nats, a scalar of at least float32.
 
     Args:
         head: Output embedding, ``(·, D) -> (·, V)``.
-        hidden: Shape ``(N, D)``.
+        hidden: Shape ``(S, D)``.
         targets: Token ids, shape ``(N,)``.
         weights: Of each token in the sum, shape ``(N,)``; they get no gradient.
+        rows: Which hidden state predicts each token, int64, shape ``(N,)``; every state predicts at least one. None:
+            each its own, N = S.
     """
     if not _is_plain(head, hidden):
-        return -(score_tokens(head, hidden, targets).logprobs * weights).sum()
-    return _CrossEntropy.apply(hidden, head.weight, head.bias, targets, weights, torch.is_grad_enabled())  # type: ignore[return-value]  # apply is not typed
+        own = hidden if rows is None else hidden[rows]
+        return -(score_tokens(head, own, targets).logprobs * weights).sum()
+    wanted = _Targets.of_rows(len(hidden), targets, weights, rows)
+    return _CrossEntropy.apply(hidden, head.weight, head.bias, wanted, torch.is_grad_enabled())  # type: ignore[return-value]  # apply is not typed
 
 
-def _chunk_size(vocabulary: int) -> int:
+@dataclass(frozen=True)
+class _Targets:
+    """Tokens that hidden states predict: a first one each, which the kernels know, and what others there are.
+
+    Attributes:
+        first: Ids, shape ``(S,)``.
+        weights: Of all targets of a state together, shape ``(S,)``.
+        rows: States of the other targets, shape ``(E,)``.
+        others: Their ids, shape ``(E,)``.
+        other_weights: Shape ``(E,)``.
+    """
+
+    first: torch.Tensor
+    weights: torch.Tensor
+    rows: torch.Tensor
+    others: torch.Tensor
+    other_weights: torch.Tensor
+
+    @classmethod
+    def of_rows(cls, states: int, targets: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor | None) -> _Targets:
+        if rows is None:
+            return cls(targets, weights, targets[:0], targets[:0], weights[:0])
+        numbers = torch.arange(len(rows), device=rows.device)
+        first = numbers.new_zeros(states).scatter_reduce_(0, rows, numbers, "amin", include_self=False)
+        other = first[rows] != numbers
+        together = weights.new_zeros(states).index_add_(0, rows, weights)
+        return cls(targets[first], together, rows[other], targets[other], weights[other])
+
+    def part(self, start: int, end: int) -> _Targets:
+        """Those of some of the states."""
+        inside = (self.rows >= start) & (self.rows < end)
+        kept = (self.rows[inside] - start, self.others[inside], self.other_weights[inside])
+        return _Targets(self.first[start:end], self.weights[start:end], *kept)
+
+
+def _chunk_size(vocabulary: int, dtype: torch.dtype) -> int:
     """Tokens whose logits are held at once."""
-    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    size = max(1, _CHUNK_BYTES // dtype.itemsize // vocabulary)
     return size // _ROWS * _ROWS or size
 
 
@@ -170,28 +216,20 @@ class _CrossEntropy(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
+        targets: _Targets,
         training: bool,
     ) -> torch.Tensor:
         needs = [training and needed for needed in ctx.needs_input_grad[:3]]
         by_hidden = torch.empty_like(hidden) if needs[0] else None
         by_weight = torch.zeros_like(weight) if needs[1] else None
         by_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
-        size = _chunk_size(weight.shape[0])
+        size = _chunk_size(weight.shape[0], hidden.dtype)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(hidden), size):
-            rows = slice(start, start + size)
+            rows = slice(start, min(start + size, len(hidden)))
             logits = _logits(hidden[rows], weight, bias, None, weight.shape[0])
-            compiled = _compiled(logits)
-            score = compiled.score if compiled is not None else _score
-            found = score(logits, targets[rows], 1.0, entropy=False)
-            slopes = -weights[rows].to(found.logprobs.dtype)
-            total += (found.logprobs.double() * slopes.double()).sum()
-            if not any(needs):
-                continue
-            step = compiled.score_gradient_ if compiled is not None else _score_gradient_
-            step(logits, targets[rows], found, 1.0, slopes.contiguous(), None)
+            loss, logits = _loss_and_slopes(logits, targets.part(rows.start, rows.stop), slopes=any(needs))
+            total += loss
             if by_hidden is not None:
                 torch.mm(logits, weight, out=by_hidden[rows])
             if by_weight is not None:
@@ -206,7 +244,26 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # @once_differentiable
         (by_loss,) = grad_outputs
         slopes = (None if each is None else each * by_loss.to(each.dtype) for each in ctx.saved_tensors)
-        return *slopes, None, None, None
+        return *slopes, None, None
+
+
+def _loss_and_slopes(logits: torch.Tensor, targets: _Targets, *, slopes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted losses of a chunk, a float64 scalar, and the logits, with ``slopes`` overwritten by their gradient."""
+    compiled = _compiled(logits)
+    score = compiled.score if compiled is not None else _score
+    found = score(logits, targets.first, 1.0, entropy=False)
+    total = -(found.logprobs.double() * targets.weights.double()).sum()
+    # Other targets of a state are counted as its first one up to here.
+    firsts = targets.first[targets.rows]
+    gaps = logits[targets.rows, firsts].double() - logits[targets.rows, targets.others].double()
+    total += (gaps * targets.other_weights.double()).sum()
+    if slopes:
+        step = compiled.score_gradient_ if compiled is not None else _score_gradient_
+        step(logits, targets.first, found, 1.0, -targets.weights.to(found.logprobs.dtype), None)
+        moved = targets.other_weights.to(logits.dtype)
+        logits.index_put_((targets.rows, firsts), moved, accumulate=True)
+        logits.index_put_((targets.rows, targets.others), -moved, accumulate=True)
+    return total, logits
 
 
 def _logits(

@@ -109,8 +109,9 @@ def collate(examples: Sequence[Example], device: Any = "cpu") -> SequenceBatch:
 
 def token_losses(model: Any, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood of each counted token, nats, float32, shape ``(N,)``, in row-major order."""
-    hidden, targets = _counted_states(model, batch)
-    return -score_tokens(model.get_output_embeddings(), hidden, targets).logprobs
+    hidden, targets, rows = _counted_states(model, batch)
+    own = hidden if rows is None else hidden[rows]
+    return -score_tokens(model.get_output_embeddings(), own, targets).logprobs
 
 
 def weighted_loss(model: Any, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
@@ -121,17 +122,21 @@ def weighted_loss(model: Any, batch: Batch, weights: torch.Tensor) -> torch.Tens
         batch: What it reads.
         weights: Of each counted token in the sum, shape ``(N,)``.
     """
-    hidden, targets = _counted_states(model, batch)
-    return cross_entropy(model.get_output_embeddings(), hidden, targets, weights)
+    hidden, targets, rows = _counted_states(model, batch)
+    return cross_entropy(model.get_output_embeddings(), hidden, targets, weights, rows)
 
 
-def _counted_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states that predict the counted tokens, ``(N, D)``, and those tokens."""
+def _counted_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Hidden states that predict the counted tokens, ``(S, D)``, those tokens, and which state predicts each.
+
+    The last, shape ``(N,)``, is None where each counted token has a state of its own.
+    """
     if isinstance(batch, SequenceBatch):
-        return response_hidden(model, batch)[0], response_tokens(batch)
-    states = packed_states(model, batch.tokens, batch.positions)
-    rows, columns = batch.loss_mask.nonzero(as_tuple=True)
-    return states[rows, columns - 1], batch.tokens[rows, columns]
+        return response_hidden(model, batch)[0], response_tokens(batch), None
+    wanted = torch.zeros_like(batch.loss_mask)
+    wanted[:, :-1] = batch.loss_mask[:, 1:]
+    states, rows = packed_states(model, batch.tokens, batch.positions, wanted)
+    return states, batch.tokens[batch.loss_mask], rows
 
 
 def counted_tokens(batch: Batch) -> int:

@@ -58,8 +58,8 @@ def test_score_tokens_in_chunks_gives_same_values_and_gradients(policy, monkeypa
     head = policy.model.get_output_embeddings()
     hidden, _ = response_hidden(policy.model, batch)
     gradients = []
-    for elements in (32_000_000, 3 * 280):
-        monkeypatch.setattr(token_scores, "_CHUNK_ELEMENTS", elements)
+    for elements in (16_000_000, 3 * 280):
+        monkeypatch.setattr(token_scores, "_CHUNK_BYTES", 4 * elements)
         leaf = hidden.detach().requires_grad_()
         scores = score_tokens(head, leaf, response_tokens(batch), entropy=True)
         (scores.logprobs.sum() + scores.entropy.sum()).backward()

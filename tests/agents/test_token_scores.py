@@ -143,7 +143,7 @@ def test_impossible_token_has_no_probability(backend):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
 def test_cross_entropy_and_its_gradients_equal_autograd(backend, monkeypatch, dtype, tolerance, bias, chunk):
-    monkeypatch.setattr(token_scores, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(token_scores, "_CHUNK_BYTES", chunk * dtype.itemsize)
     head, hidden, targets, weights = make(dtype, bias=bias)
     expected, _, gradients = reference(head, hidden, targets, weights * torch.tensor([[-0.5], [0.0]]))
     loss = cross_entropy(head, hidden, targets, weights[0].to(dtype))
@@ -152,6 +152,29 @@ def test_cross_entropy_and_its_gradients_equal_autograd(backend, monkeypatch, dt
     torch.testing.assert_close(loss.double(), -(weights[0] @ expected), atol=10 * tolerance, rtol=tolerance)
     for leaf, gradient in zip((hidden, *head.parameters()), gradients, strict=True):
         torch.testing.assert_close(slope(leaf), gradient, atol=20 * tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("chunk", [3 * VOCABULARY, 10**6])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+def test_cross_entropy_of_states_that_predict_several_tokens(backend, monkeypatch, dtype, tolerance, chunk):
+    monkeypatch.setattr(token_scores, "_CHUNK_BYTES", chunk * dtype.itemsize)
+    head, hidden, *_ = make(dtype, bias=True)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.cat([torch.arange(ROWS), torch.randint(ROWS, (2 * ROWS,), generator=generator)])
+    rows = rows[torch.randperm(len(rows), generator=generator)]
+    targets = torch.randint(VOCABULARY, (len(rows),), generator=generator)
+    targets[::3] = 1  # the same token from the same state, too
+    weights = torch.randn(len(rows), generator=generator, dtype=torch.float64).to(dtype)
+    found = []
+    for together in (True, False):
+        head.zero_grad()
+        hidden.grad = None
+        states, own = (hidden, rows) if together else (hidden[rows], None)
+        loss = cross_entropy(head, states, targets, weights, own)
+        loss.backward()
+        found.append([loss.detach().double(), *(slope(leaf).clone() for leaf in (hidden, *head.parameters()))])
+    for mine, expected in zip(*found, strict=True):
+        torch.testing.assert_close(mine, expected, atol=20 * tolerance, rtol=tolerance)
 
 
 def test_cross_entropy_gives_gradients_where_they_are_wanted(backend):
@@ -170,6 +193,9 @@ def test_cross_entropy_through_a_head_that_is_more_than_one_product():
     through.weight = head.weight  # type: ignore[assignment]  # what the chunks' size is taken from
     found = cross_entropy(through, hidden, targets, weights[0].float())
     torch.testing.assert_close(found, cross_entropy(head, hidden, targets, weights[0].float()))
+    twice = torch.arange(len(targets)).repeat(2)
+    several = (hidden, targets.repeat(2), weights[0].float().repeat(2), twice)
+    torch.testing.assert_close(cross_entropy(through, *several), 2 * found)
 
 
 def test_bfloat16_cross_entropy_is_as_good_as_autograds(backend):

@@ -1,7 +1,7 @@
 /* Steps that cost torch more in calls or in passes over memory than in work. Of decoding: the norm; rotary embedding,
  * cache write and attention of one new token per sequence; the draw of the next token. Of updates: log-probabilities of
- * given tokens and the gradient of their logits; the norm's gradient; the gate of a block and its gradient. Compiled for
- * the local machine on first use; see kernels.py.
+ * given tokens and the gradient of their logits; the norm's gradient; the gate of a block and its gradient; the attention
+ * of documents to themselves and its gradient. Compiled for the local machine on first use; see kernels.py.
  *
  * `low` says whether tensors are bfloat16 (1) or float32 (0); all sums are float32. Work is dealt to the threads of the
  * OpenMP runtime that torch already runs, whose entry point the caller passes in.
@@ -513,4 +513,183 @@ void score_gradient(runtime parallel, void *logits, const int64_t *targets, floa
                      rows, vocabulary, stride, 0, scale, low};
     if (parallel && rows > 1) parallel(slope_region, &job, 0, 0);
     else slope_region(&job);
+}
+
+/* --- documents that attend to themselves, causally ------------------------------------------------------------------ */
+
+#define QUERIES 16 /* worked on together */
+
+typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
+
+typedef struct {
+    const float *data; /* (tokens, heads, dim), the last contiguous */
+    long token, head;  /* strides */
+} states;
+
+typedef struct {
+    states q, k, v;
+    float *out;                    /* (tokens, heads, dim), and so `by_out` and `by_q` */
+    float *totals;                 /* log of the sum of exponentials, (tokens, heads) */
+    const float *by_out;           /* null for the forward pass */
+    float *by_q, *by_k, *by_v;     /* the latter (tokens, kv_heads, dim) */
+    float *more_k, *more_v;        /* (repeated places, kv_heads, dim) */
+    const int64_t *tokens;         /* of all documents, one after the other */
+    const int64_t *starts;         /* where in these each document starts, and the end */
+    const int64_t *repeated;       /* repeated places of the documents before each, and of all */
+    float *scratch;                /* (slots, room) */
+    long documents, heads, kv_heads, dim, longest, slots, room, next, taken;
+    float scale;
+} document_job;
+
+INLINE long up(long count, long multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+/* c = a · b, or added to c, for 4 rows of c and 8 · wide columns. */
+INLINE void product_tile(const float *a, long a_row, long a_column, const float *b, long b_row, float *c, long c_row,
+                         long depth, int add, int wide) {
+    lanes sum[4][2];
+    for (int r = 0; r < 4; r++)
+        for (int w = 0; w < wide; w++) sum[r][w] = add ? *(lanes *)(c + r * c_row + 8 * w) : (lanes){0};
+    for (long t = 0; t < depth; t++)
+        for (int r = 0; r < 4; r++)
+            for (int w = 0; w < wide; w++)
+                sum[r][w] += a[r * a_row + t * a_column] * *(const lanes *)(b + t * b_row + 8 * w);
+    for (int r = 0; r < 4; r++)
+        for (int w = 0; w < wide; w++) *(lanes *)(c + r * c_row + 8 * w) = sum[r][w];
+}
+
+/* Rows are rounded up to 4; columns are a multiple of 8. */
+static void product(const float *a, long a_row, long a_column, const float *b, long b_row, float *c, long c_row,
+                    long rows, long columns, long depth, int add) {
+    for (long i = 0; i < rows; i += 4) {
+        long j = 0;
+        for (; j + 16 <= columns; j += 16)
+            product_tile(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, depth, add, 2);
+        if (j < columns)
+            product_tile(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, depth, add, 1);
+    }
+}
+
+/* Rows of a head, multiplied, zeros behind them up to `width` columns and `padded` rows. */
+static void gather(states from, long head, const int64_t *tokens, long count, long dim, float factor, float *to,
+                   long width, long padded) {
+    for (long i = 0; i < count; i++) {
+        const float *row = from.data + tokens[i] * from.token + head * from.head;
+        if (i + 8 < count) ahead(from.data, tokens[i + 8] * from.token + head * from.head, dim, 0);
+        for (long c = 0; c < dim; c++) to[i * width + c] = row[c] * factor;
+        for (long c = dim; c < width; c++) to[i * width + c] = 0;
+    }
+    memset(to + count * width, 0, (padded - count) * width * sizeof(float));
+}
+
+static void transpose(const float *from, long rows, long columns, float *to) {
+    for (long i = 0; i < rows; i += 8)
+        for (long j = 0; j < columns; j++)
+            for (long r = i; r < i + 8; r++) to[j * rows + r] = from[r * columns + j];
+}
+
+/* One document, one head of keys and values, all heads of queries that look at them. */
+static void document(const document_job *job, long number, long kv_head, float *room) {
+    const int64_t *tokens = job->tokens + job->starts[number];
+    const long length = job->starts[number + 1] - job->starts[number], before = job->repeated[number];
+    const long repeats = job->repeated[number + 1] - before, group = job->heads / job->kv_heads;
+    const long dim = job->dim, width = up(dim, 8), rows = up(length, 16);
+    float *keys = room, *keys_t = keys + rows * width, *values = keys_t + rows * width, *values_t = values + rows * width;
+    float *by_keys = values_t + rows * width, *by_values = by_keys + rows * width;
+    float *query = by_values + rows * width, *slope = query + QUERIES * width, *result = slope + QUERIES * width;
+    float *share = result + QUERIES * width, *by_share = share + QUERIES * rows;
+
+    if (repeats == length && !job->by_out) return;
+    gather(job->k, kv_head, tokens, length, dim, 1.0f, keys, width, rows);
+    gather(job->v, kv_head, tokens, length, dim, 1.0f, values, width, rows);
+    transpose(keys, rows, width, keys_t);
+    if (job->by_out) {
+        transpose(values, rows, width, values_t);
+        memset(by_keys, 0, 2 * rows * width * sizeof(float));
+    }
+    for (long head = kv_head * group; head < (kv_head + 1) * group; head++)
+        for (long begin = repeats; begin < length; begin += QUERIES) {
+            const long count = length - begin < QUERIES ? length - begin : QUERIES, seen = begin + count;
+            const long padded = up(count, 4), columns = up(seen, 8);
+            if (job->by_out)
+                for (long i = 0; i < count; i++)
+                    ahead(job->out, (tokens[begin + i] * job->heads + head) * dim, dim, 0);
+            gather(job->q, head, tokens + begin, count, dim, job->scale, query, width, padded);
+            product(query, width, 1, keys_t, rows, share, rows, padded, columns, width, 0);
+            if (!job->by_out) {
+                for (long i = 0; i < count; i++) {
+                    float *line = share + i * rows, top = line[0], total = 0;
+                    const long own = begin + i + 1;
+                    for (long j = 1; j < own; j++) top = line[j] > top ? line[j] : top;
+                    for (long j = 0; j < own; j++) {
+                        line[j] = exponential(line[j] - top);
+                        total += line[j];
+                    }
+                    for (long j = 0; j < own; j++) line[j] /= total;
+                    for (long j = own; j < columns; j++) line[j] = 0;
+                    job->totals[tokens[begin + i] * job->heads + head] = top + logf(total);
+                }
+                product(share, rows, 1, values, width, result, width, padded, width, seen, 0);
+                for (long i = 0; i < count; i++)
+                    memcpy(job->out + (tokens[begin + i] * job->heads + head) * dim, result + i * width,
+                           dim * sizeof(float));
+                continue;
+            }
+            const states by_out = {job->by_out, job->heads * dim, dim};
+            gather(by_out, head, tokens + begin, count, dim, 1.0f, slope, width, padded);
+            product(slope, width, 1, values_t, rows, by_share, rows, padded, columns, width, 0);
+            for (long i = 0; i < padded; i++) {
+                float *line = share + i * rows, *by_line = by_share + i * rows, along = 0, total = 0;
+                const long own = i < count ? begin + i + 1 : 0;
+                if (own) {
+                    const long at = tokens[begin + i] * job->heads + head;
+                    for (long c = 0; c < dim; c++) along += slope[i * width + c] * job->out[at * dim + c];
+                    total = job->totals[at];
+                }
+                for (long j = 0; j < own; j++) {
+                    line[j] = exponential(line[j] - total);
+                    by_line[j] = line[j] * (by_line[j] - along);
+                }
+                for (long j = own; j < columns; j++) line[j] = by_line[j] = 0;
+            }
+            product(share, 1, rows, slope, width, by_values, width, seen, width, count, 1);
+            product(by_share, 1, rows, query, width, by_keys, width, seen, width, count, 1);
+            product(by_share, rows, 1, keys, width, result, width, padded, width, seen, 0);
+            for (long i = 0; i < count; i++)
+                for (long c = 0; c < dim; c++)
+                    job->by_q[(tokens[begin + i] * job->heads + head) * dim + c] = result[i * width + c] * job->scale;
+        }
+    if (!job->by_out) return;
+    /* Another document has the first places too: what this one adds to their gradients is kept apart. */
+    for (long i = 0; i < length; i++) {
+        const long row = (i < repeats ? before + i : tokens[i]) * job->kv_heads + kv_head;
+        memcpy((i < repeats ? job->more_k : job->by_k) + row * dim, by_keys + i * width, dim * sizeof(float));
+        memcpy((i < repeats ? job->more_v : job->by_v) + row * dim, by_values + i * width, dim * sizeof(float));
+    }
+}
+
+static void document_region(void *data) {
+    document_job *job = data;
+    const long slot = __atomic_fetch_add(&job->taken, 1, __ATOMIC_RELAXED);
+    long item;
+    if (slot >= job->slots) return;
+    while ((item = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->documents * job->kv_heads)
+        document(job, item / job->kv_heads, item % job->kv_heads, job->scratch + slot * job->room);
+}
+
+/* Floats that a thread needs for documents of at most this length. */
+long document_room(long longest, long dim) {
+    const long width = up(dim, 8), rows = up(longest, 16);
+    return 6 * rows * width + 3 * QUERIES * width + 2 * QUERIES * rows;
+}
+
+void document_attention(runtime parallel, const float *q, const float *k, const float *v, const int64_t *strides,
+                        float *out, float *totals, const float *by_out, float *by_q, float *by_k, float *by_v,
+                        float *more_k, float *more_v, const int64_t *tokens, const int64_t *starts,
+                        const int64_t *repeated, float *scratch, long documents, long heads, long kv_heads, long dim,
+                        long longest, long slots, float scale) {
+    document_job job = {{q, strides[0], strides[1]}, {k, strides[2], strides[3]}, {v, strides[4], strides[5]},
+                        out, totals, by_out, by_q, by_k, by_v, more_k, more_v, tokens, starts, repeated, scratch,
+                        documents, heads, kv_heads, dim, longest, slots, document_room(longest, dim), 0, 0, scale};
+    if (parallel && slots > 1) parallel(document_region, &job, (unsigned)slots, 0);
+    else document_region(&job);
 }

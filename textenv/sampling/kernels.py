@@ -15,6 +15,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +69,27 @@ class RowScores(NamedTuple):
     entropy: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class DocumentTokens:
+    """The tokens that documents consist of; documents that begin alike have their first tokens in common.
+
+    Attributes:
+        tokens: Numbers of the tokens of all documents, one after the other, int64, shape ``(M,)``. Each number stands
+            in one document as its own; where it stands in others, all before it are taken from elsewhere too.
+        starts: Where in ``tokens`` each document starts, and its length, int64, shape ``(documents + 1,)``.
+        repeated: How many places that are not their document's own there are in the documents before each, and in
+            all, int64, shape ``(documents + 1,)``.
+        again: The tokens at these places, int64, shape ``(repeated[-1],)``.
+        longest: Tokens of the longest document.
+    """
+
+    tokens: torch.Tensor
+    starts: torch.Tensor
+    repeated: torch.Tensor
+    again: torch.Tensor
+    longest: int
+
+
 class Kernels:
     """The compiled functions.
 
@@ -86,6 +109,10 @@ class Kernels:
         self._gated.argtypes = [pointer] * 7 + [long, flag]
         self._attention = library.decode_attention
         self._attention.argtypes = [pointer] * 10 + [long] * 5 + [real, flag]
+        self._document_room = library.document_room
+        self._document_room.argtypes, self._document_room.restype = [long] * 2, long
+        self._document_attention = library.document_attention
+        self._document_attention.argtypes = [pointer] * 17 + [long] * 6 + [real]
         self._draw = library.draw_tokens
         self._draw.argtypes = [pointer] * 7 + [long] * 3 + [ctypes.c_double, flag]
         self._score = library.score_tokens
@@ -167,6 +194,73 @@ class Kernels:
         low = qkv.dtype == torch.bfloat16
         self._attention(self._parallel, *addresses, rows, heads, kv_heads, dim, positions, scale, low)
         return out
+
+    def document_attention(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: DocumentTokens, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Causal attention of documents, each to itself.
+
+        Args:
+            q: Queries, float32, shape ``(T, heads, dim)``, the last dimension contiguous.
+            k: Keys, shape ``(T, kv_heads, dim)``; ``heads`` is a multiple of their number.
+            v: Values, of the same shape.
+            documents: Which of the T tokens the documents consist of.
+            scale: Factor of the scores.
+
+        Returns:
+            What each token gets, shape ``(T, heads, dim)``, contiguous, and the log of its scores' sum of exponentials,
+            ``(T, heads)``.
+        """
+        out, totals = q.new_empty(q.shape), q.new_empty(q.shape[:2])
+        self._attend_documents((q, k, v), documents, scale, out, totals, [None] * 6)
+        return out, totals
+
+    def document_attention_gradient(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        documents: DocumentTokens,
+        scale: float,
+        found: tuple[torch.Tensor, torch.Tensor],
+        by_out: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of `document_attention` by queries, keys and values.
+
+        Args:
+            q: As for `document_attention`, like the next four.
+            k: Likewise.
+            v: Likewise.
+            documents: Likewise.
+            scale: Likewise.
+            found: What it returned.
+            by_out: Gradient by what each token gets, contiguous.
+        """
+        by_q, by_k, by_v = (each.new_empty(each.shape) for each in (q, k, v))
+        more_k, more_v = k.new_empty(2, len(documents.again), *k.shape[1:])
+        self._attend_documents((q, k, v), documents, scale, *found, [by_out, by_q, by_k, by_v, more_k, more_v])
+        return by_q, by_k.index_add_(0, documents.again, more_k), by_v.index_add_(0, documents.again, more_v)
+
+    def _attend_documents(
+        self,
+        states: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        documents: DocumentTokens,
+        scale: float,
+        out: torch.Tensor,
+        totals: torch.Tensor,
+        slopes: Sequence[torch.Tensor | None],
+    ) -> None:
+        q, k, _ = states
+        heads, dim = q.shape[1:]
+        count, longest = len(documents.starts) - 1, documents.longest
+        slots = min(torch.get_num_threads(), count * k.shape[1])
+        scratch = q.new_empty(slots, self._document_room(longest, dim))
+        strides = torch.tensor([stride for each in states for stride in each.stride()[:2]])
+        places = (documents.tokens, documents.starts, documents.repeated)
+        tensors = (*states, strides, out, totals, *slopes, *places, scratch)
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        sizes = (count, heads, k.shape[1], dim, longest, slots)
+        self._document_attention(self._parallel, *addresses, *sizes, scale)
 
     def draw(self, logits: torch.Tensor, points: torch.Tensor, temperature: float = 1.0) -> RowDraws:
         """Draw a column of each row in proportion to ``exp(logits / temperature)`` by inverse transform.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralC
 
 import agents.lm.document_attention as document_attention
 from agents.lm.document_attention import Documents, packed_states
+from textenv.sampling.kernels import DocumentTokens, kernels
+
+needs_compiler = pytest.mark.skipif(kernels() is None, reason="no C compiler")
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,
@@ -33,82 +38,149 @@ def build(config: Any) -> Any:
 
 
 def rows(lengths: Any = LENGTHS) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens, of which there are so few kinds that documents begin alike, and positions."""
     positions = torch.tensor([np.concatenate([np.arange(n) for n in row]).tolist() for row in lengths])
-    return torch.randint(60, positions.shape, generator=torch.Generator().manual_seed(1)), positions
+    tokens = torch.randint(3, positions.shape, generator=torch.Generator().manual_seed(1))
+    return tokens.masked_fill(positions == 0, 0), positions
+
+
+def everywhere(tokens: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(tokens, dtype=torch.bool)
+
+
+def somewhere(tokens: torch.Tensor) -> torch.Tensor:
+    wanted = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(4)) < 0.3
+    wanted[1] = False
+    return wanted
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[int]:
-    """Documents of every forward pass that attended by them."""
-    found: list[int] = []
-    original = Documents.from_positions.__func__  # type: ignore[attr-defined]  # of a class method
+def made(monkeypatch) -> list[Documents]:
+    """The documents of every forward pass that attended by them."""
+    found: list[Documents] = []
+    original = Documents.of_rows.__func__  # type: ignore[attr-defined]  # of a class method
 
-    def counting(cls: Any, positions: torch.Tensor) -> Documents:
-        made = original(cls, positions)
-        found.append(made.count)
-        return made
+    def keeping(cls: Any, *arguments: Any, **options: Any) -> Documents:
+        found.append(original(cls, *arguments, **options))
+        return found[-1]
 
-    monkeypatch.setattr(Documents, "from_positions", classmethod(counting))
+    monkeypatch.setattr(Documents, "of_rows", classmethod(keeping))
     return found
 
 
+Choose = Callable[[torch.Tensor], torch.Tensor]
+
+
+def documents_of(places: DocumentTokens) -> list[list[int]]:
+    bounds = places.starts.tolist()
+    return [places.tokens[begin:end].tolist() for begin, end in pairwise(bounds)]
+
+
+def gradients(model: Any) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@needs_compiler
+@pytest.mark.parametrize("choose", [everywhere, somewhere])
+@pytest.mark.parametrize("hooked", [False, True], ids=["shared", "hooked"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_and_gradients_are_those_of_every_document_alone(kind: str, calls):
+def test_states_and_gradients_are_those_of_every_document_alone(kind: str, hooked: bool, choose: Choose, made):
     model = build(KINDS[kind])
+    if hooked:
+        model.get_input_embeddings().register_forward_hook(lambda *_: None)
     tokens, positions = rows()
-    states = packed_states(model, tokens, positions)
-    wanted = torch.randn(states.shape, generator=torch.Generator().manual_seed(2))
-    (states * wanted).sum().backward()
-    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert calls[-1] == sum(len(row) for row in LENGTHS)
+    wanted = choose(tokens)
+    states, own = packed_states(model, tokens, positions, wanted)
+    assert own is not None
+    assert (made[-1].tokens.numel() == tokens.numel()) == hooked
+    factors = torch.randn(int(wanted.sum()), states.shape[1], generator=torch.Generator().manual_seed(2))
+    (states[own] * factors).sum().backward()
+    found = gradients(model)
 
     model.zero_grad()
-    alone = torch.empty_like(states)
+    alone = torch.zeros(*tokens.shape, states.shape[1])
     for row, lengths in enumerate(LENGTHS):
         for end, size in zip(np.cumsum(lengths), lengths, strict=True):
             part = slice(int(end) - size, int(end))
-            own = model.base_model(input_ids=tokens[None, row, part], use_cache=False).last_hidden_state[0]
-            alone[row, part] = own.detach()
-            (own * wanted[row, part]).sum().backward()
-    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    torch.testing.assert_close(states.detach(), alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+            alone[row, part] = model.base_model(input_ids=tokens[None, row, part], use_cache=False).last_hidden_state[0]
+    (alone[wanted] * factors).sum().backward()
+    torch.testing.assert_close(states[own].detach(), alone[wanted].detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, gradients(model), atol=1e-4, rtol=1e-4)
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_noise_on_the_embeddings_is_drawn_once(calls):
+@needs_compiler
+def test_noise_on_the_embeddings_is_drawn_once_for_every_place():
     model = build(KINDS["llama"])
+    tokens, positions = rows()
     seen = []
-    model.get_input_embeddings().register_forward_hook(lambda *_: seen.append(1))
-    packed_states(model, *rows())
-    assert len(seen) == 1
+    model.get_input_embeddings().register_forward_hook(lambda _, __, output: seen.append(output.shape[:2]))
+    packed_states(model, tokens, positions, everywhere(tokens))
+    assert seen == [tokens.shape]
 
 
-def test_every_place_is_in_one_group_and_comes_back():
-    _, positions = rows()
-    documents = Documents.from_positions(positions)
-    assert torch.equal(documents.places[documents.inverse], torch.arange(positions.numel()))
-    assert sum(count * size for count, size in documents.groups) == len(documents.places)
-    begin = 0
-    for count, size in documents.groups:
-        for document in documents.places[begin : begin + count * size].view(count, size).tolist():
-            inside = len(set(document))
-            assert document[:inside] == list(range(document[0], document[0] + inside))
-            assert set(document[inside:]) <= {document[0]}
-        begin += count * size
+@pytest.mark.parametrize("seed", range(20))
+def test_a_token_is_read_once_for_all_documents_that_begin_so(seed: int):
+    rng = np.random.default_rng(seed)
+    lengths = []
+    for _ in range(4):
+        cuts = np.sort(rng.choice(np.arange(1, 24), 5, replace=False))
+        lengths.append(np.diff([0, *cuts, 24]).tolist())
+    tokens, positions = rows(lengths)
+    tokens = torch.from_numpy(rng.integers(0, 2, tokens.shape))
+    positions[0] += int(rng.integers(0, 2))  # a document that was begun elsewhere is no other's like
+    wanted = torch.from_numpy(rng.random(tokens.shape) < 0.4)
+    wanted[2, 5] = True
+    found = Documents.of_rows(tokens, positions, wanted, shared=True)
+
+    beginnings, read = set(), {}
+    ids, places = found.tokens.flatten().tolist(), found.positions.flatten().tolist()
+    paths = documents_of(found.places)
+    at = 0
+    for row in range(4):
+        for begin, end in pairwise([0, *np.cumsum(lengths[row]).tolist()]):
+            asked = wanted[row, begin:end].nonzero().flatten().tolist()
+            if not asked:
+                continue
+            path, at = paths[at], at + 1
+            text = list(zip(tokens[row, begin:end].tolist(), positions[row, begin:end].tolist(), strict=True))
+            assert [(ids[place], places[place]) for place in path] == text[: asked[-1] + 1]
+            assert [path[place] for place in asked] == found.states.view(4, 24)[row, begin:end][asked].tolist()
+            for length, place in enumerate(path, start=1):
+                beginning = tuple(text[:length])
+                assert read.setdefault(beginning, place) == place
+                beginnings.add(beginning)
+    assert at == len(paths)
+    assert sorted(read.values()) == list(range(len(ids))) == list(range(len(beginnings)))
+    repeats = found.places.repeated.diff().tolist()
+    assert found.places.again.tolist() == [n for path, count in zip(paths, repeats, strict=True) for n in path[:count]]
+    own = [place for path, count in zip(paths, repeats, strict=True) for place in path[count:]]
+    assert sorted(own) == list(range(len(ids)))
+    assert found.places.longest == max(map(len, paths))
+
+
+def test_a_document_that_comes_again_costs_nothing():
+    tokens = torch.arange(8).repeat(3, 2)
+    positions = torch.arange(8).repeat(3, 2)
+    found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=True)
+    assert found.tokens.tolist() == [list(range(8))]
 
 
 def test_a_row_begins_a_document_also_where_its_positions_go_on():
-    documents = Documents.from_positions(torch.tensor([[0, 1, 2, 3], [4, 5, 0, 1]]))
-    assert sorted(documents.groups) == [(3, 4)]
+    tokens, positions = torch.arange(8).view(2, 4), torch.tensor([[0, 1, 2, 3], [4, 5, 0, 1]])
+    found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=True)
+    assert found.places.starts.diff().tolist() == [4, 2, 2]
 
 
-def test_one_document_a_row_is_attended_to_as_usual(calls, monkeypatch):
-    monkeypatch.setattr(document_attention, "_attending", None)  # would be called
+@pytest.mark.parametrize("case", ["one a row", "nothing wanted"])
+def test_what_gains_nothing_is_attended_to_as_usual(case: str, made):
     model = build(KINDS["llama"])
-    monkeypatch.setitem(document_attention._suitable, model, True)
-    packed_states(model, *rows(([40], [40])))
-    assert calls == [2]
+    tokens, positions = rows(([40], [40]) if case == "one a row" else LENGTHS)
+    wanted = everywhere(tokens) if case == "one a row" else ~everywhere(tokens)
+    document_attention._suits(model)
+    made.clear()
+    states, own = packed_states(model, tokens, positions, wanted)
+    assert (len(states), own, made) == (int(wanted.sum()), None, [])
 
 
 def masked(model: Any) -> torch.Tensor:
@@ -117,7 +189,8 @@ def masked(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "case", ["window", "layers", "eager", "deaf", "wrong", "bfloat16", "checkpointing", "training"]
+    "case",
+    ["window", "layers", "eager", "deaf", "wrong", "bfloat16", "checkpointing", "training", "uncompiled"],
 )
 def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
     config = KINDS["llama"]
@@ -134,15 +207,20 @@ def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
         model.base_model.layers[1].gradient_checkpointing = True
     elif case == "training":
         model.train()
+    elif case == "uncompiled":
+        monkeypatch.setattr(document_attention, "kernels", lambda: None)
     elif case == "deaf":  # takes the arguments and does not hand them on
         plain = model.base_model.forward
         monkeypatch.setattr(model.base_model, "forward", lambda documents=None, **each: plain(**each))
     elif case == "wrong":
-        states = document_attention._states
+        right: Any = document_attention._states
         monkeypatch.setattr(
             document_attention,
             "_states",
-            lambda *a, documents=None, **each: states(*a, **each) + (documents is not None),
+            lambda *a, documents=None, **each: right(*a, **each) + (documents is not None),
         )
     assert not document_attention._suits(model)
-    torch.testing.assert_close(packed_states(model, *rows()), masked(model), atol=0, rtol=0)
+    tokens, positions = rows()
+    states, own = packed_states(model, tokens, positions, everywhere(tokens))
+    assert own is None
+    torch.testing.assert_close(states, masked(model).flatten(0, 1), atol=0, rtol=0)

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from tests.textenv.sampling.models import MODELS
 from textenv.sampling import packed
-from textenv.sampling.kernels import kernels
+from textenv.sampling.kernels import DocumentTokens, kernels
 
 
 def test_models_of_other_kinds_are_left_to_transformers():
@@ -97,6 +99,45 @@ def test_compiled_attention_equals_plain_arithmetic(
     torch.testing.assert_close(found.float(), torch.stack(expected), atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(keys.float(), expected_keys.float(), atol=1e-6, rtol=tolerance)
     assert torch.equal(values, expected_values)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim"),
+    [(4, 4, 64), (6, 2, 24), (3, 1, 7), (2, 2, 80)],
+    ids=["plain", "grouped", "odd", "wide"],
+)
+def test_compiled_attention_of_documents_equals_torch(heads: int, kv_heads: int, dim: int):
+    compiled = kernels()
+    assert compiled is not None
+    generator = torch.Generator().manual_seed(heads)
+    # Two that go on differently after 20 common tokens, one that an other begins with, and some on their own.
+    paths = [[*range(33)], [*range(20), *range(33, 50)], [*range(9)], [50], [*range(51, 130)], [130, 131]]
+    own = [0, 20, 9, 0, 0, 0]
+    places = DocumentTokens(
+        tokens=torch.tensor([token for path in paths for token in path]),
+        starts=torch.tensor([0, *np.cumsum([len(path) for path in paths])]),
+        repeated=torch.tensor([0, *np.cumsum(own)]),
+        again=torch.tensor([token for path, count in zip(paths, own, strict=True) for token in path[:count]]),
+        longest=79,
+    )
+    count, scale = 132, 0.3
+    q = torch.randn(heads, count, dim, generator=generator).transpose(0, 1)  # strided, as models have them
+    k, v = torch.randn(2, count, kv_heads, dim, generator=generator)
+    by_out = torch.randn(count, heads, dim, generator=generator)
+    found = compiled.document_attention(q, k, v, places, scale)
+    slopes = compiled.document_attention_gradient(q, k, v, places, scale, found, by_out)
+
+    exact = [each.double().requires_grad_() for each in (q, k, v)]
+    expected = torch.full_like(by_out, torch.nan, dtype=torch.float64)
+    for path, begin in zip(paths, own, strict=True):
+        queries, keys, values = (each[path].transpose(0, 1)[None] for each in exact)
+        out = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+        expected[path[begin:]] = out[0].transpose(0, 1)[begin:]
+    (expected * by_out).sum().backward()
+    torch.testing.assert_close(found[0].double(), expected.detach(), atol=2e-6, rtol=2e-5)
+    for slope, leaf in zip(slopes, exact, strict=True):
+        torch.testing.assert_close(slope.double(), leaf.grad, atol=1e-5, rtol=2e-5)
 
 
 def test_helpers_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
