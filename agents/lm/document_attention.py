@@ -25,6 +25,7 @@ from transformers import AttentionInterface
 from textenv.sampling.kernels import DocumentTokens, Kernels, kernels
 
 _NAME = "textenv_documents"
+_LONGEST_COMMON = 256
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,27 @@ class Documents:
             counted = np.arange(len(ids)) - np.repeat(starts, lengths) + 1
             lengths = np.maximum.reduceat(np.where(wanted.numpy().ravel(), counted, 0), starts)
             starts, lengths = starts[lengths > 0], lengths[lengths > 0]
-        steps = np.arange(lengths.max())
-        inside = steps < lengths[:, None]
-        origin = starts[:, None] + np.where(inside, steps, 0)
-        if shared:
-            numbers, new = _number(ids[origin], columns[starts], inside)
-            read, shape = origin[new], (1, -1)
-        else:
-            numbers, new = origin, inside
-            read, shape = np.arange(len(ids)), tokens.shape
-        repeats = inside & ~new
+        bounds = np.append(0, lengths.cumsum())
+        document = np.repeat(np.arange(len(lengths)), lengths)
+        steps = np.arange(bounds[-1]) - bounds[document]
+        origin = starts[document] + steps
+        alone = (np.zeros_like(lengths), lengths[:, None])
+        common, leaders = _common_beginnings(ids, columns, starts, lengths) if shared else alone
+        new = steps >= common[document]
+        numbers = new.cumsum() - 1
+        numbers[~new] = numbers[bounds[leaders[document[~new], steps[~new]]] + steps[~new]]
         states = np.zeros(len(ids), np.int64)
-        states[origin[inside]] = numbers[inside]
+        states[origin] = numbers
         places = DocumentTokens(
-            tokens=torch.from_numpy(numbers[inside]),
-            starts=torch.from_numpy(np.append(0, lengths.cumsum())),
-            repeated=torch.from_numpy(np.append(0, repeats.sum(1).cumsum())),
-            again=torch.from_numpy(numbers[repeats]),
+            tokens=torch.from_numpy(numbers),
+            starts=torch.from_numpy(bounds),
+            repeated=torch.from_numpy(np.append(0, common.cumsum())),
+            again=torch.from_numpy(numbers[~new]),
             longest=int(lengths.max()),
         )
-        read_ids, read_positions = (torch.from_numpy(each[read].reshape(shape)) for each in (ids, columns))
-        return cls(read_ids, read_positions, torch.from_numpy(states), places)
+        shape = (1, -1) if shared else tokens.shape
+        read, read_positions = (torch.from_numpy(each[origin[new]].reshape(shape)) for each in (ids, columns))
+        return cls(read, read_positions, torch.from_numpy(states), places)
 
 
 def _begins(positions: torch.Tensor) -> torch.Tensor:
@@ -92,35 +93,34 @@ def _begins(positions: torch.Tensor) -> torch.Tensor:
     return begins
 
 
-def _number(
-    ids: NDArray[np.int64], first_positions: NDArray[np.int64], inside: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Number the places of documents so that common beginnings have the same numbers.
+def _common_beginnings(
+    ids: NDArray[np.int64], positions: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What documents begin with in common with others; beyond 256 tokens it is not looked for.
 
     Args:
-        ids: Tokens of the documents, shape ``(N, L)``; whatever stands after their ends.
-        first_positions: Where in its document each begins, shape ``(N,)``.
-        inside: True on the documents' own places, shape ``(N, L)``.
+        ids: Tokens of all rows, one after the other.
+        positions: Likewise.
+        starts: Where in these each document starts, shape ``(N,)``.
+        lengths: Shape ``(N,)``.
 
     Returns:
-        Numbers, shape ``(N, L)``, and True on the places that have a number first; over those they count up row by row.
+        How many of its first tokens each document takes from others, shape ``(N,)``, and from which document each of
+        its places is, its own included, shape ``(N, ≤ 256)``.
     """
-    keyed = np.concatenate([first_positions[:, None], np.where(inside, ids, -1)], axis=1)
+    steps = np.arange(min(int(lengths.max()), _LONGEST_COMMON))
+    inside = steps < lengths[:, None]
+    text = np.where(inside, ids[starts[:, None] + np.where(inside, steps, 0)], -1)
+    keyed = np.concatenate([positions[starts, None], text], axis=1)
     # Next to each other in any consistent order stand the documents that have most in common.
     order = np.array(sorted(range(len(keyed)), key=[row.tobytes() for row in keyed].__getitem__))
-    keyed, own = keyed[order], inside[order]
-    differs = np.ones((len(keyed), keyed.shape[1]), np.bool_)
-    differs[1:] = keyed[1:] != keyed[:-1]
-    alike = ~np.logical_or.accumulate(differs, axis=1)[:, 1:] & own
-    # The row above in which a common place is new.
-    leaders = np.maximum.accumulate(np.where(alike, 0, np.arange(len(keyed))[:, None]), axis=0)
-    new_sorted = own & ~alike
-    new = np.empty_like(new_sorted)
-    new[order] = new_sorted
-    numbers = new.ravel().cumsum().reshape(new.shape) - 1
-    taken = np.empty_like(numbers)
-    taken[order] = np.take_along_axis(numbers[order], leaders, axis=0)
-    return taken, new
+    differs = np.ones(keyed.shape, np.bool_)
+    differs[1:] = keyed[order[1:]] != keyed[order[:-1]]
+    alike = ~np.logical_or.accumulate(differs, axis=1)[:, 1:] & inside[order]
+    above = np.maximum.accumulate(np.where(alike, 0, np.arange(len(keyed))[:, None]), axis=0)
+    common, leaders = np.empty_like(lengths), np.empty_like(above)
+    common[order], leaders[order] = alike.sum(1), order[above]
+    return common, leaders
 
 
 class _Attention(torch.autograd.Function):
@@ -165,7 +165,8 @@ def _attend(
     batch, heads, length, dim = query.shape
     if value.shape != key.shape or key.shape[-1] != dim:
         raise TypeError(f"values of another size than keys: {value.shape}, {key.shape}")
-    q, k, v = (x.transpose(1, 2).reshape(batch * length, -1, dim) for x in (query, key, value))
+    flat = [x.transpose(1, 2).reshape(batch * length, -1, dim) for x in (query, key, value)]
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in flat)
     out = _Attention.apply(q, k, v, documents.places, dim**-0.5 if scaling is None else scaling)
     return out.view(batch, length, heads, dim), None  # type: ignore[attr-defined]  # apply is not typed
 

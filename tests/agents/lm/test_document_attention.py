@@ -166,6 +166,16 @@ def test_a_document_that_comes_again_costs_nothing():
     assert found.tokens.tolist() == [list(range(8))]
 
 
+def test_common_beginnings_are_looked_for_among_the_first_tokens_only(monkeypatch):
+    monkeypatch.setattr(document_attention, "_LONGEST_COMMON", 5)
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 8]])
+    positions = torch.arange(7).repeat(1, 2)
+    found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=True)
+    first, second = documents_of(found.places)
+    assert found.tokens.tolist() == [[1, 2, 3, 4, 5, 6, 7, 6, 8]]
+    assert (first, second) == ([*range(7)], [*range(5), 7, 8])
+
+
 def test_a_row_begins_a_document_also_where_its_positions_go_on():
     tokens, positions = torch.arange(8).view(2, 4), torch.tensor([[0, 1, 2, 3], [4, 5, 0, 1]])
     found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=True)
