@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.documents import padded_states
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.encoder_decoder import decode, output_scale
@@ -112,8 +113,15 @@ def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, tor
         hidden = _decoder_states(model, batch)
         return hidden[rows, steps], hidden[every, batch.lengths - batch.prompt_lengths]
     context = getattr(model.config, "max_position_embeddings", None) or batch.tokens.shape[1]
-    hidden = model.base_model(input_ids=batch.tokens[:, :context], use_cache=False).last_hidden_state
-    return hidden[rows, batch.prompt_lengths[rows] - 1 + steps], hidden[every, batch.lengths - 1]
+    tokens = batch.tokens[:, :context]
+    columns = batch.prompt_lengths[rows] - 1 + steps
+    wanted = torch.zeros_like(tokens, dtype=torch.bool)
+    wanted[rows, columns] = True
+    wanted[every, batch.lengths - 1] = True
+    states, own = padded_states(model, tokens, wanted)
+    numbers = torch.zeros_like(tokens)
+    numbers[wanted] = torch.arange(int(wanted.sum()), device=tokens.device) if own is None else own
+    return states[numbers[rows, columns]], states[numbers[every, batch.lengths - 1]]
 
 
 def _decoder_states(model: Any, batch: SequenceBatch) -> torch.Tensor:

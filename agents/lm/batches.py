@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.documents import packed_states
 from agents.forward import SequenceBatch, response_hidden, response_tokens
-from agents.lm.document_attention import packed_states
 from agents.token_scores import cross_entropy, score_tokens
 from textenv.corpora.packing import pack
 from textenv.corpora.token_files import PackedTokens

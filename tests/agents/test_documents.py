@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
-import agents.lm.document_attention as document_attention
-from agents.lm.document_attention import Documents, packed_states
+from agents import documents
+from agents.documents import Documents, packed_states
+from agents.forward import SequenceBatch, response_hidden
 from textenv.sampling.kernels import DocumentTokens, kernels
 
 needs_compiler = pytest.mark.skipif(kernels() is None, reason="no C compiler")
@@ -34,7 +37,7 @@ LENGTHS = ([5, 1, 17, 9, 8], [40], [1] * 10 + [30], [20, 20])
 
 def build(config: Any) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
+    return AutoModelForCausalLM.from_config(deepcopy(config)).eval()
 
 
 def rows(lengths: Any = LENGTHS) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,7 +170,7 @@ def test_a_document_that_comes_again_costs_nothing():
 
 
 def test_common_beginnings_are_looked_for_among_the_first_tokens_only(monkeypatch):
-    monkeypatch.setattr(document_attention, "_LONGEST_COMMON", 5)
+    monkeypatch.setattr(documents, "_LONGEST_COMMON", 5)
     tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 8]])
     positions = torch.arange(7).repeat(1, 2)
     found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=True)
@@ -187,7 +190,7 @@ def test_what_gains_nothing_is_attended_to_as_usual(case: str, made):
     model = build(KINDS["llama"])
     tokens, positions = rows(([40], [40]) if case == "one a row" else LENGTHS)
     wanted = everywhere(tokens) if case == "one a row" else ~everywhere(tokens)
-    document_attention._suits(model)
+    documents._suits(model)
     made.clear()
     states, own = packed_states(model, tokens, positions, wanted)
     assert (len(states), own, made) == (int(wanted.sum()), None, [])
@@ -200,7 +203,7 @@ def masked(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "case",
-    ["window", "layers", "eager", "deaf", "wrong", "bfloat16", "checkpointing", "training", "uncompiled"],
+    ["window", "layers", "eager", "own attention", "wrong", "bfloat16", "checkpointing", "training", "uncompiled"],
 )
 def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
     config = KINDS["llama"]
@@ -218,19 +221,77 @@ def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
     elif case == "training":
         model.train()
     elif case == "uncompiled":
-        monkeypatch.setattr(document_attention, "kernels", lambda: None)
-    elif case == "deaf":  # takes the arguments and does not hand them on
-        plain = model.base_model.forward
-        monkeypatch.setattr(model.base_model, "forward", lambda documents=None, **each: plain(**each))
+        monkeypatch.setattr(documents, "kernels", lambda: None)
+    elif case == "own attention":  # that transformers' switch does not reach
+        monkeypatch.setattr(documents, "_NAME", "sdpa")
     elif case == "wrong":
-        right: Any = document_attention._states
+        right: Any = documents._states
         monkeypatch.setattr(
-            document_attention,
-            "_states",
-            lambda *a, documents=None, **each: right(*a, **each) + (documents is not None),
+            documents, "_states", lambda *a, **each: right(*a, **each) + (documents._current.documents is not None)
         )
-    assert not document_attention._suits(model)
+    assert not documents._suits(model)
     tokens, positions = rows()
     states, own = packed_states(model, tokens, positions, everywhere(tokens))
     assert own is None
     torch.testing.assert_close(states, masked(model).flatten(0, 1), atol=0, rtol=0)
+
+
+PADDED = [(4, 12), (4, 3), (4, 7), (9, 1), (2, 20), (2, 20)]  # tokens of prompts and of answers
+
+
+def sequences() -> SequenceBatch:
+    """Answers to common prompts, padded; the first three share theirs, so do the last two."""
+    rng = np.random.default_rng(5)
+    prompts = {size: rng.integers(0, 60, size).tolist() for size in {size for size, _ in PADDED}}
+    return SequenceBatch.from_ids(
+        [prompts[size] for size, _ in PADDED], [rng.integers(0, 60, size).tolist() for _, size in PADDED]
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded_sequences_have_the_states_and_gradients_of_whole_rows(kind: str, made, monkeypatch):
+    batch, found = sequences(), []
+    for usual in (False, True):
+        model = build(KINDS[kind])
+        if usual:
+            monkeypatch.setattr(documents, "_suits", lambda model: False)
+        hidden, last = response_hidden(model, batch)
+        ((hidden**2).sum() + last.sum()).backward()
+        found.append((hidden.detach(), last.detach(), gradients(model)))
+    for mine, expected in zip(*found, strict=True):
+        assert (mine - expected).norm() < 1e-5 * expected.norm()
+    # Twice a prompt of 4 tokens, once one of 2, and all padding are not read.
+    assert made[-1].tokens.numel() == int(batch.lengths.sum()) - 2 * 4 - 2
+
+
+@needs_compiler
+def test_rows_that_are_full_are_read_as_they_are(made):
+    model = build(KINDS["llama"])
+    batch = SequenceBatch.from_ids([[1], [2]], [[*range(7)], [*range(7)]])
+    made.clear()
+    response_hidden(model, batch)
+    assert made[-1].tokens.numel() == batch.tokens.numel()
+    assert documents._current.documents is None
+    with torch.no_grad():
+        hidden, last = response_hidden(model, batch)
+        rows = model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    torch.testing.assert_close(hidden, rows[:, :-1].flatten(0, 1), atol=0, rtol=0)
+    torch.testing.assert_close(last, rows[:, -1], atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_another_thread_may_call_the_model_meanwhile():
+    model = build(KINDS["llama"])
+    tokens, positions = rows()
+    expected = masked(model)
+    padding = torch.ones_like(tokens).index_fill_(1, torch.tensor([0, 1, 2]), 0)
+    padded = model(input_ids=tokens, attention_mask=padding).logits
+    found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=False)
+    with documents._attending(model, found), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(masked, model).result()
+        other_padded = pool.submit(lambda: model(input_ids=tokens, attention_mask=padding).logits).result()
+        assert model.config._attn_implementation != "sdpa"
+    torch.testing.assert_close(other, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(other_padded[:, 3:], padded[:, 3:], atol=1e-5, rtol=1e-5)
+    assert model.config._attn_implementation == "sdpa"

@@ -1,15 +1,18 @@
-"""Packed rows as the documents in them: attention document by document, and no token computed that need not be.
+"""Rows of tokens as the documents in them: attention document by document, and no token computed that need not be.
 
-The usual way computes the scores of whole rows and masks what lies in other documents, which for short documents is
-nearly all of it. Here each document attends to itself alone, so the cost follows the documents' lengths.
+The usual way computes whole rows, padding included, and where several documents are packed into one it masks what lies
+in the others, which for short documents is nearly all of the scores. Here each document attends to itself alone, so the
+cost follows the documents' lengths.
 
 A token's state depends on what stands before it in its document and on nothing else. So what follows the last state
-that is asked for is left out (the end of every document, which predicts nothing), and where documents begin alike, with
-the begin token at least, the common part is computed once. Losses and gradients are those of the documents one by one.
+that is asked for is left out (padding; the end of a document, which predicts nothing), and where documents begin alike,
+with the begin token at least, with the whole prompt where several answers follow it, the common part is computed once.
+Losses and gradients are those of the documents one by one.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from textenv.sampling.kernels import DocumentTokens, Kernels, kernels
 
 _NAME = "textenv_documents"
 _LONGEST_COMMON = 256
+_WORTHWHILE = 0.95  # share of the tokens that is left, at most
 
 
 @dataclass(frozen=True)
@@ -150,38 +156,49 @@ def _compiled() -> Kernels:
     return found
 
 
+class _Current(threading.local):
+    """The documents that this thread's call of a model is about."""
+
+    documents: Documents | None = None
+
+
+_current = _Current()
+_switching = threading.Lock()
+
+
 def _attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    documents: Documents,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+) -> tuple[torch.Tensor, Any]:
     """Attention as transformers calls it: ``(B, heads, L, D)`` each, to ``(B, L, heads, D)``."""
-    batch, heads, length, dim = query.shape
-    if value.shape != key.shape or key.shape[-1] != dim:
-        raise TypeError(f"values of another size than keys: {value.shape}, {key.shape}")
+    documents, (batch, heads, length, dim) = _current.documents, query.shape
+    # Another thread may call the model meanwhile; values of another size than keys make the trial fail.
+    if documents is None or value.shape != key.shape or key.shape[-1] != dim:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     flat = [x.transpose(1, 2).reshape(batch * length, -1, dim) for x in (query, key, value)]
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in flat)
+    scaling = options.get("scaling")
     out = _Attention.apply(q, k, v, documents.places, dim**-0.5 if scaling is None else scaling)
     return out.view(batch, length, heads, dim), None  # type: ignore[attr-defined]  # apply is not typed
 
 
+def _mask(*arguments: Any, **options: Any) -> Any:
+    """None for documents that attend by themselves, else what transformers' own attention gets."""
+    return sdpa_mask(*arguments, **options) if _current.documents is None else None
+
+
 AttentionInterface.register(_NAME, _attend)
+AttentionMaskInterface.register(_NAME, _mask)
 
 
 @contextmanager
-def _attending(model: Any) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+def _attending(model: Any, documents: Documents) -> Iterator[None]:
+    with _switching:
+        before = model.config._attn_implementation
+        model.config._attn_implementation, _current.documents = _NAME, documents
+        try:
+            yield
+        finally:
+            model.config._attn_implementation, _current.documents = before, None
 
 
 def packed_states(
@@ -203,18 +220,38 @@ def packed_states(
         None where each has its own.
     """
     if not (_suits(model) and bool(wanted.any()) and int(_begins(positions).sum()) > len(positions)):
-        return _states(model, positions, input_ids=tokens)[wanted], None
-    # What hangs on the embedding, such as noise, may tell apart what is written alike.
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    documents = Documents.of_rows(tokens, positions, wanted, shared=not hooked)
-    with _attending(model):
-        states = _states(model, documents.positions, input_ids=documents.tokens, documents=documents)
+        return _states(model, input_ids=tokens, position_ids=positions)[wanted], None
+    return _of_documents(model, Documents.of_rows(tokens, positions, wanted, shared=not _is_hooked(model)), wanted)
+
+
+def padded_states(model: Any, tokens: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Last hidden states of right-padded rows, as `packed_states` gives them: each row is a document.
+
+    Padding costs nothing then, and answers to one prompt share it; where less than a twentieth of the rows' tokens
+    would be saved, they are read as they are.
+    """
+    if _suits(model) and bool(wanted.any()) and not _is_hooked(model):
+        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        documents = Documents.of_rows(tokens, positions, wanted, shared=True)
+        if documents.tokens.numel() < _WORTHWHILE * tokens.numel():
+            return _of_documents(model, documents, wanted)
+    return _states(model, input_ids=tokens)[wanted], None
+
+
+def _of_documents(model: Any, documents: Documents, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with _attending(model, documents):
+        states = _states(model, input_ids=documents.tokens, position_ids=documents.positions)
     chosen, rows = documents.states[wanted.flatten()].unique(return_inverse=True)
     return states.flatten(0, 1).index_select(0, chosen), rows
 
 
-def _states(model: Any, positions: torch.Tensor, **inputs: Any) -> torch.Tensor:
-    return model.base_model(position_ids=positions, use_cache=False, **inputs).last_hidden_state
+def _is_hooked(model: Any) -> bool:
+    """Whether something hangs on a module that may tell apart what is written alike, such as noise."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def _states(model: Any, **inputs: Any) -> torch.Tensor:
+    return model.base_model(use_cache=False, **inputs).last_hidden_state
 
 
 _suitable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -225,7 +262,7 @@ def _suits(model: Any) -> bool:
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or model.training or kernels() is None:
         return False
-    # Layers that are checkpointed run again when the arguments are gone.
+    # Layers that are checkpointed run again when the documents are gone.
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return False
     if model not in _suitable:
@@ -245,11 +282,7 @@ def _gives_the_same(model: Any) -> bool:
     documents = Documents.of_rows(tokens, positions, torch.ones_like(tokens, dtype=torch.bool), shared=True)
     # Past the embedding module, on which noise may hang.
     embedding = model.get_input_embeddings().weight
-    masked = _states(model, positions, inputs_embeds=embedding[tokens])
-    try:
-        with _attending(model):
-            inputs = {"inputs_embeds": embedding[documents.tokens], "documents": documents}
-            found = _states(model, documents.positions, **inputs)[:, documents.states]
-    except TypeError:  # the model does not hand on what its attention is to know, or has another kind of attention
-        return False
-    return torch.allclose(found, masked, atol=1e-4, rtol=1e-3)
+    masked = _states(model, inputs_embeds=embedding[tokens], position_ids=positions)
+    with _attending(model, documents):
+        found = _states(model, inputs_embeds=embedding[documents.tokens], position_ids=documents.positions)
+    return torch.allclose(found[:, documents.states], masked, atol=1e-4, rtol=1e-3)
