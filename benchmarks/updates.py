@@ -131,10 +131,8 @@ def main() -> int:
     tokenizer.add_tokens([f"<{number}>" for number in range(options.vocab_size - len(tokenizer))])
     policy = CausalLMPolicy(build_model(ModelConfig(preset=options.preset, context=256), tokenizer, 0), tokenizer)
     found = {name: measure(policy, case, options.rounds, options.seed) for name, case in CASES.items()}
-    parameters = sum(p.numel() for p in policy.model.parameters())
-    print(
-        f"{options.preset}, {parameters:,} parameters, vocabulary {policy.vocab_size}, {torch.get_num_threads()} threads"
-    )
+    parameters, threads = sum(p.numel() for p in policy.model.parameters()), torch.get_num_threads()
+    print(f"{options.preset}, {parameters:,} parameters, vocabulary {policy.vocab_size}, {threads} threads")
     for name, one in found.items():
         print(
             f"{name:30} usual {one['usual_ms']:6.0f} ms, textenv {one['ours_ms']:6.0f} ms, ratio {one['ratio']:.2f} "
