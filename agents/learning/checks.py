@@ -105,10 +105,11 @@ def check_own_reference(log_ratio: torch.Tensor, mask: torch.Tensor) -> None:
         mask: True on tokens that the policy chose, shape ``(N, T)``.
 
     Raises:
-        RunCheckError: If they differ by more than 1e-5 anywhere.
+        RunCheckError: If they differ by more than 1e-4 anywhere: what a layer's hooks or recomputed activations change
+            is the order of sums, which moves float32 log-probs of a 135 M-parameter model by up to 2e-5.
     """
     worst = float(torch.where(mask, log_ratio, 0.0).abs().max())
-    if not worst <= 1e-5:
+    if not worst <= 1e-4:
         raise RunCheckError(
             "KL(policy‖reference) must be 0 before the first update, but log-probs differ by up to "
             f"{worst:.3g} nats: the two are not computed in the same way"
