@@ -12,6 +12,7 @@ Losses and gradients are those of the documents one by one.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from textenv.sampling.kernels import DocumentTokens, Kernels, kernels
 
+_logger = logging.getLogger(__name__)
+
 _NAME = "textenv_documents"
+_MORE_THAN_CAUSAL = ("sliding_window", "position_bias", "softcap", "s_aux", "dropout")
 _LONGEST_COMMON = 256
 _WORTHWHILE = 0.95  # share of the tokens that is left, at most
 
@@ -163,7 +167,11 @@ class _Current(threading.local):
 
 
 _current = _Current()
-_switching = threading.Lock()
+_switching = threading.RLock()
+
+
+class _UnsuitedError(Exception):
+    """The model's attention is more than causal attention of a document to itself."""
 
 
 def _attend(
@@ -171,9 +179,13 @@ def _attend(
 ) -> tuple[torch.Tensor, Any]:
     """Attention as transformers calls it: ``(B, heads, L, D)`` each, to ``(B, L, heads, D)``."""
     documents, (batch, heads, length, dim) = _current.documents, query.shape
-    # Another thread may call the model meanwhile; values of another size than keys make the trial fail.
-    if documents is None or value.shape != key.shape or key.shape[-1] != dim:
+    if documents is None:  # another thread calls the model meanwhile
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    sized = value.shape == key.shape and key.shape[-1] == dim
+    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in (query, key, value))
+    more = any(_is_set(options.get(name)) for name in _MORE_THAN_CAUSAL)
+    if not (sized and plain) or attention_mask is not None or more:
+        raise _UnsuitedError
     flat = [x.transpose(1, 2).reshape(batch * length, -1, dim) for x in (query, key, value)]
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in flat)
     scaling = options.get("scaling")
@@ -181,9 +193,17 @@ def _attend(
     return out.view(batch, length, heads, dim), None  # type: ignore[attr-defined]  # apply is not typed
 
 
+def _is_set(option: Any) -> bool:
+    return isinstance(option, torch.Tensor) or bool(option)
+
+
 def _mask(*arguments: Any, **options: Any) -> Any:
     """None for documents that attend by themselves, else what transformers' own attention gets."""
-    return sdpa_mask(*arguments, **options) if _current.documents is None else None
+    if _current.documents is None:
+        return sdpa_mask(*arguments, **options)
+    if options.get("local_size"):
+        raise _UnsuitedError
+    return None
 
 
 AttentionInterface.register(_NAME, _attend)
@@ -193,12 +213,13 @@ AttentionMaskInterface.register(_NAME, _mask)
 @contextmanager
 def _attending(model: Any, documents: Documents) -> Iterator[None]:
     with _switching:
-        before = model.config._attn_implementation
-        model.config._attn_implementation, _current.documents = _NAME, documents
+        config = model.config.get_text_config()
+        before = config._attn_implementation
+        config._attn_implementation, _current.documents = _NAME, documents
         try:
             yield
         finally:
-            model.config._attn_implementation, _current.documents = before, None
+            config._attn_implementation, _current.documents = before, None
 
 
 def packed_states(
@@ -219,9 +240,12 @@ def packed_states(
         States, shape ``(S, D)``, and which of them each wanted place has, in row-major order, int64, shape ``(N,)``;
         None where each has its own.
     """
-    if not (_suits(model) and bool(wanted.any()) and int(_begins(positions).sum()) > len(positions)):
-        return _states(model, input_ids=tokens, position_ids=positions)[wanted], None
-    return _of_documents(model, Documents.of_rows(tokens, positions, wanted, shared=not _is_hooked(model)), wanted)
+    if _suits(model) and bool(wanted.any()) and int(_begins(positions).sum()) > len(positions):
+        documents = Documents.of_rows(tokens, positions, wanted, shared=not _is_hooked(model))
+        found = _of_documents(model, documents, wanted)
+        if found is not None:
+            return found
+    return _states(model, input_ids=tokens, position_ids=positions)[wanted], None
 
 
 def padded_states(model: Any, tokens: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -234,20 +258,28 @@ def padded_states(model: Any, tokens: torch.Tensor, wanted: torch.Tensor) -> tup
         positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
         documents = Documents.of_rows(tokens, positions, wanted, shared=True)
         if documents.tokens.numel() < _WORTHWHILE * tokens.numel():
-            return _of_documents(model, documents, wanted)
+            found = _of_documents(model, documents, wanted)
+            if found is not None:
+                return found
     return _states(model, input_ids=tokens)[wanted], None
 
 
-def _of_documents(model: Any, documents: Documents, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    with _attending(model, documents):
-        states = _states(model, input_ids=documents.tokens, position_ids=documents.positions)
+def _of_documents(model: Any, documents: Documents, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """States as `packed_states` gives them; None where the model turns out to be unsuited after all."""
+    try:
+        with _attending(model, documents):
+            states = _states(model, input_ids=documents.tokens, position_ids=documents.positions)
+    except _UnsuitedError:
+        _suitable[model] = False
+        return None
     chosen, rows = documents.states[wanted.flatten()].unique(return_inverse=True)
     return states.flatten(0, 1).index_select(0, chosen), rows
 
 
 def _is_hooked(model: Any) -> bool:
     """Whether something hangs on a module that may tell apart what is written alike, such as noise."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
 def _states(model: Any, **inputs: Any) -> torch.Tensor:
@@ -260,29 +292,40 @@ _suitable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def _suits(model: Any) -> bool:
     """Whether attention by documents is at hand for this model and gives what the masked one gives; tried out once."""
     weight = model.get_input_embeddings().weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or model.training or kernels() is None:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or kernels() is None:
         return False
-    # Layers that are checkpointed run again when the documents are gone.
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    # Dropout tells alike tokens apart; layers that are checkpointed run again when the documents are gone.
+    if any(module.training or getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return False
     if model not in _suitable:
-        _suitable[model] = _gives_the_same(model)
+        with _switching:  # the configuration is another's while it attends
+            _suitable[model] = _gives_the_same(model)
     return _suitable[model]
 
 
 @torch.no_grad()
 def _gives_the_same(model: Any) -> bool:
-    config = model.config
+    config = model.config.get_text_config()
     if config._attn_implementation != "sdpa" or getattr(config, "sliding_window", None):
         return False
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
-    tokens = torch.tensor([[0, 1, 2, 0, 1, 3, 4, 5, 0, 1, 2, 6]]) % config.vocab_size
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3]])
-    documents = Documents.of_rows(tokens, positions, torch.ones_like(tokens, dtype=torch.bool), shared=True)
+    ropes: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type") for rope in (ropes, *(each for each in ropes.values() if isinstance(each, dict)))}
+    if kinds & {"dynamic", "longrope"}:  # how a place is rotated depends on the batch's largest
+        return False
     # Past the embedding module, on which noise may hang.
     embedding = model.get_input_embeddings().weight
-    masked = _states(model, inputs_embeds=embedding[tokens], position_ids=positions)
-    with _attending(model, documents):
-        found = _states(model, inputs_embeds=embedding[documents.tokens], position_ids=documents.positions)
+    tokens = torch.tensor([[0, 1, 2, 0, 1, 3, 4, 5, 0, 1, 2, 6]]) % len(embedding)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3]])
+    documents = Documents.of_rows(tokens, positions, torch.ones_like(tokens, dtype=torch.bool), shared=True)
+    try:
+        masked = _states(model, inputs_embeds=embedding[tokens], position_ids=positions)
+        with _attending(model, documents):
+            found = _states(model, inputs_embeds=embedding[documents.tokens], position_ids=documents.positions)
+    except Exception as error:  # noqa: BLE001  # whatever an unknown model raises here, its usual path is to be taken
+        _logger.debug("%s is not read by documents: %r", type(model).__name__, error)
+        return False
     return torch.allclose(found[:, documents.states], masked, atol=1e-4, rtol=1e-3)

@@ -96,9 +96,12 @@ def cross_entropy(
         rows: Which hidden state predicts each token, int64, shape ``(N,)``; every state predicts at least one. None:
             each its own, N = S.
     """
-    if not _is_plain(head, hidden):
-        own = hidden if rows is None else hidden[rows]
-        return -(score_tokens(head, own, targets).logprobs * weights).sum()
+    plain = _is_plain(head, hidden)
+    # In bfloat16 a state's gradient would be rounded after each of its tokens.
+    if rows is not None and not (plain and hidden.dtype in (torch.float32, torch.float64)):
+        hidden, rows = hidden[rows], None
+    if not plain:
+        return -(score_tokens(head, hidden, targets).logprobs * weights).sum()
     wanted = _Targets.of_rows(len(hidden), targets, weights, rows)
     return _CrossEntropy.apply(hidden, head.weight, head.bias, wanted, torch.is_grad_enabled())  # type: ignore[return-value]  # apply is not typed
 

@@ -4,12 +4,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import pairwise
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    DogeConfig,
+    FalconConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from agents import documents
 from agents.documents import Documents, packed_states
@@ -196,21 +205,73 @@ def test_what_gains_nothing_is_attended_to_as_usual(case: str, made):
     assert (len(states), own, made) == (int(wanted.sum()), None, [])
 
 
+def test_a_model_that_is_small_or_of_another_kind_is_read_as_usual():
+    models = [
+        build(GPT2Config(vocab_size=60, n_embd=24, n_layer=1, n_head=2, n_positions=4)),
+        build(FalconConfig(vocab_size=60, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, alibi=False)),
+        build(FalconConfig(vocab_size=60, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, alibi=True)),
+        build(DogeConfig(**SIZES, keep_window_size=4)),
+    ]
+    batch = SequenceBatch.from_ids([[1, 2], [3]], [[4], [5]])
+    for model in models:
+        found, _ = response_hidden(model, batch)
+        assert not documents._suits(model)
+        whole = model.base_model(input_ids=batch.tokens[:, :4], use_cache=False).last_hidden_state
+        torch.testing.assert_close(found, torch.stack([whole[0, 1], whole[1, 0]]))
+
+
+def test_what_a_layer_adds_to_causal_attention_is_never_left_out(monkeypatch):
+    model = build(KINDS["llama"])
+    tokens, positions = rows()
+    assert documents._suits(model) == (kernels() is not None)
+    model.base_model.layers[1].self_attn.attention_dropout = 0.5
+    model.base_model.layers[1].self_attn.training = True
+    monkeypatch.setattr(documents, "_suits", lambda model: documents._suitable.get(model, True))
+    states, own = packed_states(model, tokens, positions, everywhere(tokens))
+    assert (own, documents._suitable[model], len(states)) == (None, False, tokens.numel())
+
+
+def test_under_autocast_rows_are_read_as_usual():
+    model = build(KINDS["llama"])
+    tokens, positions = rows()
+    packed_states(model, tokens, positions, everywhere(tokens))
+    with torch.autocast("cpu", torch.bfloat16):
+        states, own = packed_states(model, tokens, positions, everywhere(tokens))
+    assert own is None
+    torch.testing.assert_close(states.float(), masked(model).flatten(0, 1), atol=0.1, rtol=0.1)
+
+
+def test_the_trial_waits_for_another_threads_call():
+    model = build(KINDS["llama"])
+    other = type(model)(model.config).eval()
+    tokens, positions = rows()
+    found = Documents.of_rows(tokens, positions, everywhere(tokens), shared=True)
+    with ThreadPoolExecutor(1) as pool:
+        with documents._attending(model, found):
+            tried = pool.submit(documents._suits, other)
+            sleep(0.2)
+            assert not tried.done() or kernels() is None
+        assert tried.result() == (kernels() is not None)
+
+
 def masked(model: Any) -> torch.Tensor:
     tokens, positions = rows()
     return model.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state
 
 
-@pytest.mark.parametrize(
-    "case",
-    ["window", "layers", "eager", "own attention", "wrong", "bfloat16", "checkpointing", "training", "uncompiled"],
-)
+CASES = ["window", "layers", "eager", "own attention", "wrong", "raises", "bfloat16", "checkpointing"]
+CASES += ["rotation by the batch", "training", "half in training", "uncompiled"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
     config = KINDS["llama"]
     if case == "window":
         config = MistralConfig(**SIZES, sliding_window=4)
     elif case == "layers":
         config = Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    elif case == "rotation by the batch":
+        config = LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
     model = build(config)
     if case == "eager":
         model.set_attn_implementation("eager")
@@ -224,6 +285,13 @@ def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
         monkeypatch.setattr(documents, "kernels", lambda: None)
     elif case == "own attention":  # that transformers' switch does not reach
         monkeypatch.setattr(documents, "_NAME", "sdpa")
+    elif case == "half in training":
+        model.base_model.layers[1].train()
+    elif case == "raises":
+        usual: Any = documents._states
+        monkeypatch.setattr(
+            documents, "_states", lambda *a, **each: 1 / (not documents._current.documents) * usual(*a, **each)
+        )
     elif case == "wrong":
         right: Any = documents._states
         monkeypatch.setattr(

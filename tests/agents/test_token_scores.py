@@ -177,6 +177,18 @@ def test_cross_entropy_of_states_that_predict_several_tokens(backend, monkeypatc
         torch.testing.assert_close(mine, expected, atol=20 * tolerance, rtol=tolerance)
 
 
+def test_bfloat16_states_that_predict_several_tokens_count_as_several_states(backend):
+    head, hidden, targets, _ = make(torch.bfloat16)
+    rows, many = torch.arange(ROWS).repeat(9), targets.repeat(9)
+    weights = torch.full((9 * ROWS,), 1 / ROWS)
+    found = []
+    for states, own in ((hidden, rows), (hidden[rows], None)):
+        hidden.grad = None
+        cross_entropy(head, states, many, weights, own).backward()
+        found.append(slope(hidden).clone())
+    torch.testing.assert_close(*found, atol=0, rtol=0)
+
+
 def test_cross_entropy_gives_gradients_where_they_are_wanted(backend):
     head, hidden, targets, weights = make(bias=True)
     head.weight.requires_grad_(False)
