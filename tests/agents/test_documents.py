@@ -259,20 +259,19 @@ def masked(model: Any) -> torch.Tensor:
     return model.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state
 
 
-CASES = ["window", "layers", "eager", "own attention", "wrong", "raises", "bfloat16", "checkpointing"]
-CASES += ["rotation by the batch", "training", "half in training", "uncompiled"]
+CONFIGS = {
+    "window": MistralConfig(**SIZES, sliding_window=4),
+    "layers": Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    "rotation by the batch": LlamaConfig(
+        **SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    ),
+}
+CASES = ["eager", "own attention", "wrong", "raises", "bfloat16", "checkpointing", "training", "half in training"]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CONFIGS, *CASES, "uncompiled"])
 def test_models_that_it_does_not_suit_are_masked(case: str, monkeypatch):
-    config = KINDS["llama"]
-    if case == "window":
-        config = MistralConfig(**SIZES, sliding_window=4)
-    elif case == "layers":
-        config = Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    elif case == "rotation by the batch":
-        config = LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
-    model = build(config)
+    model = build(CONFIGS.get(case, KINDS["llama"]))
     if case == "eager":
         model.set_attn_implementation("eager")
     elif case == "bfloat16":
