@@ -248,20 +248,32 @@ def packed_states(
     return _states(model, input_ids=tokens, position_ids=positions)[wanted], None
 
 
-def padded_states(model: Any, tokens: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Last hidden states of right-padded rows, as `packed_states` gives them: each row is a document.
+def padded_states(model: Any, tokens: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
+    """Last hidden states at some places of right-padded rows, read without padding and common beginnings once.
 
-    Padding costs nothing then, and answers to one prompt share it; where less than a twentieth of the rows' tokens
-    would be saved, they are read as they are.
+    Args:
+        model: Transformers causal LM.
+        tokens: Ids, int64, shape ``(B, L)``.
+        rows: Of the places, int64, shape ``(N,)``.
+        columns: Likewise.
+
+    Returns:
+        Shape ``(N, D)``; None where the model cannot, or less than a twentieth of the rows' tokens would be saved.
     """
-    if _suits(model) and bool(wanted.any()) and not _is_hooked(model):
-        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        documents = Documents.of_rows(tokens, positions, wanted, shared=True)
-        if documents.tokens.numel() < _WORTHWHILE * tokens.numel():
-            found = _of_documents(model, documents, wanted)
-            if found is not None:
-                return found
-    return _states(model, input_ids=tokens)[wanted], None
+    if not _suits(model) or _is_hooked(model) or not len(rows):
+        return None
+    wanted = torch.zeros_like(tokens, dtype=torch.bool)
+    wanted[rows, columns] = True
+    documents = Documents.of_rows(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape), wanted, shared=True)
+    if documents.tokens.numel() > _WORTHWHILE * tokens.numel():
+        return None
+    found = _of_documents(model, documents, wanted)
+    if found is None:
+        return None
+    states, own = found
+    numbers = torch.zeros_like(tokens)
+    numbers[wanted] = own
+    return states[numbers[rows, columns]]
 
 
 def _of_documents(model: Any, documents: Documents, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -1,8 +1,9 @@
 """One forward pass over whole sequences; :mod:`agents.token_scores` makes log-probabilities of its hidden states.
 
 Sequences are right-padded, so the causal mask alone keeps padding out of every real position: no attention mask, no
-position ids, the fastest kernels. Pre-training, fine-tuning and policy optimisation all go through here, which is what
-keeps "old" and "new" log-probabilities on one numeric path.
+position ids, the fastest kernels; where :mod:`agents.documents` can, padding is not even read. Pre-training,
+fine-tuning and policy optimisation all go through here, which is what keeps "old" and "new" log-probabilities on one
+numeric path.
 """
 
 from __future__ import annotations
@@ -114,14 +115,11 @@ def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, tor
         return hidden[rows, steps], hidden[every, batch.lengths - batch.prompt_lengths]
     context = getattr(model.config, "max_position_embeddings", None) or batch.tokens.shape[1]
     tokens = batch.tokens[:, :context]
-    columns = batch.prompt_lengths[rows] - 1 + steps
-    wanted = torch.zeros_like(tokens, dtype=torch.bool)
-    wanted[rows, columns] = True
-    wanted[every, batch.lengths - 1] = True
-    states, own = padded_states(model, tokens, wanted)
-    numbers = torch.zeros_like(tokens)
-    numbers[wanted] = torch.arange(int(wanted.sum()), device=tokens.device) if own is None else own
-    return states[numbers[rows, columns]], states[numbers[every, batch.lengths - 1]]
+    places = (torch.cat([rows, every]), torch.cat([batch.prompt_lengths[rows] - 1 + steps, batch.lengths - 1]))
+    states = padded_states(model, tokens, *places)
+    if states is None:
+        states = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[places]
+    return states[: len(rows)], states[len(rows) :]
 
 
 def _decoder_states(model: Any, batch: SequenceBatch) -> torch.Tensor:
