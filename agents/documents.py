@@ -28,7 +28,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from textenv.sampling.kernels import DocumentTokens, Kernels, kernels
+from textenv.sampling.kernels import DocumentTokens, kernels, required_kernels
 
 _logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, places: DocumentTokens, scale: float
     ) -> torch.Tensor:
-        found = _compiled().document_attention(q, k, v, places, scale)
+        found = required_kernels().document_attention(q, k, v, places, scale)
         ctx.save_for_backward(q, k, v, *found)
         ctx.places, ctx.scale = places, scale
         return found[0]
@@ -148,16 +148,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # @once_differentiable
         q, k, v, out, totals = ctx.saved_tensors
         (by_out,) = grad_outputs
-        slopes = _compiled().document_attention_gradient(
+        slopes = required_kernels().document_attention_gradient(
             q, k, v, ctx.places, ctx.scale, (out, totals), by_out.contiguous()
         )
         return *slopes, None, None
-
-
-def _compiled() -> Kernels:
-    found = kernels()
-    assert found is not None, "documents attend one by one only where the helpers are there"
-    return found
 
 
 class _Current(threading.local):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from textenv.sampling.kernels import Kernels, kernels
+from textenv.sampling.kernels import kernels, required_kernels
 
 
 def fuse(model: nn.Module) -> int:
@@ -70,26 +70,20 @@ def _is_silu(module: Any) -> bool:
     )
 
 
-def _compiled() -> Kernels:
-    found = kernels()
-    assert found is not None, "modules are only fused where the helpers are there"
-    return found
-
-
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         rows = x.contiguous().view(-1, x.shape[-1])
         ctx.save_for_backward(rows, weight)
         ctx.eps = eps
-        return _compiled().rms_norm(rows, weight, eps).view(x.shape)
+        return required_kernels().rms_norm(rows, weight, eps).view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]  # @once_differentiable
         (by_out,) = grad_outputs
         rows, weight = ctx.saved_tensors
-        by_x, by_weight = _compiled().rms_norm_gradient(rows, weight, by_out.contiguous(), ctx.eps)
+        by_x, by_weight = required_kernels().rms_norm_gradient(rows, weight, by_out.contiguous(), ctx.eps)
         return by_x.view(by_out.shape), by_weight, None
 
 
@@ -98,13 +92,13 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        return _compiled().gated(gate, up)
+        return required_kernels().gated(gate, up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]  # @once_differentiable
         (by_out,), (gate, up) = grad_outputs, ctx.saved_tensors
-        return _compiled().gated_gradient(gate, up, by_out.contiguous())
+        return required_kernels().gated_gradient(gate, up, by_out.contiguous())
 
 
 @cache

@@ -537,7 +537,7 @@ typedef struct {
     const int64_t *starts;         /* where in these each document starts, and the end */
     const int64_t *repeated;       /* repeated places of the documents before each, and of all */
     float *scratch;                /* (slots, room) */
-    long documents, heads, kv_heads, dim, longest, slots, room, next, taken;
+    long documents, heads, kv_heads, dim, slots, room, next, taken;
     float scale;
 } document_job;
 
@@ -689,7 +689,7 @@ void document_attention(runtime parallel, const float *q, const float *k, const 
                         long longest, long slots, float scale) {
     document_job job = {{q, strides[0], strides[1]}, {k, strides[2], strides[3]}, {v, strides[4], strides[5]},
                         out, totals, by_out, by_q, by_k, by_v, more_k, more_v, tokens, starts, repeated, scratch,
-                        documents, heads, kv_heads, dim, longest, slots, document_room(longest, dim), 0, 0, scale};
+                        documents, heads, kv_heads, dim, slots, document_room(longest, dim), 0, 0, scale};
     if (parallel && slots > 1) parallel(document_region, &job, (unsigned)slots, 0);
     else document_region(&job);
 }

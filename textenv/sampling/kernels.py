@@ -356,6 +356,13 @@ def kernels() -> Kernels | None:
         return None
 
 
+def required_kernels() -> Kernels:
+    """The compiled helpers, for what is only switched on where they are there."""
+    found = kernels()
+    assert found is not None, "switched on without the compiled helpers"
+    return found
+
+
 def _build() -> Path:
     """The shared library, compiled if it is not there yet."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
