@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,9 +12,12 @@ from numpy.typing import NDArray
 
 from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy, SequenceScores
+from textenv.answers import Vocabulary
+from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError
-from textenv.rewards import call_reward
-from textenv.sampling.params import SamplingParams
+from textenv.rewards import score_episodes
+from textenv.sampling.params import SamplingParams, SettledParams, settle
+from textenv.sampling.processors import token_mask
 from textenv.trajectories import Trajectory, distinct_n, mean_interval
 
 Judge = Callable[[list[str], list[str]], float]
@@ -48,11 +52,54 @@ class Evaluation(NamedTuple):
     kl: NDArray[np.float64]
 
 
+class TokenMasks(NamedTuple):
+    """Which tokens sampling settings leave, by position in the answer.
+
+    Attributes:
+        early: Before the shortest length, bool, shape ``(V,)``.
+        later: From there on, bool, shape ``(V,)``.
+        min_new_tokens: The shortest length.
+    """
+
+    early: NDArray[np.bool_]
+    later: NDArray[np.bool_]
+    min_new_tokens: int
+
+    @classmethod
+    def of(cls, params: SettledParams, vocabulary: Vocabulary) -> TokenMasks | None:
+        """The masks of some settings; None where they leave every token."""
+        if not params.masks:
+            return None
+        later = token_mask(params, vocabulary.size).numpy() & vocabulary.is_token
+        early = later.copy()
+        early[[i for i in params.eos_token_id if i < len(early)]] = False
+        return cls(early, later, params.min_new_tokens)
+
+    def packed(self, lengths: Sequence[int]) -> NDArray[np.uint8]:
+        """Bit-packed, one row per token of answers of these lengths, shape ``(N, ceil(V / 8))``."""
+        early, later = np.packbits(self.early), np.packbits(self.later)
+        first = np.concatenate([np.arange(length) < self.min_new_tokens for length in lengths])
+        return np.where(first[:, None], early, later)
+
+
 @torch.no_grad()
 def sequence_logprobs(
-    policy: SequenceScorer, trajectories: Sequence[Trajectory], *, temperature: float, batch_size: int = 64
+    policy: SequenceScorer,
+    trajectories: Sequence[Trajectory],
+    *,
+    temperature: float,
+    batch_size: int = 64,
+    masks: TokenMasks | None = None,
 ) -> list[NDArray[np.float32]]:
-    """A policy's log-probs of the answer tokens of given trajectories, nats, one array each."""
+    """A policy's log-probs of the answer tokens of given trajectories, nats, one array each.
+
+    Args:
+        policy: Scores them.
+        trajectories: Answers.
+        temperature: Divides the logits.
+        batch_size: Sequences per forward pass.
+        masks: Tokens that could be drawn; None allows all.
+    """
     order = np.argsort([len(t.prompt_ids) + len(t) for t in trajectories], kind="stable")
     found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(trajectories)
     for start in range(0, len(order), batch_size):
@@ -61,6 +108,8 @@ def sequence_logprobs(
         batch = SequenceBatch.from_ids(
             [t.prompt_ids.tolist() for t in chosen], [t.token_ids.tolist() for t in chosen], device=policy.device
         )
+        if masks is not None:
+            batch = replace(batch, allowed=masks.packed([len(t) for t in chosen]))
         logprobs = policy.evaluate(batch, temperature=temperature).logprobs.cpu().numpy()
         for row, i in enumerate(rows):
             found[i] = logprobs[row, : len(trajectories[i])]
@@ -69,7 +118,7 @@ def sequence_logprobs(
 
 def evaluate_policy(
     policy: CausalLMPolicy,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     reward: Any,
     *,
     reference: SequenceScorer | None = None,
@@ -82,8 +131,8 @@ def evaluate_policy(
 
     Args:
         policy: Answers.
-        prompts: Held-out prompts.
-        reward: Reward function or model.
+        prompts: Held-out prompts: texts, token ids, or conversations.
+        reward: Reward of any documented kind.
         reference: For the KL; None leaves it out.
         sampling: Settings; give the same to all policies that are compared.
         judges: Further figures, functions of prompts and answers.
@@ -92,24 +141,28 @@ def evaluate_policy(
 
     Raises:
         RewardError: If the reward function fails.
-        ConfigError: If a reference is given and the sampling does more than divide the logits by a temperature.
+        ConfigError: If a reference is given and the sampling does more than divide the logits by a temperature and
+            mask tokens.
     """
-    sampling = sampling or SamplingParams()
-    if reference is not None and not sampling.tempered_only:
+    sampling, _ = settle(policy, sampling)
+    if reference is not None and (not sampling.stochastic or sampling.truncates or sampling.repetition_penalty != 1):
         raise ConfigError(
-            "a KL cannot be measured on answers drawn greedily, truncated (`top_k`, `top_p`, `min_p`, `typical_p`), "
-            "with masks or with a repetition penalty: they do not come from the distribution that is compared; "
-            "sample plainly, or leave out `reference`"
+            "a KL cannot be measured on answers drawn greedily, truncated (`top_k`, `top_p`, `min_p`, `typical_p`) or "
+            "with a repetition penalty: they do not come from the distribution that is compared; sample plainly, or "
+            "leave out `reference`"
         )
     trajectories = policy.generate(prompts, sampling, n=n, seed=seed)
     asked, answers = [t.prompt for t in trajectories], [t.response for t in trajectories]
-    scores = call_reward(reward, asked, answers)
+    scores = score_episodes(reward, [as_episode(t, i // n) for i, t in enumerate(trajectories)]).scores
     kl = np.zeros(len(trajectories))
     if reference is not None:
-        ours = sequence_logprobs(policy, trajectories, temperature=sampling.temperature)
-        theirs = sequence_logprobs(reference, trajectories, temperature=sampling.temperature)
+        masks = TokenMasks.of(sampling, policy.vocabulary)
+        ours = sequence_logprobs(policy, trajectories, temperature=sampling.temperature, masks=masks)
+        theirs = sequence_logprobs(reference, trajectories, temperature=sampling.temperature, masks=masks)
         kl = np.array([float((a - b).astype(np.float64).sum()) for a, b in zip(ours, theirs, strict=True)])
-        if sampling.temperature != 1.0:  # the divergence is that of the tempered policies, the record that of their own
+        if (
+            sampling.temperature != 1.0 or masks is not None
+        ):  # the divergence is that of the tempered policies, the record that of their own
             ours = sequence_logprobs(policy, trajectories, temperature=1.0)
             theirs = sequence_logprobs(reference, trajectories, temperature=1.0)
         for trajectory, own, other in zip(trajectories, ours, theirs, strict=True):
@@ -121,7 +174,7 @@ def evaluate_policy(
         "reward_std": float(scores.std()),
         "reward_mean_interval": list(mean_interval(scores, np.random.default_rng(seed))),
         "response_tokens": float(np.mean([len(t) for t in trajectories])),
-        "eos_fraction": float(np.mean([t.finish_reason == "eos" for t in trajectories])),
+        "eos_fraction": float(np.mean([t.finish_reason in ("eos", "stop") for t in trajectories])),
         "distinct_2": distinct_n(answers, 2),
         "answers": len(trajectories),
     }
@@ -129,3 +182,23 @@ def evaluate_policy(
     if reference is not None:
         summary["kl"] = float(kl.mean())
     return Evaluation(trajectories, summary, kl)
+
+
+def as_episode(trajectory: Trajectory, prompt_index: int = -1) -> Episode:
+    """An answer as an environment would have recorded it, for rewards that want more than texts.
+
+    Args:
+        trajectory: The answer.
+        prompt_index: Of its prompt.
+    """
+    return Episode(
+        prompt=trajectory.prompt,
+        prompt_index=prompt_index,
+        prompt_ids=tuple(trajectory.prompt_ids.tolist()),
+        response=trajectory.response,
+        response_ids=tuple(trajectory.token_ids.tolist()),
+        finish_reason=FinishReason[trajectory.finish_reason.upper()],
+        score=0.0,
+        action_mask=None if trajectory.action_mask is None else tuple(trajectory.action_mask.tolist()),
+        task=trajectory.extra.get("task"),
+    )

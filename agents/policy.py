@@ -6,6 +6,8 @@ Inside: log-probabilities, values and entropy of whole sequences, and generation
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +23,22 @@ from agents.critic import Critic
 from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
 from agents.token_scores import score_tokens
 from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
+from textenv.answers import AnswerFormat, Answers, Vocabulary, declare_format, vocabulary
+from textenv.answers.answers import PromptLike
 from textenv.errors import ConfigError
 from textenv.mixed_precision import ComputeCopy
 from textenv.sampling.encoder_decoder import EncoderDecoderEngine, output_scale
-from textenv.sampling.generation import generate
+from textenv.sampling.generation import Prompts, generate
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.slots import SlotEngine
 from textenv.trajectories import Trajectory
 
 if TYPE_CHECKING:
     from reward_models import SequenceRewardModel
+
+
+_log = logging.getLogger(__name__)
+_ADDED_TOKENS = 8  # that people add to a tokenizer without a row in the model, such as one for padding
 
 
 class SequenceScores(NamedTuple):
@@ -65,10 +73,11 @@ class CausalLMPolicy(nn.Module):
         frozen_layers: Decoder layers, from the lowest, that are not trained, input embeddings included where there are
             any (and with them the output embedding, where the two are one).
         gradient_checkpointing: Keep no activations inside layers; backward passes compute them again.
+        answer: What an answer of it is; None takes what tokenizer and model say: their end tokens, texts as they are.
 
     Raises:
-        ConfigError: If pad and end-of-text are the same token, the tokenizer has more ids than the model, the model
-            changes its logits after the output embedding, or layers cannot be frozen or recomputed.
+        ConfigError: If pad and end-of-text are the same token, the tokenizer is another model's, the model changes its
+            logits after the output embedding, or layers cannot be frozen or recomputed.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class CausalLMPolicy(nn.Module):
         compute_dtype: torch.dtype | None = None,
         frozen_layers: int = 0,
         gradient_checkpointing: bool = False,
+        answer: AnswerFormat | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -92,8 +102,12 @@ class CausalLMPolicy(nn.Module):
                 f"pad token ({tokenizer.pad_token_id}) and end-of-text token ({tokenizer.eos_token_id}) must differ; "
                 "add one with tokenizer.add_special_tokens({'pad_token': '<|pad|>'}) and resize the embeddings"
             )
-        if len(tokenizer) > lm.config.vocab_size:
-            raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {lm.config.vocab_size}")
+        self.vocabulary = _shared_vocabulary(tokenizer, lm)
+        if answer is None:
+            own = AnswerFormat.of_tokenizer(tokenizer, lm.config, getattr(lm, "generation_config", None))
+            answer = dataclasses.replace(own, eos_token_ids=tuple(i for i in own.eos_token_ids if i < self.vocab_size))
+        self.answer = answer
+        declare_format(tokenizer, answer)
         self.critic = critic
         self.value_head: nn.Linear | None = None
         if critic is None:
@@ -148,6 +162,7 @@ class CausalLMPolicy(nn.Module):
             compute_dtype=parts.compute_dtype,
             frozen_layers=frozen_layers,
             gradient_checkpointing=gradient_checkpointing,
+            answer=parts.answer,
         )
         if parts.value_head is not None and policy.value_head is not None:
             policy.value_head.load_state_dict(parts.value_head)
@@ -190,9 +205,18 @@ class CausalLMPolicy(nn.Module):
         return self.value_head is None or bool((self.value_head.weight != 0).any())
 
     @property
+    def answer(self) -> AnswerFormat:
+        """What an answer is: set by whoever trains the policy to answer, stored with it, used wherever it answers."""
+        return self.answers.format
+
+    @answer.setter
+    def answer(self, answer: AnswerFormat) -> None:
+        self.answers = Answers(self.tokenizer, answer)
+
+    @property
     def vocab_size(self) -> int:
-        """Ids that the policy can choose: those of its tokenizer."""
-        return len(self.tokenizer)
+        """Ids that the policy can choose lie below this: its tokenizer's, as far as the model has them."""
+        return self.vocabulary.size
 
     @property
     def context_length(self) -> int | None:
@@ -268,7 +292,7 @@ class CausalLMPolicy(nn.Module):
             response_tokens(batch),
             vocab_size=self.vocab_size,
             temperature=temperature,
-            allowed=batch.allowed,
+            allowed=self._allowed(batch),
             entropy=entropy,
         )
         if estimates is None or last_values is None:
@@ -281,6 +305,12 @@ class CausalLMPolicy(nn.Module):
         # FSDP's hooks want no views.
         return SequenceScores(spread(scores.logprobs), spread(estimates), last_values.clone(), spread(scores.entropy))
 
+    def _allowed(self, batch: SequenceBatch) -> NDArray[np.uint8] | None:
+        """Masks of the tokens that can be chosen: ids that are no tokens never are."""
+        if batch.allowed is not None or not len(self.vocabulary.absent):
+            return batch.allowed
+        return np.tile(np.packbits(self.vocabulary.is_token), (int(batch.response_mask.sum()), 1))
+
     def _values(
         self, batch: SequenceBatch, hidden: torch.Tensor, last_hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -292,9 +322,9 @@ class CausalLMPolicy(nn.Module):
 
     # --- generation ---------------------------------------------------------------------------------------------------
 
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the tokenizer puts around a text."""
-        return list(self.tokenizer.encode(prompt))
+    def encode_prompt(self, prompt: PromptLike) -> list[int]:
+        """Token ids of a text or a conversation, as :attr:`answer` says that prompts are put."""
+        return self.answers.encode_prompt(prompt).ids
 
     @torch.no_grad()
     def logprobs(
@@ -316,13 +346,12 @@ class CausalLMPolicy(nn.Module):
 
     def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine | EncoderDecoderEngine:
         """A cached engine on this policy's weights; ``drop()`` it when they change."""
-        if self.causal_lm.config.is_encoder_decoder:
-            return EncoderDecoderEngine(self.compute.model, num_slots, max_length)
-        return SlotEngine(self.compute.model, num_slots, max_length)
+        kind = EncoderDecoderEngine if self.causal_lm.config.is_encoder_decoder else SlotEngine
+        return kind(self.compute.model, num_slots, max_length, absent=self.vocabulary.absent)
 
     def generate(
         self,
-        prompts: Sequence[str] | Sequence[Sequence[int]],
+        prompts: Prompts,
         params: SamplingParams | None = None,
         *,
         n: int = 1,
@@ -334,7 +363,7 @@ class CausalLMPolicy(nn.Module):
         """Sample answers to prompts.
 
         Args:
-            prompts: Texts, or token ids.
+            prompts: Texts, token ids, or conversations; a single one is a list of one.
             params: Sampling settings; None samples at temperature 1.
             n: Answers per prompt.
             seed: The answer number j to prompt number i depends on the seed, i and j alone.
@@ -359,3 +388,21 @@ class CausalLMPolicy(nn.Module):
             first_prompt=first_prompt,
             max_batch=max_batch,
         )
+
+
+def _shared_vocabulary(tokenizer: Any, lm: Any) -> Vocabulary:
+    """The tokens that tokenizer and model both have.
+
+    Raises:
+        ConfigError: If the model lacks so many that the tokenizer must be another model's.
+    """
+    own, rows = vocabulary(tokenizer), lm.get_output_embeddings().weight.shape[0]
+    beyond = own.size - own.within(rows).size
+    if beyond > _ADDED_TOKENS:
+        raise ConfigError(
+            f"the tokenizer has {own} ids, the model only {rows}: it is another model's, or the embeddings have to be "
+            "resized (model.resize_token_embeddings(len(tokenizer)))"
+        )
+    if beyond:
+        _log.warning("the model has %d of the tokenizer's %d ids; the last %d cannot be used", rows, own.size, beyond)
+    return own.within(rows)

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from agents.critic import Critic
+from textenv.answers import AnswerFormat, format_of_folder, save_format
+from textenv.answers.chat import with_system
 from textenv.errors import CheckpointError, ConfigError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
 
@@ -30,6 +32,7 @@ class PolicyParts(NamedTuple):
         critic: With a trunk of its own, or None.
         value_head: Weights of a saved head on the policy's trunk, or None.
         compute_dtype: Of the compute copy, or None.
+        answer: What is stored about its answers, or None.
     """
 
     model: Any
@@ -37,6 +40,7 @@ class PolicyParts(NamedTuple):
     critic: Critic | None
     value_head: dict[str, torch.Tensor] | None
     compute_dtype: torch.dtype | None
+    answer: AnswerFormat | None
 
 
 def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | torch.device) -> PolicyParts:
@@ -67,7 +71,7 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
             raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
         model = get_peft_model(model, lora)
     head = _saved_head(Path(path) / _VALUE_HEAD_FILE, device) if own is None else None
-    return PolicyParts(model, tokenizer, own, head, compute)
+    return PolicyParts(model, tokenizer, own, head, compute, format_of_folder(path))
 
 
 def _load_language_model(path: str | Path, dtype: torch.dtype) -> Any:
@@ -115,9 +119,28 @@ def save(policy: CausalLMPolicy, folder: Path, weights: dict[str, torch.Tensor] 
     if policy.has_adapter and weights is None:
         model = copy.deepcopy(model).float().merge_and_unload()  # bfloat16 would round small adapters away
     model.save_pretrained(folder, state_dict=weights)
-    policy.tokenizer.save_pretrained(folder)
+    save_tokenizer(policy, folder, getattr(model, "generation_config", None))
     if weights is None:
         save_critic(policy, folder)
+
+
+def save_tokenizer(policy: CausalLMPolicy, folder: Path, generation_config: Any) -> None:
+    """Write tokenizer and answer format, in transformers' files too as far as those can say it."""
+    tokenizer, answer = policy.tokenizer, policy.answer
+    own = getattr(tokenizer, "chat_template", None)
+    if answer.chat and answer.system and isinstance(own, str):
+        tokenizer.chat_template = with_system(own, answer.system)
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        if own is not None:
+            tokenizer.chat_template = own
+    save_format(answer, folder)
+    if generation_config is not None and answer.eos_token_ids:
+        ends = answer.eos_token_ids
+        told = copy.deepcopy(generation_config)
+        told.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
+        told.save_pretrained(folder)
 
 
 def gathered(policy: CausalLMPolicy) -> dict[str, torch.Tensor]:
@@ -146,7 +169,7 @@ def save_apart(policy: CausalLMPolicy, folder: Path) -> None:
     frozen = policy.causal_lm
     weights = {name.replace(".base_layer.", "."): p for name, p in frozen.state_dict().items() if ".lora_" not in name}
     frozen.save_pretrained(folder / "base", state_dict=weights)
-    policy.tokenizer.save_pretrained(folder / "base")
+    save_tokenizer(policy, folder / "base", getattr(frozen, "generation_config", None))
     save_critic(policy, folder / "base")
     policy.model.save_pretrained(folder / "adapter")
 

@@ -53,7 +53,7 @@ class TokenPair:
 
 
 def tokenize_comparisons(comparisons: Iterable[Comparison | TokenPair], policy: CausalLMPolicy) -> list[TokenPair]:
-    """Comparisons of texts as a policy reads them: prompt and answer apart, an end token after each answer.
+    """Comparisons of texts as a policy reads and writes them, an end token after each answer.
 
     Args:
         comparisons: Texts; pairs of tokens are taken as they are.
@@ -62,16 +62,14 @@ def tokenize_comparisons(comparisons: Iterable[Comparison | TokenPair], policy: 
     Raises:
         DataError: If there are none, or one is longer than the policy's context; the message names it.
     """
-    tokenizer, context = policy.tokenizer, policy.context_length
+    answers, context = policy.answers, policy.context_length
     found: list[TokenPair] = []
     for number, comparison in enumerate(comparisons):
         if isinstance(comparison, Comparison):
-            chosen, rejected = (
-                (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
-                for text in (comparison.chosen, comparison.rejected)
-            )
-            prompt = tuple(policy.encode_prompt(comparison.prompt))
-            comparison = TokenPair(prompt, chosen, rejected, comparison.margin, comparison.weight)
+            prompt = answers.encode_prompt(comparison.prompt, f"comparison {number}")
+            said = answers.encode_responses([prompt] * 2, [comparison.chosen, comparison.rejected])
+            chosen, rejected = (tuple(ids) for ids in said)
+            comparison = TokenPair(tuple(prompt.ids), chosen, rejected, comparison.margin, comparison.weight)
         if context is not None and len(comparison) > context:
             raise DataError(
                 f"comparison {number} has {len(comparison)} tokens, the policy's context {context}; leave it out or "

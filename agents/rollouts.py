@@ -7,6 +7,7 @@ responders hold for the native learners as they do for anybody else's.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +20,13 @@ from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
 from textenv.envs import IDLE, TextGenerationVectorEnv
 from textenv.episode import Episode, FinishReason
-from textenv.errors import ConfigError, RunCheckError
+from textenv.errors import ConfigError, DataError, RunCheckError
 from textenv.prompts import make_dealer
+from textenv.rewards import LazyReward
 from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import Draw, draw, trajectory_uniforms
+from textenv.wrappers.base import evaluation
 
 
 @dataclass
@@ -158,13 +161,14 @@ class Collector:
         self.policy = policy
         self.envs = envs
         self.core = take_over(envs)
+        self.core.task.adopt(policy.answer)
         self.params = SamplingParams(temperature=temperature, max_new_tokens=self.core.task.max_new_tokens)
         self.seed = seed
-        vocabulary = self.core.task.vocab_size
-        if vocabulary != policy.vocab_size:
+        ours, theirs = self.core.task.vocabulary, policy.answers.vocabulary
+        if ours.size != theirs.size or not np.array_equal(ours.absent, theirs.absent):
             raise ConfigError(
-                f"the environment's vocabulary has {vocabulary} tokens, the policy's {policy.vocab_size}; make the "
-                "environment with the policy's tokenizer"
+                f"the environment's vocabulary has {ours} tokens, the policy's {theirs}; make the environment with the "
+                "policy's tokenizer"
             )
         # Outermost first: a wrapper's mask includes those inside it.
         masking = [layer for layer in layers(envs) if hasattr(type(layer), "action_masks")]
@@ -186,23 +190,112 @@ class Collector:
             RunCheckError: If the environment holds other tokens than the policy sent, or logits are NaN.
             RewardError: If the reward function fails.
         """
+        count = self.envs.num_envs
+        options = None if prompts is None else {"prompt_indices": prompts.tolist()}
+        numbers = first_episode + np.arange(count)
+        return self._play(options, np.arange(count), trajectory_uniforms(self.seed, numbers, self._steps), self.params)
+
+    def play(
+        self,
+        prompts: Sequence[Any],
+        *,
+        n: int = 1,
+        seed: int = 0,
+        params: SamplingParams | None = None,
+        reward: Any = None,
+    ) -> list[Rollout]:
+        """Play the environment on prompts of one's own, without changing anything that training depends on.
+
+        Args:
+            prompts: In any form that the environment takes.
+            n: Answers to each prompt.
+            seed: Answer number j to prompt number i is drawn as :func:`textenv.sampling.generate` draws it.
+            params: How tokens are drawn; None draws as in training.
+            reward: Scores the answers; None takes the environment's reward.
+
+        Returns:
+            Finished episodes, the answers to one prompt next to each other, up to ``num_envs`` a rollout.
+
+        Raises:
+            ConfigError: If the settings say something else about where answers end than the environment does.
+            DataError: If a prompt is unusable.
+            RewardError: If the reward function fails.
+        """
+        task, count = self.core.task, self.envs.num_envs
+        jobs = [(prompt, i + (j << 32)) for i, prompt in enumerate(prompts) for j in range(n)]
+        found = []
+        before = task.reward
+        task.reward = before if reward is None else LazyReward(reward)
+        try:
+            with evaluation(self.envs):
+                for first in range(0, len(jobs), count):
+                    part = jobs[first : first + count]
+                    rows, mask = np.arange(len(part)), np.arange(count) < len(part)
+                    asked = [prompt for prompt, _ in part] + [None] * (count - len(part))
+                    uniforms = trajectory_uniforms(seed, np.array([key for _, key in part]), self._steps)
+                    options = {"prompts": asked, "reset_mask": mask}
+                    found.append(self._play(options, rows, uniforms, self._of_play(params)))
+        finally:
+            task.reward = before
+        return found
+
+    @property
+    def _steps(self) -> int:
+        return self.core.task.max_new_tokens
+
+    def _of_play(self, params: SamplingParams | None) -> SamplingParams:
+        """Sampling settings for the environment's own kind of answer.
+
+        Raises:
+            ConfigError: If they ask for another kind.
+        """
+        if params is None:
+            return self.params
+        answer = self.core.task.answer
+        for name, ours in (
+            ("max_new_tokens", self._steps),
+            ("min_new_tokens", answer.min_new_tokens),
+            ("stop", answer.stop),
+            ("eos_token_id", answer.eos_token_ids),
+        ):
+            if getattr(params, name) not in (None, ours):
+                raise ConfigError(
+                    f"the environment decides where answers end: its `{name}` is {ours!r}, the sampling settings say "
+                    f"{getattr(params, name)!r}; leave it out of them"
+                )
+        return replace(params, max_new_tokens=self._steps, min_new_tokens=None)
+
+    def _play(
+        self,
+        options: dict[str, Any] | None,
+        playing: NDArray[np.int64],
+        uniforms: NDArray[np.float64],
+        params: SamplingParams,
+    ) -> Rollout:
+        """One episode in each of these slots.
+
+        Args:
+            options: Of the environment's reset.
+            playing: Slots, the first ones, shape ``(N,)``.
+            uniforms: Of their draws, shape ``(N, max_new_tokens)``.
+            params: How tokens are drawn.
+        """
         began = time.monotonic()
         self.engine.drop()
         count = self.envs.num_envs
-        self.envs.reset(options=None if prompts is None else {"prompt_indices": prompts.tolist()})
+        self.envs.reset(options=options)
         slots = self.core.slots
+        self._check_prompts(playing)
         if isinstance(self.engine, EncoderDecoderEngine):
             self.engine.prompt_lengths = slots.prompt_lengths
-        width = slots.tokens.shape[1] - int(slots.prompt_lengths.min())
-        numbers = first_episode + np.arange(count)
-        uniforms = trajectory_uniforms(self.seed, numbers, self.core.task.max_new_tokens)
+        width = slots.tokens.shape[1] - int(slots.prompt_lengths[playing].min())
         taken = np.full((count, width), IDLE, np.int64)
         rewards, behaviour = np.zeros((2, count, width), np.float32)
         truncated = np.zeros(count, np.bool_)
         allowed = None
         if self._token_masks is not None:
             allowed = np.full((count, width, -(-self.policy.vocab_size // 8)), 255, np.uint8)
-        running, step, inside = np.arange(count), 0, 0.0
+        running, step, inside = playing, 0, 0.0
         while len(running):
             before = slots.lengths[running].copy()
             logits = self.engine.logits(slots.tokens[running], before, running)[:, : self.policy.vocab_size]
@@ -212,7 +305,7 @@ class Collector:
                 chosen = self._token_masks()[running, : self.policy.vocab_size]
                 allowed[running, places] = np.packbits(chosen, axis=1)
                 mask = torch.as_tensor(chosen, device=logits.device)
-            drawn = self._draw(logits, uniforms[running, step], mask, running)
+            drawn = self._draw(logits, params, uniforms[running, step], mask, running)
             actions = np.full(count, IDLE, np.int64)
             actions[running] = drawn.tokens.cpu().numpy()
             stepped = time.monotonic()
@@ -224,14 +317,35 @@ class Collector:
             truncated |= cut
             running = running[~(terminated | cut)[running]]
             step += 1
-        rollout = self._rollout(taken, rewards, behaviour, allowed, truncated, time.monotonic() - began)
+        rollout = self._rollout(playing, taken, rewards, behaviour, allowed, truncated, time.monotonic() - began)
         return replace(rollout, environment_seconds=inside)
 
+    def _check_prompts(self, playing: NDArray[np.int64]) -> None:
+        """Refuse prompts with tokens that the model does not have.
+
+        Raises:
+            DataError: Naming the first one.
+        """
+        for slot in playing.tolist():
+            prompt = self.core.slots.prompts[slot]
+            if prompt is not None and max(prompt.ids) >= self.policy.vocab_size:
+                raise DataError(
+                    f"prompt {prompt.index} ({prompt.text[:40]!r}) contains the id {max(prompt.ids)}; the policy's "
+                    f"model has the tokens 0 … {self.policy.vocab_size - 1}"
+                )
+
     def _draw(
-        self, logits: torch.Tensor, uniforms: NDArray[np.float64], mask: torch.Tensor | None, rows: NDArray[np.int64]
+        self,
+        logits: torch.Tensor,
+        params: SamplingParams,
+        uniforms: NDArray[np.float64],
+        mask: torch.Tensor | None,
+        rows: NDArray[np.int64],
     ) -> Draw:
+        slots = self.core.slots
+        history = None if params.repetition_penalty == 1 else (slots.tokens[rows], slots.lengths[rows])
         try:
-            return draw(logits, self.params, uniforms, allowed=mask)
+            return draw(logits, params, uniforms, allowed=mask, history=history)
         except ConfigError as error:  # the logits of some row are NaN
             finite = torch.isfinite(logits if mask is None else logits.masked_fill(~mask, 0.0)).all(1)
             slot = int(rows[int((~finite).nonzero()[0]) if not bool(finite.all()) else 0])
@@ -241,6 +355,7 @@ class Collector:
 
     def _rollout(
         self,
+        playing: NDArray[np.int64],
         taken: NDArray[np.int64],
         rewards: NDArray[np.float32],
         behaviour: NDArray[np.float32],
@@ -248,14 +363,16 @@ class Collector:
         truncated: NDArray[np.bool_],
         seconds: float,
     ) -> Rollout:
-        slots = self.core.slots
-        tokens, lengths, prompt_lengths = slots.tokens.copy(), slots.lengths.copy(), slots.prompt_lengths.copy()
+        slots, count = self.core.slots, len(playing)
+        tokens, lengths = slots.tokens[:count].copy(), slots.lengths[:count].copy()
+        prompt_lengths = slots.prompt_lengths[:count].copy()
+        taken, rewards, behaviour, truncated = (part[:count] for part in (taken, rewards, behaviour, truncated))
         chosen = taken != IDLE
         rows, steps = chosen.nonzero()
         if (tokens[rows, prompt_lengths[rows] + steps] != taken[rows, steps]).any():
             raise RunCheckError("the environment holds other tokens than the policy sent; sampled ids were re-encoded")
         longest = int((lengths - prompt_lengths).max())
-        episodes = [episode for episode in self.core.last_episodes if episode is not None]
+        episodes = [episode for episode in self.core.last_episodes[:count] if episode is not None]
         self._spread_dense(rewards, chosen, episodes)
         return Rollout(
             tokens=tokens,
@@ -264,7 +381,7 @@ class Collector:
             action_mask=chosen[:, :longest],
             rewards=rewards[:, :longest],
             behaviour_logprobs=behaviour[:, :longest],
-            allowed=None if allowed is None else allowed[:, :longest],
+            allowed=None if allowed is None else allowed[:count, :longest],
             truncated=truncated,
             episodes=episodes,
             seconds=seconds,

@@ -12,6 +12,7 @@ from agents.policy import CausalLMPolicy
 from textenv.errors import ConfigError
 from textenv.sampling.encoder_decoder import output_scale
 from textenv.sampling.params import SamplingParams
+from textenv.sampling.slots import absent_index, without_absent
 from textenv.trajectories import Trajectory
 
 _CHUNK_ELEMENTS = 16_000_000  # logits of one model held at once: 64 MB in float32
@@ -88,7 +89,8 @@ def _against(
         ref_logprobs.append(log_q.gather(1, targets[start : start + size, None]).squeeze(1))
         if sampling.tempered_only:
             log_p = (_logits(policy, ours[start : start + size]) / temperature).log_softmax(-1)
-            exact_kl.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_(min=0))  # rounding may end just below 0
+            kl = torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
+            exact_kl.append(kl.clamp_(min=0))  # rounding may end just below 0
     ends = np.cumsum([len(trajectory) for trajectory in rows])[:-1]
     for trajectory, found in zip(rows, np.split(torch.cat(ref_logprobs).cpu().numpy(), ends), strict=True):
         trajectory.ref_logprobs = found
@@ -103,4 +105,5 @@ def _hidden(policy: CausalLMPolicy, batch: SequenceBatch) -> torch.Tensor:
 
 
 def _logits(policy: CausalLMPolicy, hidden: torch.Tensor) -> torch.Tensor:
-    return policy.compute.model.get_output_embeddings()(hidden)[:, : policy.vocab_size].float()
+    logits = policy.compute.model.get_output_embeddings()(hidden)[:, : policy.vocab_size].float()
+    return without_absent(logits, absent_index(policy.vocabulary.absent, policy.compute.model))

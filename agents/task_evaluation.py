@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import SequenceScorer, sequence_logprobs
+from agents.evaluation import SequenceScorer, TokenMasks, sequence_logprobs
 from agents.policy import CausalLMPolicy
 from textenv.datasets.records import Split
 from textenv.errors import ConfigError, DataError
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, settle
 from textenv.tasks import Item, Task
 from textenv.trajectories import Trajectory
 
@@ -154,8 +154,8 @@ def answer_tasks(
         ConfigError: If a reference is given and the sampling does more than divide the logits by a temperature.
         DataError: If a prompt leaves no room for an answer in the model's context.
     """
-    sampling = sampling or SamplingParams()
-    if reference is not None and not sampling.tempered_only:
+    sampling, _ = settle(policy, sampling)
+    if reference is not None and (not sampling.stochastic or sampling.truncates or sampling.repetition_penalty != 1):
         raise ConfigError("a KL needs answers that are drawn plainly: give a temperature alone, or no reference")
     prompts = [one.prompt for one in asked]
     drawn = policy.generate(prompts, sampling, seed=seed)
@@ -163,14 +163,15 @@ def answer_tasks(
     log_likelihood = _reference_logprobs(policy, asked, drawn)
     kl = None
     if reference is not None:
-        ours = sequence_logprobs(policy, drawn, temperature=sampling.temperature)
-        theirs = sequence_logprobs(reference, drawn, temperature=sampling.temperature)
+        masks = TokenMasks.of(sampling, policy.vocabulary)
+        ours = sequence_logprobs(policy, drawn, temperature=sampling.temperature, masks=masks)
+        theirs = sequence_logprobs(reference, drawn, temperature=sampling.temperature, masks=masks)
         kl = [float((a - b).astype(np.float64).sum()) for a, b in zip(ours, theirs, strict=True)]
     answers = []
     for i, one in enumerate(asked):
         figures = _judged(one, drawn[i]) | {
             "tokens": float(len(drawn[i])),
-            "eos": float(drawn[i].finish_reason == "eos"),
+            "eos": float(drawn[i].finish_reason in ("eos", "stop")),
             "reference_logprob": log_likelihood[i],
         }
         if one.task.verifier is not None:
@@ -197,12 +198,13 @@ def _judged(asked: Asked, answer: Trajectory) -> dict[str, float]:
 
 def _reference_logprobs(policy: CausalLMPolicy, asked: Sequence[Asked], answers: Sequence[Trajectory]) -> list[float]:
     """Log-probability of the reference answer and its end token, nats per token."""
-    eos = policy.tokenizer.eos_token_id
-    encoded = policy.tokenizer([one.reference for one in asked], add_special_tokens=False)["input_ids"]
+    read = [policy.answers.encode_prompt(one.prompt) for one in asked]
+    ends = bool(policy.answer.eos_token_ids)
+    encoded = policy.answers.encode_responses(read, [one.reference for one in asked], end=ends)
     given = []
     for one, ids, answer in zip(asked, encoded, answers, strict=True):
         room = (policy.context_length or 10**9) - len(answer.prompt_ids)
-        tokens = np.array([*ids, *([eos] if eos is not None else [])][:room])
+        tokens = np.array(ids[:room])
         given.append(
             Trajectory(
                 prompt=one.prompt,

@@ -16,10 +16,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from textenv.answers.chat import message_text
 from textenv.errors import ConfigError, DataError, MissingDependencyError
 
-Message = Mapping[str, str]
-"""One chat message: ``{"role": ..., "content": ...}``."""
+Message = Mapping[str, Any]
+"""One chat message: ``{"role": ..., "content": ...}``, and what else the chat template reads, such as ``tool_calls``.
+
+The content is a text, a list of parts (``{"type": "text", "text": ...}``), or None beside ``tool_calls``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,19 @@ def _from_mapping(item: Mapping[str, Any], where: str) -> Prompt:
 
 def _from_messages(item: Sequence[Message], where: str) -> Prompt:
     for message in item:
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise DataError(f"{where}: every chat message needs texts 'role' and 'content', got {dict(message)!r}")
+        content = message.get("content")
+        parts = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
+        said = isinstance(content, str) or parts or (content is None and message.get("tool_calls"))
+        if not isinstance(message.get("role"), str) or not said:
+            raise DataError(
+                f"{where}: every chat message needs a text 'role' and a 'content' that is a text or a list of parts, "
+                f"got {dict(message)!r}"
+            )
+    texts = [message_text(message.get("content")) for message in item]
     if len(item) == 1:
-        return Prompt(text=item[0]["content"], messages=tuple(item))
-    return Prompt(text="\n".join(f"{m['role']}: {m['content']}" for m in item), messages=tuple(item))
+        return Prompt(text=texts[0], messages=tuple(item))
+    lines = (f"{message['role']}: {text}" for message, text in zip(item, texts, strict=True))
+    return Prompt(text="\n".join(lines), messages=tuple(item))
 
 
 class PromptList(Sequence[Prompt]):

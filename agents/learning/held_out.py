@@ -6,58 +6,119 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.evaluation import evaluate_policy
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.learning.config import LearnerConfig
 from agents.learning.reference import Reference
+from agents.learning.rewards import shape_rewards
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Collector
+from agents.rollouts import Collector, Rollout
+from textenv.envs import TextGenerationVectorEnv
+from textenv.envs.task import EncodedPrompt
+from textenv.episode import FinishReason
 from textenv.sampling.params import SamplingParams
+from textenv.trajectories import distinct_n
+
+_ROWS = 64  # of a forward pass
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Prompts that are not trained on, and how to measure.
+    """Prompts that are not trained on, played in the environment that trains: its ends, masks, replies and penalties.
 
     Attributes:
-        prompts: Texts.
+        prompts: In any form that the environment takes.
         reward: Reward function or model; None takes the environment's.
         n: Answers per prompt.
-        sampling: Settings of the draws; None samples as in training.
+        sampling: How tokens are drawn; None draws as in training. Where answers end is the environment's.
         seed: Of the draws, the same at every evaluation.
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[Any]
     reward: Any = None
     n: int = 1
     sampling: SamplingParams | None = None
     seed: int = 0
 
-    def measure(self, policy: CausalLMPolicy, reference: Reference, collector: Collector) -> dict[str, float]:
-        """Mean score with its spread, KL against the reference where it can be measured, lengths and ends.
+    def make_room(self, envs: TextGenerationVectorEnv) -> None:
+        """Encode the prompts, before training begins, and let the environment take the longest of them.
+
+        Raises:
+            DataError: If one is unusable or too long; the message names it.
+        """
+        for prompt in self._encoded(envs):
+            envs.make_room(len(prompt.ids))
+
+    def _encoded(self, envs: TextGenerationVectorEnv) -> list[EncodedPrompt]:
+        return [envs.task.encode_prompt(prompt, where=f"held-out prompt {i}") for i, prompt in enumerate(self.prompts)]
+
+    def measure(
+        self, policy: CausalLMPolicy, reference: Reference, collector: Collector, config: LearnerConfig
+    ) -> dict[str, float]:
+        """Mean score and reward, KL against the reference where it can be measured, lengths and ends.
 
         Args:
             policy: Answers.
             reference: For the KL.
-            collector: Whose sampling settings and environment's reward are taken where none are given here.
+            collector: Plays the environment.
+            config: How the learner shapes what the environment pays.
+
+        Returns:
+            ``eval/score`` and ``eval/score_std`` over the scored answers, ``eval/reward``: what the environment and its
+            wrappers pay for an answer, shaped as the learner does, without the learner's own KL; and the rest.
 
         Raises:
             RewardError: If the reward function fails.
         """
+        rollouts = collector.play(self.prompts, n=self.n, seed=self.seed, params=self.sampling, reward=self.reward)
         sampling = self.sampling or collector.params
-        summary = evaluate_policy(
-            policy,
-            self.prompts,
-            collector.core.task.reward.get() if self.reward is None else self.reward,
-            reference=reference if sampling.tempered_only else None,
-            sampling=sampling,
-            n=self.n,
-            seed=self.seed,
-        ).summary
-        names = {
-            "reward_mean": "eval/score",
-            "reward_std": "eval/score_std",
-            "kl": "eval/kl",
-            "response_tokens": "eval/response_tokens",
-            "eos_fraction": "eval/eos_fraction",
-            "distinct_2": "eval/distinct_2",
+        episodes = [episode for rollout in rollouts for episode in rollout.episodes]
+        scored = ~np.concatenate([rollout.truncated for rollout in rollouts])
+        scores, rewards = (
+            np.array([episode.score for episode in episodes]),
+            np.concatenate([_paid(rollout, config) for rollout in rollouts]),
+        )
+        ended = [episode.finish_reason in (FinishReason.EOS, FinishReason.STOP) for episode in episodes]
+        found = {
+            "eval/score": float(scores[scored].mean()) if scored.any() else 0.0,
+            "eval/score_std": float(scores[scored].std()) if scored.any() else 0.0,
+            "eval/reward": float(rewards[scored].mean()) if scored.any() else 0.0,
+            "eval/truncated_fraction": float(1.0 - scored.mean()),
+            "eval/response_tokens": float(np.mean([episode.action_tokens for episode in episodes])),
+            "eval/eos_fraction": float(np.mean(ended)),
+            "eval/distinct_2": distinct_n([episode.response for episode in episodes], 2),
         }
-        return {name: float(summary[key]) for key, name in names.items() if key in summary}
+        if sampling.tempered_only:
+            kl = [_kl(policy, reference, rollout, sampling.temperature) for rollout in rollouts]
+            found["eval/kl"] = float(np.concatenate(kl).mean())
+        return found
+
+
+def _paid(rollout: Rollout, config: LearnerConfig) -> NDArray[np.float64]:
+    """What each answer was paid in all, shape ``(N,)``."""
+    shaped = shape_rewards(
+        rollout.rewards.astype(np.float64),
+        rollout.action_mask,
+        rollout.cut,
+        scale=config.reward_scale,
+        clip=config.reward_clip,
+        penalty=config.missing_eos_penalty,
+        missing_eos=config.missing_eos,
+    )
+    return shaped.sum(1)
+
+
+@torch.no_grad()
+def _kl(policy: CausalLMPolicy, reference: Reference, rollout: Rollout, temperature: float) -> NDArray[np.float64]:
+    """Log π(answer) − log π_ref(answer) of each answer under the masks that held, nats, shape ``(N,)``."""
+    found = np.zeros(len(rollout.lengths))
+    order = np.argsort(rollout.lengths, kind="stable")
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        batch = rollout.batch(rows, policy.device)
+        ours = policy.evaluate(batch, temperature=temperature, values=False).logprobs
+        theirs = reference.evaluate(batch, temperature=temperature).logprobs
+        found[rows] = (ours - theirs).double().sum(1).cpu().numpy()
+    return found

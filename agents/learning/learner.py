@@ -31,7 +31,7 @@ from agents.learning.reference import Reference
 from agents.learning.update import accumulate
 from agents.learning.world import World
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Collector, PromptOrder, Rollout
+from agents.rollouts import Collector, PromptOrder, Rollout, take_over
 from textenv.errors import RewardError, RunCheckError
 from textenv.memory import keep_freed_memory
 from textenv.progress import StageProgress
@@ -108,6 +108,8 @@ class Learner(Generic[C]):
         self._share_start()
         self.reference = Reference(policy, reference, moves=self.config.reference_update != "none")
         checks.check_settings(self)
+        if held_out is not None:
+            held_out.make_room(take_over(envs))
         self.collector = Collector(policy, envs, temperature=self.config.temperature, seed=self.config.seed)
         if sharding.wanted(self.world):
             self._shard()
@@ -117,6 +119,7 @@ class Learner(Generic[C]):
             eps=self.config.adam_eps,
             fused=policy.device.type == "cpu" or None,
         )
+        policy.answer = self.collector.core.task.answer  # what it is taught from now on, and is stored with it
         self.prompts = PromptOrder(self.collector.core.task.prompts, self.config.seed)
         self.kl = make_controller(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
         self.iteration = 0
@@ -186,12 +189,12 @@ class Learner(Generic[C]):
         """Measure the policy on held-out prompts, and keep it where it is the best so far."""
         began = time.monotonic()
         with sharding.whole(self.policy, self.world):
-            found = held_out.measure(self.policy, self.reference, self.collector)
-        if self.best is None or found["eval/score"] > self.best:
-            self.best = found["eval/score"]
+            found = held_out.measure(self.policy, self.reference, self.collector, self.config)
+        if self.best is None or found["eval/reward"] > self.best:
+            self.best = found["eval/reward"]
             if self.run is not None:
                 state.keep_best(self, self.run)
-        return found | {"eval/best_score": self.best, "time/evaluation_seconds": time.monotonic() - began}
+        return found | {"eval/best_reward": self.best, "time/evaluation_seconds": time.monotonic() - began}
 
     def iterate(self, learning_rate: float) -> dict[str, float]:
         """One iteration: rollout, advantages, update. Returns its metrics."""

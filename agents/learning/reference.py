@@ -81,8 +81,10 @@ def frozen_copy(policy: CausalLMPolicy, *, full_precision: bool = True) -> Causa
         full_precision: Also copy the float32 weights of a policy that computes in bfloat16.
     """
     if full_precision:
-        twin = CausalLMPolicy(copy.deepcopy(policy.model), policy.tokenizer, compute_dtype=policy.compute.dtype)
+        twin = CausalLMPolicy(
+            copy.deepcopy(policy.model), policy.tokenizer, compute_dtype=policy.compute.dtype, answer=policy.answer
+        )
     else:
-        twin = CausalLMPolicy(copy.deepcopy(policy.compute.model), policy.tokenizer)
+        twin = CausalLMPolicy(copy.deepcopy(policy.compute.model), policy.tokenizer, answer=policy.answer)
     twin.requires_grad_(False)
     return twin

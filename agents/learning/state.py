@@ -148,7 +148,7 @@ def keep_best(agent: Learner[Any], run: Run) -> None:
 
     def fill(folder: Path) -> None:
         policy_files.save(agent.policy, folder, weights)
-        write_atomic(folder / "score.json", json.dumps({"iteration": agent.iteration, "eval/score": agent.best}))
+        write_atomic(folder / "score.json", json.dumps({"iteration": agent.iteration, "eval/reward": agent.best}))
 
     if agent.world.is_main:
         Checkpoints(run.stage(agent.stage) / "best", keep=1).save(agent.iteration, fill)

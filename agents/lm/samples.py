@@ -8,6 +8,7 @@ from typing import Any
 
 from agents.lm.batches import Example
 from agents.policy import CausalLMPolicy
+from textenv.answers import AnswerFormat
 from textenv.checkpoints import write_atomic
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
@@ -24,6 +25,7 @@ def sample_writer(
     count: int,
     max_new_tokens: int,
     seed: int,
+    answer: AnswerFormat | None = None,
 ) -> Callable[[int, Any], None]:
     """A function of step and model that adds answers to ``<stage>/generations.jsonl``.
 
@@ -35,22 +37,23 @@ def sample_writer(
         count: Prompts.
         max_new_tokens: Length limit of an answer.
         seed: Of the answers, sampled at temperature 0.7.
+        answer: What an answer is; None takes what tokenizer and model say.
     """
     chosen = _in_turn(held_out, count)
     file = run.stage(stage) / FILE
 
     def write(step: int, model: Any) -> None:
-        policy = CausalLMPolicy(model, tokenizer)
+        policy = CausalLMPolicy(model, tokenizer, answer=answer)
         context = policy.context_length or 10**9
         prompts = [example.tokens[: example.prompt_length].tolist() for _, example in chosen]
         limits = [max(1, min(max_new_tokens, context - len(prompt))) for prompt in prompts]
         sampling = SamplingParams(0.7, max_new_tokens=max_new_tokens)
-        answers = policy.generate(prompts, sampling, seed=seed, limits=limits)
+        given = policy.generate(prompts, sampling, seed=seed, limits=limits)
         lines = [line for line in _lines(file) if json.loads(line)["step"] < step]
-        for (task, example), prompt, answer in zip(chosen, prompts, answers, strict=True):
+        for (task, example), prompt, said in zip(chosen, prompts, given, strict=True):
             record = {"step": step, "task": task, "prompt": tokenizer.decode(prompt, skip_special_tokens=True)}
-            reference = tokenizer.decode(example.tokens[example.prompt_length :], skip_special_tokens=True)
-            record |= {"response": answer.response, "finish": answer.finish_reason, "reference": reference}
+            reference = policy.answers.text(prompt, example.tokens[example.prompt_length :].tolist())
+            record |= {"response": said.response, "finish": said.finish_reason, "reference": reference}
             lines.append(json.dumps(record, ensure_ascii=False))
         write_atomic(file, "\n".join(lines) + "\n")
 

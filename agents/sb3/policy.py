@@ -68,7 +68,7 @@ class LanguageModelPolicy(BaseModel):
             lm = CausalLMPolicy.from_pretrained(lm, dtype=dtype)
         if not isinstance(self.action_space, spaces.Discrete) or int(self.action_space.n) != lm.vocab_size:
             raise ConfigError(
-                f"the environment's actions are {self.action_space}, the policy's tokenizer has {lm.vocab_size} ids; "
+                f"the environment's actions are {self.action_space}, the policy's are 0 … {lm.vocab_size - 1}; "
                 "make the environment with the policy's tokenizer"
             )
         self._source, self._dtype = policy, dtype
@@ -153,6 +153,8 @@ class LanguageModelPolicy(BaseModel):
         """The logits, with the padding token's changed in place."""
         if self._pad < logits.shape[-1]:
             logits[..., self._pad] = _EXCLUDED
+        if len(self.lm.vocabulary.absent):  # ids that are no tokens
+            logits[..., torch.as_tensor(self.lm.vocabulary.absent, device=logits.device)] = _EXCLUDED
         return logits
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ def test_as_prompt_takes_every_form(item, expected):
         (7, "prompt 3 must be a text, token ids, chat messages"),
         ({"text": "a"}, "prompt 3 has none of the fields"),
         ({"prompt": "a", "task": 5}, "'task' must be a text, got 5"),
-        ([{"role": "user"}], "every chat message needs texts 'role' and 'content'"),
+        ([{"role": "user"}], "every chat message needs a text 'role' and a 'content'"),
         ([1, "a"], "prompt 3 must be a text"),
     ],
 )

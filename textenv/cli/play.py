@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.answers import EncodedText
 from textenv.envs.text_generation import TextGenerationEnv
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError
@@ -80,7 +81,7 @@ def build(config: PlayConfig) -> tuple[TextGenerationEnv, NextTokenLogprobs]:
         reward = SequenceRewardModel.from_pretrained(reward)
     one_file = len(config.prompts) == 1 and Path(config.prompts[0]).is_file()
     env = TextGenerationEnv(
-        policy.tokenizer,
+        policy,
         config.prompts[0] if one_file else config.prompts,
         reward,
         max_new_tokens=config.max_new_tokens,
@@ -165,12 +166,12 @@ class _Game:
         slots = self.env.slots
         prompt = slots.prompts[0]
         ids = slots.tokens[0, slots.prompt_lengths[0] : slots.lengths[0]].tolist()
-        decode = self.env.task.tokenizer.decode
+        decode, answers = self.env.task.tokenizer.decode, self.env.task.answers
         logprobs = self._logprobs()
         self._shown = [int(i) for i in np.argsort(-logprobs, kind="stable")[: self.candidates] if logprobs[i] > -np.inf]
         lines = [
             f"prompt: {prompt.text if prompt is not None else ''}",
-            f"answer: {decode(ids, skip_special_tokens=False)}",
+            f"answer: {answers.decode_after(prompt.ids if prompt else (), ids, skip_special_tokens=False)}",
             f"token {len(ids)} of {self.env.task.max_new_tokens}, log-prob so far {self._logprob:.2f} nats, "
             f"reward so far {float(slots.returns[0]):.4f}",
         ]
@@ -197,8 +198,10 @@ class _Game:
             self._write_text(line)
 
     def _write_text(self, text: str) -> None:
+        slots = self.env.slots
         try:
-            ids = self.env.task.tokenizer.encode(text, add_special_tokens=False)
+            context = EncodedText(slots.tokens[0, : slots.lengths[0]].tolist(), None)
+            ids = self.env.task.answers.encode_response(context, text, end=False)
         except (ConfigError, ValueError) as error:
             self.write(f"cannot write that: {error}")
             return

@@ -106,6 +106,8 @@ class ObservationForm:
 
     def _text(self, slots: Slots, slot: int) -> str:
         prompt = slots.prompts[slot]
-        answer = slots.tokens[slot, slots.prompt_lengths[slot] : slots.lengths[slot]].tolist()
-        text = ("" if prompt is None else prompt.text) + self._task.tokenizer.decode(answer, skip_special_tokens=False)
+        start, end = slots.prompt_lengths[slot], slots.lengths[slot]
+        context, answer = slots.tokens[slot, :start].tolist(), slots.tokens[slot, start:end].tolist()
+        text = self._task.answers.decode_after(context, answer, skip_special_tokens=False)
+        text = text if prompt is None else prompt.text + text
         return text[: self._task.max_length * _CHARACTERS_PER_TOKEN]

@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction
 from numpy.typing import NDArray
 
+from textenv.answers import EncodedText
 from textenv.envs.slots import Slots
 from textenv.envs.state import EnvState
 from textenv.envs.task import EncodedPrompt, GenerationTask
@@ -131,7 +132,7 @@ def begin_slot(slots: Slots, slot: int, start: Start, dealt: EncodedPrompt | Non
     prompt = dealt if dealt is not None else _given_prompt(slots.task, start)
     prefix = start.prefix if start.prefix is not None else ()
     if isinstance(prefix, str):
-        prefix = slots.task.tokenizer.encode(prefix, add_special_tokens=False)
+        prefix = slots.task.answers.encode_response(EncodedText(list(prompt.ids), None), prefix, end=False)
     if not hasattr(prefix, "__iter__"):
         raise ConfigError(f"the reset option 'prefix' must be a text or token ids, got {prefix!r}")
     slots.begin(slot, prompt, [int(i) for i in prefix])

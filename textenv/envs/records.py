@@ -35,7 +35,7 @@ def make_episode(slots: Slots, slot: int) -> Episode:
         prompt=prompt.text,
         prompt_index=prompt.index,
         prompt_ids=prompt.ids,
-        response=answer_text(slots.task, ids, mask),
+        response=answer_text(slots.task, prompt.ids, ids, mask),
         response_ids=ids,
         finish_reason=FinishReason(int(slots.finish_reasons[slot])),
         score=0.0,
@@ -64,20 +64,22 @@ def with_score(episode: Episode, given: Scores, index: int) -> Episode:
     return dataclasses.replace(episode, score=score, rewards=rewards, reward_parts=parts)
 
 
-def answer_text(task: GenerationTask, ids: tuple[int, ...], mask: NDArray[np.bool_] | None) -> str:
+def answer_text(
+    task: GenerationTask, prompt_ids: tuple[int, ...], ids: tuple[int, ...], mask: NDArray[np.bool_] | None
+) -> str:
     """The answer's text; with a responder the turns of both sides, one line each."""
-    protected = task.min_new_tokens - 1
     if mask is None or mask.all():
-        return task.response_text(ids, protected)
+        return task.answers.answer_text(prompt_ids, ids)
+    protected = task.min_new_tokens - 1
     edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
     texts = []
     for start, end in itertools.pairwise(edges):
-        part = ids[start:end]
+        context, part = (*prompt_ids, *ids[:start]), ids[start:end]
         if mask[start]:
-            texts.append(task.response_text(part, protected))
+            texts.append(task.answers.text(context, part, protected))
             protected -= len(part)
         else:
-            texts.append(task.tokenizer.decode(list(part), skip_special_tokens=True))
+            texts.append(task.answers.decode_after(context, part))
     return "\n".join(texts)
 
 

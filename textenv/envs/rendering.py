@@ -20,7 +20,7 @@ def describe(slots: Slots, slot: int) -> str:
     if prompt is None:
         return "(not reset)"
     ids = slots.tokens[slot, slots.prompt_lengths[slot] : slots.lengths[slot]].tolist()
-    answer = slots.task.tokenizer.decode(ids, skip_special_tokens=False)
+    answer = slots.task.answers.decode_after(prompt.ids, ids, skip_special_tokens=False)
     reason = FinishReason(int(slots.finish_reasons[slot])).name.lower()
     return (
         f"prompt: {prompt.text}\n"

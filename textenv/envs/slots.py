@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import NDArray
 
+from textenv.answers import EncodedText
 from textenv.envs.records import make_episode, read_state, with_score, write_state
 from textenv.envs.state import EnvState
 from textenv.envs.task import EncodedPrompt, GenerationTask, TokenStep
@@ -78,6 +79,14 @@ class Slots:
         self.version = 0
         self._every_slot = np.arange(num_slots)
 
+    def widen(self) -> None:
+        """Make room for as many tokens as the task allows by now."""
+        more = ((0, 0), (0, self.task.max_length - self.tokens.shape[1]))
+        self.tokens = np.pad(self.tokens, more, constant_values=self.task.pad_token_id)
+        self.policy_mask = None if self.policy_mask is None else np.pad(self.policy_mask, more)
+        self.paid = None if self.paid is None else np.pad(self.paid, more)
+        self.version += 1
+
     # --- beginning ----------------------------------------------------------------------------------------------------
 
     def begin(self, slot: int, prompt: EncodedPrompt, prefix: Sequence[int] = ()) -> None:
@@ -98,10 +107,10 @@ class Slots:
                 "leave room for an action"
             )
         for token in prefix:
-            if not 0 <= token < task.num_tokens or task.is_eos[token]:
+            if not 0 <= token < task.num_tokens or task.is_eos[token] or token in task.vocabulary.absent:
                 raise ConfigError(f"the prefix holds {token}, which is no token of an answer that goes on")
         if task.stops is not None and prefix:
-            text = task.tokenizer.decode([int(i) for i in prefix])
+            text = task.answers.decode_after(prompt.ids, prefix)
             if task.stops.cut(text) != text and len(prefix) >= task.min_new_tokens:
                 raise ConfigError(f"the prefix {text[:60]!r} holds a stop string, so its answer has ended already")
         start = len(prompt.ids)
@@ -149,13 +158,15 @@ class Slots:
                 raise ResetNeeded(f"slot {slot} was never reset; call reset() before step()")
             raise ResetNeeded(f"the episode in slot {slot} has ended ({why}); reset it before its next action")
         chosen = actions if rows is None else actions[rows]
+        absent = self.task.vocabulary.absent
         bad = (chosen < 0) | (chosen >= self.task.num_tokens)
+        if len(absent):
+            bad |= np.isin(chosen, absent)
         if bad.any():
             slot = int(np.flatnonzero(bad)[0] if rows is None else rows[np.flatnonzero(bad)[0]])
             raise InvalidAction(
-                f"action {int(actions[slot])} of slot {slot} is no token: the tokenizer has {self.task.num_tokens} "
-                "(0 … {}). If the policy's vocabulary is larger, pass its size as vocab_size and mask the rest with "
-                "action_masks()".format(self.task.num_tokens - 1)
+                f"action {int(actions[slot])} of slot {slot} is no token: the tokenizer has {self.task.vocabulary}. If "
+                "the policy's vocabulary is larger, pass its size as vocab_size and mask the rest with action_masks()"
             )
         if self.task.min_new_tokens:
             early = self.task.is_eos[chosen]
@@ -177,6 +188,7 @@ class Slots:
         task = self.task
         masks = np.ones((self.num_slots, task.vocab_size), dtype=np.bool_)
         masks[:, task.num_tokens :] = False
+        masks[:, task.vocabulary.absent] = False
         if task.pad_token_id < task.vocab_size:
             masks[:, task.pad_token_id] = False
         if task.min_new_tokens:
@@ -251,8 +263,8 @@ class Slots:
         could = self.task.stops.could_end[chosen] & (reasons != EOS) & (used >= self.task.min_new_tokens)
         for i in np.flatnonzero(could):
             slot = rows[i]
-            turn = self.tokens[slot, self.turn_starts[slot] : self.lengths[slot]]
-            if self.task.stops.matches(turn):
+            begin = self.turn_starts[slot]
+            if self.task.stops.matches(self.tokens[slot, begin : self.lengths[slot]], self.tokens[slot, :begin]):
                 reasons[i] = STOP
 
     def _end(self, ended: list[int], reasons: list[int], result: StepResult) -> None:
@@ -293,7 +305,8 @@ class Slots:
         self.finish_reasons[slot] = reason
         reply = task.responder(make_episode(self, slot))
         if isinstance(reply, str):
-            reply = task.tokenizer.encode(reply, add_special_tokens=False)
+            context = EncodedText(self.tokens[slot, : self.lengths[slot]].tolist(), None)
+            reply = task.answers.encode_response(context, reply, end=False)
         if reply is None:
             return None
         if not hasattr(reply, "__len__"):

@@ -12,15 +12,18 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.envs.stops import StopMatcher
+from textenv.answers import AnswerFormat, Answers, EncodedText, declare_format, format_of_model
 from textenv.episode import Episode
 from textenv.errors import ConfigError, DataError, MissingDependencyError
-from textenv.prompts import Message, Prompt, as_prompt, load_prompts
+from textenv.prompts import Prompt, as_prompt, load_prompts
 from textenv.protocols import Tokenizer
 from textenv.rewards import LazyReward
 
 EAGERLY_CHECKED_PROMPTS = 1024
 """Up to this many prompts are tokenised and checked at construction; of more, those that come as token ids."""
+
+DEFAULT_NEW_TOKENS = 64
+"""Length limit of answers where neither the caller nor the model says."""
 
 Responder = Callable[[Episode], "str | Sequence[int] | None"]
 """Answers the policy's turn with a text (or token ids); None ends the conversation."""
@@ -49,10 +52,10 @@ TokenReward = Callable[[TokenStep], NDArray[np.float64]]
 class TaskOptions(TypedDict, total=False):
     """Keyword arguments of the environments; see :class:`GenerationTask` for their meaning and defaults."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None
     max_prompt_tokens: int | None
-    min_new_tokens: int
-    stop: str | Sequence[str]
+    min_new_tokens: int | None
+    stop: str | Sequence[str] | None
     eos_token_id: int | Sequence[int] | None
     pad_token_id: int | None
     vocab_size: int | None
@@ -62,10 +65,10 @@ class TaskOptions(TypedDict, total=False):
     on_length_limit: Literal["terminate", "truncate"]
     truncate_prompts: Literal["error", "left", "right"]
     task_weights: Mapping[str, float] | None
-    chat: bool
+    chat: bool | None
     system: str | None
-    add_special_tokens: bool
-    skip_special_tokens: bool
+    add_special_tokens: bool | None
+    skip_special_tokens: bool | None
     responder: Responder | None
     max_turns: int
     max_reply_tokens: int
@@ -120,13 +123,26 @@ def load_tokenizer(reference: Any) -> Tokenizer:
                 error
             )
         try:
-            return AutoTokenizer.from_pretrained(reference)
+            tokenizer = AutoTokenizer.from_pretrained(reference)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot load the tokenizer {reference!r}: {error}") from error
+        declare_format(tokenizer, format_of_model(reference, tokenizer))
+        return tokenizer
     missing = [n for n in ("encode", "decode", "__len__", "eos_token_id") if not hasattr(reference, n)]
     if missing:
         raise ConfigError(f"{type(reference).__name__} is no tokenizer: it lacks {', '.join(missing)}")
     return reference
+
+
+def load_answers(reference: Any) -> Answers:
+    """Tokenizer and answer format: a policy's own, or what :func:`load_tokenizer` finds and is declared for it.
+
+    Raises:
+        ConfigError: As :func:`load_tokenizer`.
+        MissingDependencyError: Likewise.
+    """
+    own = getattr(reference, "answers", None)
+    return own if isinstance(own, Answers) else Answers(load_tokenizer(reference))
 
 
 class GenerationTask:
@@ -134,22 +150,25 @@ class GenerationTask:
 
     Args:
         tokenizer: A Hugging Face tokenizer, any object with ``encode``, ``decode``, ``__len__`` and ``eos_token_id``,
-            the name or folder of a Hugging Face tokenizer, or ``"toy"``.
+            the name or folder of a Hugging Face tokenizer, a policy, or ``"toy"``. What an answer is (the arguments
+            that default to None below) is taken from the model that it belongs to, where that is known: from the
+            policy, from ``answer.json`` or ``generation_config.json`` in the folder, or from what was loaded with it.
         prompts: A list of texts, token ids, chat messages or mappings; a dataset; a path; or a prompt source.
         reward: A function of (prompts, responses), an object with ``.score``, or the name of a registered reward,
             which is then loaded at the first score.
-        max_new_tokens: Tokens that the policy may choose in an episode; reaching it ends the episode with a score.
+        max_new_tokens: Tokens that the policy may choose in an episode; reaching it ends the episode with a score. None
+            takes the model's, or 64.
         max_prompt_tokens: Longest prompt; None takes the longest of ``prompts`` (and tokenises all of them).
         min_new_tokens: Before this many tokens an end-of-sequence token is an invalid action (see
             ``action_masks``) and stop strings do not end the turn.
-        stop: String or strings that end the answer as soon as its text contains one.
-        eos_token_id: Token or tokens that end the answer; None takes the tokenizer's.
+        stop: String or strings that end the answer as soon as its text contains one; ``()`` for none.
+        eos_token_id: Token or tokens that end the answer; None takes the model's, or the tokenizer's.
         pad_token_id: Fills up observations; None takes the tokenizer's. Where that is missing, or is an
             end-of-sequence token (an answer's end could not be seen then), the id ``len(tokenizer)``, which is no
             token, is reserved for it.
-        vocab_size: Size of the action space, at least ``len(tokenizer)``; None takes that. A model whose embedding
-            is padded to more rows than the tokenizer has tokens can be given its own size here: ids that are no
-            tokens stay invalid actions (see ``action_masks``).
+        vocab_size: Size of the action space; None takes one more than the tokenizer's largest id, which is the least. A
+            model whose embedding is padded to more rows than the tokenizer has tokens can be given its own size here:
+            ids that are no tokens stay invalid actions (see ``action_masks``).
         observation: ``"tokens"``, ``"dict"`` or ``"text"``; see ``textenv.envs.observations``.
         obs_dtype: Data type of token observations, e.g. ``"float32"`` for libraries that want floats.
         padding_side: ``"right"``, or ``"left"``: the newest token always in the last column.
@@ -157,8 +176,9 @@ class GenerationTask:
         truncate_prompts: What to do with longer prompts: ``"error"``, or drop tokens on the ``"left"`` or ``"right"``.
         task_weights: Sampling weight by task; prompts are then drawn by task.
         chat: True wraps text prompts as a user message in the tokenizer's chat template.
-        system: System message for the chat template.
-        add_special_tokens: Whether plain text prompts get the tokenizer's special tokens (such as BOS).
+        system: System message of conversations that do not begin with one; ``""`` for none.
+        add_special_tokens: Whether plain text prompts get the tokens that the tokenizer puts before a text (such as
+            BOS); a second one is never put before a text that carries one.
         skip_special_tokens: Whether special tokens are left out of the answer's text.
         responder: Speaks after each of the policy's turns; None, or its answer None, ends the episode there.
         max_turns: Most turns of the policy in one episode, where there is a responder.
@@ -178,10 +198,10 @@ class GenerationTask:
         prompts: Any,
         reward: Any,
         *,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         max_prompt_tokens: int | None = None,
-        min_new_tokens: int = 0,
-        stop: str | Sequence[str] = (),
+        min_new_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
         vocab_size: int | None = None,
@@ -191,10 +211,10 @@ class GenerationTask:
         on_length_limit: Literal["terminate", "truncate"] = "terminate",
         truncate_prompts: Literal["error", "left", "right"] = "error",
         task_weights: Mapping[str, float] | None = None,
-        chat: bool = False,
+        chat: bool | None = None,
         system: str | None = None,
-        add_special_tokens: bool = True,
-        skip_special_tokens: bool = True,
+        add_special_tokens: bool | None = None,
+        skip_special_tokens: bool | None = None,
         responder: Responder | None = None,
         max_turns: int = 8,
         max_reply_tokens: int = 64,
@@ -202,35 +222,44 @@ class GenerationTask:
         info_level: Literal["flat", "full"] = "flat",
         max_episode_steps: int | None = None,
     ) -> None:
-        _at_least("max_new_tokens", max_new_tokens, 1)
-        _at_least("min_new_tokens", min_new_tokens, 0)
+        for name, value, least in (
+            ("max_new_tokens", max_new_tokens, 1),
+            ("min_new_tokens", min_new_tokens, 0),
+            ("max_prompt_tokens", max_prompt_tokens, 1),
+            ("max_episode_steps", max_episode_steps, 1),
+        ):
+            if value is not None:
+                _at_least(name, value, least)
         _at_least("max_turns", max_turns, 1)
         _at_least("max_reply_tokens", max_reply_tokens, 1)
-        if min_new_tokens > max_new_tokens:
-            raise ConfigError(f"min_new_tokens must not exceed max_new_tokens, got {min_new_tokens} > {max_new_tokens}")
-        if max_prompt_tokens is not None:
-            _at_least("max_prompt_tokens", max_prompt_tokens, 1)
-        if max_episode_steps is not None:
-            _at_least("max_episode_steps", max_episode_steps, 1)
         _one_of("observation", observation, ("tokens", "dict", "text"))
         _one_of("padding_side", padding_side, ("right", "left"))
         _one_of("on_length_limit", on_length_limit, ("terminate", "truncate"))
         _one_of("truncate_prompts", truncate_prompts, ("error", "left", "right"))
         _one_of("info_level", info_level, ("flat", "full"))
         _one_of("obs_dtype", obs_dtype, ("int64", "int32", "float32", "float64"))
-        self.tokenizer = load_tokenizer(tokenizer)
+        known = load_answers(tokenizer)
+        self.tokenizer = known.tokenizer
+        asked: dict[str, Any] = {
+            "eos_token_ids": None if eos_token_id is None else _as_tuple(eos_token_id),
+            "stop": None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+            "min_new_tokens": None if min_new_tokens is None else int(min_new_tokens),
+            "max_new_tokens": None if max_new_tokens is None else int(max_new_tokens),
+            "chat": chat,
+            "system": system,
+            "add_special_tokens": add_special_tokens,
+            "skip_special_tokens": skip_special_tokens,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        self._left_open = asked.keys() - given.keys()
+        if known.format.max_new_tokens is None:
+            given.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
         self.reward = LazyReward(reward)
-        self.max_new_tokens = int(max_new_tokens)
-        self.min_new_tokens = int(min_new_tokens)
         self.observation = observation
         self.obs_dtype = np.dtype(obs_dtype)
         self.padding_side = padding_side
         self.on_length_limit = on_length_limit
         self.truncate_prompts = truncate_prompts
-        self.chat = chat
-        self.system = system
-        self.add_special_tokens = add_special_tokens
-        self.skip_special_tokens = skip_special_tokens
         self.responder = responder
         self.max_turns = max_turns
         self.max_reply_tokens = max_reply_tokens
@@ -238,38 +267,64 @@ class GenerationTask:
         self.info_level = info_level
         self.max_episode_steps = max_episode_steps
 
-        self.num_tokens = len(self.tokenizer)
+        self.vocabulary = known.vocabulary
+        self.num_tokens = known.vocabulary.size
         self.vocab_size = self.num_tokens if vocab_size is None else int(vocab_size)
         if self.vocab_size < self.num_tokens:
             raise ConfigError(
-                f"vocab_size is {self.vocab_size}, but the tokenizer has {self.num_tokens} tokens; give no fewer"
+                f"vocab_size is {self.vocab_size}, but the tokenizer has {self.vocabulary.tokens} tokens, the last of "
+                f"them {self.num_tokens - 1}; give no fewer than {self.num_tokens}"
             )
-        self.eos_token_ids = self._resolve_eos(eos_token_id)
-        self.is_eos = np.zeros(self.vocab_size, dtype=np.bool_)
-        self.is_eos[list(self.eos_token_ids)] = True
+        self._answer_by(known.replace(**given))
         self.pad_token_id = self._resolve_pad(pad_token_id)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        if not all(isinstance(s, str) and s for s in stops):
-            raise ConfigError(f"stop strings must be texts that are not empty, got {stops!r}")
-        self.stops = StopMatcher(self.tokenizer, stops) if stops else None
 
         self.prompts = load_prompts(prompts, task_weights)
         if len(self.prompts) == 0:
             raise DataError("there are no prompts; give at least one")
         self._encoded: dict[int, EncodedPrompt] = {}
+        self.longest_prompt_given = max_prompt_tokens is not None
         self.max_prompt_tokens = self._longest_prompt() if max_prompt_tokens is None else int(max_prompt_tokens)
         self._check_prompts()
 
-    # --- ids ----------------------------------------------------------------------------------------------------------
+    # --- what an answer is --------------------------------------------------------------------------------------------
 
-    def _resolve_eos(self, given: int | Sequence[int] | None) -> tuple[int, ...]:
-        if given is None:
-            given = () if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
-        ids = (int(given),) if isinstance(given, (int, np.integer)) else tuple(int(i) for i in given)
-        for i in ids:
-            if not 0 <= i < self.num_tokens:
-                raise ConfigError(f"eos_token_id {i} is no token of the tokenizer, which has {self.num_tokens}")
-        return ids
+    def _answer_by(self, answers: Answers) -> None:
+        """Set what an answer is."""
+        self.answers = answers
+        self.min_new_tokens = answers.format.min_new_tokens
+        self.max_new_tokens = answers.format.max_new_tokens or DEFAULT_NEW_TOKENS
+        self.stops = answers.stops
+        self.is_eos = np.zeros(self.vocab_size, dtype=np.bool_)
+        self.is_eos[list(answers.format.eos_token_ids)] = True
+
+    @property
+    def answer(self) -> AnswerFormat:
+        """What an answer is; stored with the model that is trained on it."""
+        return self.answers.format
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return self.answer.eos_token_ids
+
+    def adopt(self, answer: AnswerFormat) -> None:
+        """Take over what the model that plays says about answers, where this environment was told nothing.
+
+        Raises:
+            ConfigError: If the model's prompts are put in another way, which is too late to change.
+        """
+        for name in ("chat", "system", "add_special_tokens", "encoder_decoder"):
+            ours, theirs = getattr(self.answer, name), getattr(answer, name)
+            if name in (*self._left_open, "encoder_decoder") and (ours or None) != (theirs or None):
+                raise ConfigError(
+                    f"the policy reads prompts with `{name}` {theirs!r}, the environment puts them with {ours!r}; make "
+                    "it with the policy in place of the tokenizer (TextGenerationVectorEnv(num_envs, policy, …))"
+                )
+        names = [name for name in ("eos_token_ids", "stop", "min_new_tokens") if name in self._left_open]
+        changes = {name: getattr(answer, name) for name in names}
+        if changes.get("min_new_tokens", 0) > self.max_new_tokens:
+            del changes["min_new_tokens"]
+        self._answer_by(self.answers.replace(**changes))
 
     def _resolve_pad(self, given: int | None) -> int:
         if given is not None:
@@ -282,7 +337,8 @@ class GenerationTask:
                 raise ConfigError(f"pad_token_id must lie in 0 … {self.vocab_size} (vocab_size), got {given}")
             return int(given)
         own = getattr(self.tokenizer, "pad_token_id", None)
-        return self.num_tokens if own is None or own in self.eos_token_ids else int(own)
+        unusable = own is None or own in self.eos_token_ids or own >= self.num_tokens
+        return self.num_tokens if unusable else int(own)  # type: ignore[arg-type]
 
     @property
     def max_length(self) -> int:
@@ -314,18 +370,23 @@ class GenerationTask:
             found = self._encoded[index] = self.encode_prompt(self.prompts[index], index)
         return found
 
-    def encode_prompt(self, item: Any, index: int = -1) -> EncodedPrompt:
+    def encode_prompt(self, item: Any, index: int = -1, where: str = "the prompt given to reset") -> EncodedPrompt:
         """A prompt in any accepted form, encoded.
+
+        Args:
+            item: The prompt.
+            index: Its index in the prompt source; -1 for others.
+            where: Names a prompt without an index in errors.
 
         Raises:
             DataError: If it is unusable or too long; the message names it.
         """
-        where = f"prompt {index}" if index >= 0 else "the prompt given to reset"
+        where = f"prompt {index}" if index >= 0 else where
         prompt = as_prompt(item, where)
-        ids = prompt.ids if prompt.ids is not None else tuple(self._encode_text(prompt))
-        wrong = [i for i in ids if not 0 <= i < self.num_tokens]
+        ids = prompt.ids if prompt.ids is not None else tuple(self._encode(prompt, where).ids)
+        wrong = [i for i in ids if not 0 <= i < self.num_tokens or i in self.vocabulary.absent]
         if wrong:
-            raise DataError(f"{where} contains the id {wrong[0]}, but the tokenizer has {self.num_tokens} tokens")
+            raise DataError(f"{where} contains the id {wrong[0]}, but the tokenizer has {self.vocabulary} tokens")
         text = prompt.text if prompt.text is not None else self.tokenizer.decode(list(ids), skip_special_tokens=True)
         shown = repr(text if len(text) <= 40 else text[:39] + "…")
         if not ids:
@@ -340,37 +401,13 @@ class GenerationTask:
             ids = ids[-kept:] if self.truncate_prompts == "left" else ids[:kept]
         return EncodedPrompt(index, text, ids, prompt.task)
 
-    def _encode_text(self, prompt: Prompt) -> list[int]:
-        if prompt.messages is not None or self.chat:
-            messages: list[Message] = list(prompt.messages or ({"role": "user", "content": str(prompt.text)},))
-            if self.system is not None:
-                messages.insert(0, {"role": "system", "content": self.system})
-            template = getattr(self.tokenizer, "apply_chat_template", None)
-            if template is None:
-                raise ConfigError(f"chat prompts need a chat template, which {type(self.tokenizer).__name__} lacks")
-            text = template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        return self.tokenizer.encode(str(prompt.text), add_special_tokens=self.add_special_tokens)
-
-    # --- texts --------------------------------------------------------------------------------------------------------
-
-    def response_text(self, ids: Sequence[int], protected_tokens: int = 0) -> str:
-        """Text of a turn: without the end-of-sequence token, or else cut before the stop string that ended it.
-
-        Args:
-            ids: The turn's tokens.
-            protected_tokens: Stop strings complete within this many tokens did not end the turn, and stay.
-        """
-        if ids and self.is_eos[ids[-1]]:
-            return self._decode(ids[:-1])
-        text = self._decode(ids)
-        if self.stops is None:
-            return text
-        return self.stops.cut(text, len(self._decode(ids[:protected_tokens])) if protected_tokens > 0 else 0)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=self.skip_special_tokens)
+    def _encode(self, prompt: Prompt, where: str) -> EncodedText:
+        return self.answers.encode_prompt(str(prompt.text) if prompt.messages is None else prompt.messages, where)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenerationTask:
         """The task itself: it does not change, and its models and tokenizers are heavy."""
         return self
+
+
+def _as_tuple(ids: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(ids),) if isinstance(ids, (int, np.integer)) else tuple(int(i) for i in ids)

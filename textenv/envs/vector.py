@@ -110,6 +110,19 @@ class TextGenerationVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = spaces.Discrete(task.vocab_size)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
+    def make_room(self, prompt_tokens: int) -> None:
+        """Take prompts of up to this many tokens, where nobody has said how long they may be.
+
+        Observations get wider; call it before the first reset.
+        """
+        if self.task.longest_prompt_given or prompt_tokens <= self.task.max_prompt_tokens:
+            return
+        self.task.max_prompt_tokens = prompt_tokens
+        self.slots.widen()
+        self._form = ObservationForm(self.task)
+        self.single_observation_space = self._form.space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
     spec: EnvSpec | None = shared_spec()
 
     # --- prompts ------------------------------------------------------------------------------------------------------

@@ -85,14 +85,16 @@ class EncoderDecoderEngine:
         model: A transformers encoder-decoder model.
         num_slots: Number of sequences.
         max_length: Longest sequence in tokens, prompt included.
+        absent: Ids that are no tokens, whose logits are −inf, shape ``(k,)``.
 
     Attributes:
         prompt_lengths: Prompt tokens of each slot, shape ``(num_slots,)``, for callers that know them. None: the row
             that a slot is first called with is its prompt, and stays so while later rows begin with it.
     """
 
-    def __init__(self, model: Any, num_slots: int, max_length: int) -> None:
+    def __init__(self, model: Any, num_slots: int, max_length: int, *, absent: NDArray[np.int64] | None = None) -> None:
         self.model = model
+        self._absent = absent
         self.num_slots = num_slots
         self.max_length = max_length
         self.prompt_lengths: NDArray[np.int64] | None = None
@@ -144,7 +146,10 @@ class EncoderDecoderEngine:
             device = self.model.get_input_embeddings().weight.device
             states = decode(self.model, *self._memory(rows, starts), torch.as_tensor(answers, device=device))
             last = states[torch.arange(len(rows), device=device), torch.as_tensor(answered, device=device)]
-        return self.model.get_output_embeddings()(last * output_scale(self.model))
+        logits = self.model.get_output_embeddings()(last * output_scale(self.model))
+        if self._absent is None or not len(self._absent):
+            return logits
+        return logits.index_fill_(1, torch.as_tensor(self._absent, device=logits.device), -torch.inf)
 
     def _memory(self, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder states ``(B, P, D)`` of rows, and where they are real."""

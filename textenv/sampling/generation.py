@@ -6,22 +6,28 @@ different lengths are not padded to one another, and a prompt with several answe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from textenv.answers import Answers, answers_of
 from textenv.errors import ConfigError, DataError
+from textenv.prompts import as_prompt
 from textenv.protocols import GenerativePolicy
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.sampler import draw, trajectory_uniforms
 from textenv.trajectories import Trajectory
+
+Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Sequence[Any]
+"""Texts, lists of token ids, conversations, or one of these."""
 
 
 def generate(
     policy: GenerativePolicy,
-    prompts: Sequence[str] | Sequence[Sequence[int]],
+    prompts: Prompts,
     params: SamplingParams | None = None,
     *,
     n: int = 1,
@@ -35,7 +41,7 @@ def generate(
 
     Args:
         policy: Samples.
-        prompts: Texts, or token ids.
+        prompts: Texts, token ids, or conversations; a single one is a list of one.
         params: Sampling settings; None samples at temperature 1.
         n: Answers per prompt.
         seed: The answer number j to prompt number i depends on the seed, i and j alone (up to the rounding of the
@@ -60,7 +66,7 @@ def generate(
 
 def stream(
     policy: GenerativePolicy,
-    prompts: Sequence[str] | Sequence[Sequence[int]],
+    prompts: Prompts,
     params: SamplingParams | None = None,
     *,
     n: int = 1,
@@ -79,24 +85,73 @@ def stream(
         DataError: As :func:`generate` does, at once.
         ConfigError: Likewise.
     """
-    params = params or SamplingParams()
+    params, answers = settle(policy, params)
     if n < 1 or max_batch < 1:
         raise ConfigError(f"`n` and `max_batch` must be ≥ 1, got {n} and {max_batch}")
-    ids = [policy.encode_prompt(p) if isinstance(p, str) else [int(token) for token in p] for p in prompts]
-    most = prompt_limits(params, limits, len(ids))
-    for number, tokens in enumerate(ids):
-        if not tokens:
-            raise DataError(f"prompt {number} has no tokens; give it at least one")
-        if policy.context_length is not None and len(tokens) + most[number] > policy.context_length:
-            raise DataError(
-                f"prompt {number} has {len(tokens)} tokens; with {most[number]} new ones it exceeds the "
-                f"model's context of {policy.context_length}; shorten it or lower `max_new_tokens`"
-            )
-    texts = [p if isinstance(p, str) else policy.tokenizer.decode(ids[i]) for i, p in enumerate(prompts)]
+    listed = as_prompts(prompts)
+    most = prompt_limits(params, limits, len(listed))
+    encoded = encode_prompts(policy, listed, most)
     jobs = [
-        _Job(i * n + j, i, first_prompt + i + (j << 32), ids[i], most[i]) for i in range(len(ids)) for j in range(n)
+        _Job(i * n + j, i, first_prompt + i + (j << 32), ids, most[i])
+        for i, ids in enumerate(encoded.ids)
+        for j in range(n)
     ]
-    return _run(policy, texts, jobs, params, seed, max_batch, refill)
+    return _run(policy, answers, encoded.texts, jobs, params, seed, max_batch, refill)
+
+
+class EncodedPrompts(NamedTuple):
+    """Prompts as texts and as token ids."""
+
+    texts: list[str]
+    ids: list[list[int]]
+
+
+def as_prompts(prompts: Prompts) -> Sequence[Any]:
+    """A list of prompts; one text, one list of token ids or one conversation is a list of one."""
+    if isinstance(prompts, str):
+        return [prompts]
+    first: Any = prompts[0] if len(prompts) else None
+    alone = isinstance(first, (int, np.integer)) or (isinstance(first, Mapping) and "role" in first)
+    return [prompts] if alone else prompts
+
+
+def encode_prompts(policy: Any, prompts: Sequence[Any], limits: Sequence[int]) -> EncodedPrompts:
+    """Texts and token ids of prompts.
+
+    Args:
+        policy: Reads them: ``encode_prompt``, ``vocab_size``, ``context_length`` and ``tokenizer`` of a
+            :class:`textenv.protocols.GenerativePolicy`.
+        prompts: Texts, token ids, conversations, or what else :func:`textenv.prompts.as_prompt` takes.
+        limits: Length limit of each one's answers.
+
+    Raises:
+        DataError: If one is empty, holds ids that the policy does not have, or leaves no room in the model's context;
+            the message names it.
+    """
+    found = EncodedPrompts([], [])
+    for number, (item, limit) in enumerate(zip(prompts, limits, strict=True)):
+        prompt = as_prompt(item, f"prompt {number}")
+        if prompt.ids is not None:
+            ids = list(prompt.ids)
+        elif prompt.messages is not None:
+            ids = answers_of(policy).encode_prompt(prompt.messages, f"prompt {number}").ids
+        else:
+            ids = list(policy.encode_prompt(prompt.text or ""))
+        if not ids:
+            raise DataError(f"prompt {number} has no tokens; give it at least one")
+        if not 0 <= min(ids) <= max(ids) < policy.vocab_size:
+            raise DataError(
+                f"prompt {number} contains the id {next(i for i in ids if not 0 <= i < policy.vocab_size)}; the policy "
+                f"has the tokens 0 … {policy.vocab_size - 1}"
+            )
+        if policy.context_length is not None and len(ids) + limit > policy.context_length:
+            raise DataError(
+                f"prompt {number} has {len(ids)} tokens; with {limit} new ones it exceeds the model's context of "
+                f"{policy.context_length}; shorten it or lower `max_new_tokens`"
+            )
+        found.texts.append(prompt.text if prompt.text is not None else policy.tokenizer.decode(ids))
+        found.ids.append(ids)
+    return found
 
 
 class _Job(NamedTuple):
@@ -109,7 +164,7 @@ class _Job(NamedTuple):
     limit: int
 
 
-def prompt_limits(params: SamplingParams, limits: Sequence[int] | None, count: int) -> list[int]:
+def prompt_limits(params: SettledParams, limits: Sequence[int] | None, count: int) -> list[int]:
     """Length limit of each prompt's answers, of a list of them or of the settings.
 
     Raises:
@@ -127,9 +182,10 @@ def prompt_limits(params: SamplingParams, limits: Sequence[int] | None, count: i
 
 def _run(
     policy: GenerativePolicy,
+    answers: Answers,
     texts: list[str],
     jobs: list[_Job],
-    params: SamplingParams,
+    params: SettledParams,
     seed: int,
     max_batch: int,
     refill: bool,
@@ -139,7 +195,6 @@ def _run(
         return
     count = min(max_batch, len(jobs))
     room, steps = max(len(job.ids) + job.limit for job in jobs), max(job.limit for job in jobs)
-    eos = -1 if policy.tokenizer.eos_token_id is None else policy.tokenizer.eos_token_id
     tokens = np.zeros((count, room), np.int64)
     start, lengths, ends = np.zeros((3, count), np.int64)
     engine: Any = policy.slot_engine(count, room)
@@ -163,52 +218,92 @@ def _run(
             return
         step = lengths[running] - start[running]
         logits = engine.logits(tokens[running], lengths[running], running)[:, : policy.vocab_size]
-        drawn = draw(logits, params, uniforms[running, step], history=(tokens[running], lengths[running]))
+        history = (tokens[running], lengths[running])
+        allowed = may_end(answers, step, logits)
+        drawn = draw(logits, params, uniforms[running, step], allowed=allowed, history=history)
         chosen = drawn.tokens.cpu().numpy()
         tokens[running, lengths[running]] = chosen
         behaviour[running, step] = drawn.behaviour_logprobs.cpu().numpy()
         logprobs[running, step] = drawn.logprobs.cpu().numpy()
         lengths[running] += 1
-        free = running[(chosen == eos) | (lengths[running] == ends[running])]
-        for row in free:
+        reasons = finish_reasons(answers, tokens, start, lengths, running)
+        over = np.array([reason is not None for reason in reasons]) | (lengths[running] == ends[running])
+        free = running[over]
+        for row, reason in zip(free, (reasons[i] for i in np.flatnonzero(over)), strict=True):
             job, held[row] = held[row], None
             assert job is not None
             size = lengths[row] - start[row]
             yield (
                 job.place,
-                _trajectory(
-                    policy,
+                make_trajectory(
+                    answers,
                     texts[job.prompt],
                     tokens[row, : lengths[row]].copy(),
                     int(start[row]),
                     behaviour[row, :size].copy(),
                     logprobs[row, :size].copy(),
+                    reason,
                     params,
                     seed,
                 ),
             )
 
 
-def _trajectory(
-    policy: GenerativePolicy,
+def may_end(answers: Answers, sizes: NDArray[np.int64], logits: torch.Tensor) -> torch.Tensor | None:
+    """Masks ``(B, V)`` without end tokens where answers of these sizes are too short to end; None where none is."""
+    early = sizes < answers.format.min_new_tokens
+    if not early.any() or not answers.format.eos_token_ids:
+        return None
+    allowed = np.ones(logits.shape, np.bool_)
+    allowed[np.ix_(early, [i for i in answers.format.eos_token_ids if i < logits.shape[1]])] = False
+    return torch.as_tensor(allowed, device=logits.device)
+
+
+def finish_reasons(
+    answers: Answers,
+    tokens: NDArray[np.int64],
+    start: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> list[str | None]:
+    """Why rows end with their last token, ``"eos"`` or ``"stop"``; None where they go on.
+
+    Args:
+        answers: What ends an answer.
+        tokens: Prompts and answers, shape ``(N, L)``.
+        start: Length of each prompt, shape ``(N,)``.
+        lengths: Of prompt and answer, shape ``(N,)``.
+        rows: Which rows, shape ``(k,)``.
+    """
+    last = tokens[rows, lengths[rows] - 1]
+    found: list[str | None] = ["eos" if ended else None for ended in answers.is_eos[last].tolist()]
+    if answers.stops is not None:
+        for i in np.flatnonzero(answers.stops.could_end[last]):
+            row = rows[i]
+            found[i] = answers.finish(tokens[row, start[row] : lengths[row]], tokens[row, : start[row]])
+    return found
+
+
+def make_trajectory(
+    answers: Answers,
     prompt: str,
     tokens: NDArray[np.int64],
     start: int,
     behaviour: NDArray[np.float32],
     logprobs: NDArray[np.float32],
-    params: SamplingParams,
+    reason: str | None,
+    params: SettledParams,
     seed: int,
 ) -> Trajectory:
-    answer = tokens[start:]
-    ended = answer[-1] == policy.tokenizer.eos_token_id
+    """The record of an answer, its text made of its tokens in their place; no reason means the length limit."""
     return Trajectory(
         prompt=prompt,
         prompt_ids=tokens[:start],
-        token_ids=answer,
-        response=policy.tokenizer.decode(answer[:-1] if ended else answer, skip_special_tokens=True),
+        token_ids=tokens[start:],
+        response=answers.answer_text(tokens[:start], tokens[start:]),
         behaviour_logprobs=behaviour,
         logprobs=logprobs,
-        finish_reason="eos" if ended else "length",
+        finish_reason=reason or "length",
         sampling=vars(params).copy(),
         seed=seed,
     )

@@ -78,6 +78,18 @@ def _try_out(model: Any, length: int) -> None:
     _tried[model].add(length)
 
 
+def absent_index(absent: NDArray[np.int64] | None, model: Any) -> torch.Tensor | None:
+    """Ids that are no tokens, on the model's device; None where there are none."""
+    if absent is None or not len(absent):
+        return None
+    return torch.as_tensor(absent, device=model.get_input_embeddings().weight.device)
+
+
+def without_absent(logits: torch.Tensor, absent: torch.Tensor | None) -> torch.Tensor:
+    """Logits ``(B, V)``, −inf in place for ids that are no tokens."""
+    return logits if absent is None else logits.index_fill_(1, absent, -torch.inf)
+
+
 class SlotEngine:
     """Next-token logits of many growing sequences, with a KV cache per slot.
 
@@ -85,6 +97,7 @@ class SlotEngine:
         model: A transformers causal language model with standard attention.
         num_slots: Number of sequences.
         max_length: Longest sequence in tokens, prompt included.
+        absent: Ids that are no tokens, whose logits are −inf, shape ``(k,)``.
         cuda_graphs: On a GPU, record decode steps and replay them (models that have a packed form).
 
     Raises:
@@ -92,7 +105,15 @@ class SlotEngine:
             the model's own (it is tried out once per model).
     """
 
-    def __init__(self, model: Any, num_slots: int, max_length: int, *, cuda_graphs: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        num_slots: int,
+        max_length: int,
+        *,
+        cuda_graphs: bool = False,
+        absent: NDArray[np.int64] | None = None,
+    ) -> None:
         if num_slots < 1 or max_length < 1:
             raise ConfigError(f"`num_slots` and `max_length` must be ≥ 1, got {num_slots} and {max_length}")
         context = getattr(model.config, "max_position_embeddings", None)
@@ -104,6 +125,7 @@ class SlotEngine:
         self.model = model
         self.num_slots = num_slots
         self.max_length = max_length
+        self._absent = absent_index(absent, model)
         self._cache = SlotCache(num_slots, max_length)
         self._tokens = np.zeros((num_slots, max_length), np.int64)
         self._cached = np.zeros(num_slots, np.int64)
@@ -234,7 +256,7 @@ class SlotEngine:
         rows = len(hidden)
         padded = torch.nn.functional.pad(hidden, (0, 0, 0, round_up(rows, 16) - rows))
         head = self.model.get_output_embeddings() if self._packed is None else self._packed.head
-        return head(padded)[:rows]
+        return without_absent(head(padded)[:rows], self._absent)
 
     # --- which tokens are new -----------------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.answers import Answers, format_of_model
+from textenv.errors import ConfigError, MissingDependencyError
 from textenv.protocols import LogprobFn
-from textenv.sampling.generation import prompt_limits
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.generation import Prompts, as_prompts, encode_prompts, make_trajectory, prompt_limits
+from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.trajectories import Trajectory
 
 
@@ -65,10 +66,11 @@ class VLLMGenerator:
             enable_prefix_caching=True,
         )
         self.tokenizer: Any = self._llm.get_tokenizer()
+        self.answers = Answers(self.tokenizer, format_of_model(path, self.tokenizer))
 
     def generate(
         self,
-        prompts: Sequence[str] | Sequence[Sequence[int]],
+        prompts: Prompts,
         params: SamplingParams | None = None,
         *,
         n: int = 1,
@@ -96,18 +98,15 @@ class VLLMGenerator:
             ConfigError: If vLLM cannot sample that way, or the policy's log-probabilities need ``logprobs``.
             DataError: If a prompt is empty.
         """
-        params = params or SamplingParams()
-        _check(params, logprobs)
-        ids = [self.tokenizer.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
-        for number, tokens in enumerate(ids):
-            if not tokens:
-                raise DataError(f"prompt {number} has no tokens; give it at least one")
-        texts = [p if isinstance(p, str) else self.tokenizer.decode(ids[i]) for i, p in enumerate(prompts)]
-        most = prompt_limits(params, limits, len(ids))
+        settled, answers_as = settle(self, params)
+        _check(settled, logprobs)
+        listed = as_prompts(prompts)
+        most = prompt_limits(settled, limits, len(listed))
+        texts, ids = encode_prompts(self, listed, most)
         jobs = [(i, j) for i in range(len(ids)) for j in range(n)]
         outputs = self._llm.generate(
             [{"prompt_token_ids": ids[i]} for i, _ in jobs],
-            [self._settings(params, most[i], _seed(seed, first_prompt + i, j)) for i, j in jobs],
+            [self._settings(settled, most[i], _seed(seed, first_prompt + i, j)) for i, j in jobs],
             use_tqdm=False,
         )
         answers = [np.array(output.outputs[0].token_ids, np.int64) for output in outputs]
@@ -118,23 +117,38 @@ class VLLMGenerator:
         own = behaviour
         if logprobs is not None:
             own = logprobs([ids[i] for i, _ in jobs], [answer.tolist() for answer in answers])
-        eos = self.tokenizer.eos_token_id
         return [
-            Trajectory(
-                prompt=texts[i],
-                prompt_ids=np.array(ids[i], np.int64),
-                token_ids=answer,
-                response=self.tokenizer.decode(answer[:-1] if answer[-1] == eos else answer, skip_special_tokens=True),
-                behaviour_logprobs=np.asarray(drawn if params.stochastic else np.zeros(len(answer)), np.float32),
-                logprobs=np.asarray(policy, np.float32),
-                finish_reason="eos" if answer[-1] == eos else "length",
-                sampling=vars(params).copy(),
-                seed=seed,
+            make_trajectory(
+                answers_as,
+                texts[i],
+                np.array([*ids[i], *answer.tolist()], np.int64),
+                len(ids[i]),
+                np.asarray(drawn if settled.stochastic else np.zeros(len(answer)), np.float32),
+                np.asarray(policy, np.float32),
+                answers_as.finish(answer, ids[i]),
+                settled,
+                seed,
             )
             for (i, _), answer, drawn, policy in zip(jobs, answers, behaviour, own, strict=True)
         ]
 
-    def _settings(self, params: SamplingParams, limit: int, seed: int) -> Any:
+    # --- a policy whose answers can be read ---------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that can be chosen."""
+        return self.answers.vocabulary.size
+
+    @property
+    def context_length(self) -> int | None:
+        """VLLM checks lengths itself."""
+        return None
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, in the form that the model's answers have."""
+        return self.answers.encode_prompt(prompt).ids
+
+    def _settings(self, params: SettledParams, limit: int, seed: int) -> Any:
         return self._vllm.SamplingParams(
             n=1,
             temperature=params.temperature,
@@ -144,6 +158,10 @@ class VLLMGenerator:
             repetition_penalty=params.repetition_penalty,
             allowed_token_ids=None if params.allow_tokens is None else list(params.allow_tokens),
             max_tokens=limit,
+            min_tokens=params.min_new_tokens,
+            stop=list(params.stop),
+            stop_token_ids=list(params.eos_token_id),
+            ignore_eos=self.tokenizer.eos_token_id not in params.eos_token_id,
             logprobs=0,  # of the drawn token alone
             seed=seed,
         )

@@ -6,6 +6,8 @@ exists once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -51,7 +53,14 @@ class Transition(NamedTuple):
 
 
 class Hook:
-    """Does a wrapper's work around each step. The base class changes nothing."""
+    """Does a wrapper's work around each step. The base class changes nothing.
+
+    Attributes:
+        evaluating: Whether held-out prompts are played: what is paid stays the same, but nothing is learned from the
+            episodes and none is recorded; rewards are not normalised, so that evaluations can be compared.
+    """
+
+    evaluating: bool = False
 
     def attach(self, slots: Slots) -> None:
         """Called once, when the environment is wrapped."""
@@ -87,6 +96,30 @@ def slots_of(env: Any, wrapper: str) -> Slots:
             "SyncVectorEnv wrap the single environments instead"
         )
     return slots
+
+
+@contextmanager
+def evaluation(envs: Any) -> Iterator[None]:
+    """Inside this context an environment's wrappers know that held-out prompts are played; see :class:`Hook`.
+
+    Gymnasium's normalising wrappers stop updating their statistics.
+    """
+    parts: list[tuple[Any, str, bool]] = []
+    while isinstance(envs, VectorWrapper):
+        inner = getattr(envs, "hook", None) or envs.__dict__.get("source")
+        if hasattr(inner, "evaluating"):
+            parts.append((inner, "evaluating", True))
+        if hasattr(type(envs), "update_running_mean"):
+            parts.append((envs, "update_running_mean", False))
+        envs = envs.env
+    before = [getattr(part, name) for part, name, _ in parts]
+    for part, name, value in parts:
+        setattr(part, name, value)
+    try:
+        yield
+    finally:
+        for (part, name, _), value in zip(parts, before, strict=True):
+            setattr(part, name, value)
 
 
 def inner_attribute(env: Any, name: str) -> Any:

@@ -218,7 +218,8 @@ class KLPenaltyHook(Hook):
         self._answer += self._step
         ended, coef = transition.ended, self.controller.coef
         due = self._step if self.placement == "token" else np.where(ended, self._answer, 0.0)
-        self.controller.update(self._answer[ended])
+        if not self.evaluating:
+            self.controller.update(self._answer[ended])
         self._answer = np.where(ended, 0.0, self._answer)
         return transition.rewards - coef * due
 

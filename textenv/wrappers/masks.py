@@ -44,7 +44,13 @@ def top_p_mask(logprobs: NDArray[np.float64], p: float) -> Mask:
 
 
 class MaskSource:
-    """Narrows what is allowed."""
+    """Narrows what is allowed.
+
+    Attributes:
+        evaluating: Whether held-out prompts are played, whose tokens do not count.
+    """
+
+    evaluating: bool = False
 
     def narrow(self, slots: Slots, allowed: Mask) -> Mask:
         """What stays allowed, shape ``(n, V)``; must not change ``allowed``."""
@@ -163,6 +169,8 @@ class LaggedTokens(RankedTokens):
 
     def taken(self, count: int) -> None:
         """Counts tokens and takes a new copy when enough were taken."""
+        if self.evaluating:
+            return
         self._since += count
         if self._since >= self.refresh_every_tokens:
             self.refresh()

@@ -62,6 +62,8 @@ class WhitenHook(Hook):
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
         """Whitened rewards; rewards inside episodes are only scaled, unscored ends stay as they are."""
+        if self.evaluating:
+            return transition.rewards
         scored = transition.terminated & np.array([episode is not None for episode in transition.episodes])
         if scored.any() and not self.frozen:
             self._observe(transition.rewards[scored])
@@ -127,6 +129,8 @@ class RecordHook(Hook):
 
     def begin(self, started: NDArray[np.bool_]) -> None:
         """Forgets the rewards of episodes that were cut off by a reset."""
+        if self.evaluating:
+            return
         if len(self._rewards) != len(started):
             self._rewards = [[] for _ in started]
         for slot in np.flatnonzero(started).tolist():
@@ -134,6 +138,8 @@ class RecordHook(Hook):
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
         """Notes the rewards of the step and writes the episodes that ended."""
+        if self.evaluating:
+            return transition.rewards
         for slot in transition.rows.tolist():
             self._rewards[slot].append(float(transition.rewards[slot]))
         for slot, episode in enumerate(transition.episodes):

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.textenv.envs.helpers import make_env
 from textenv import FinishReason, TextGenerationEnv
-from textenv.envs.stops import token_pieces
+from textenv.answers.stops import token_pieces
 
 TEXTS = [
     "the cat sat on the mat. ### the end",
@@ -72,7 +72,8 @@ def test_answer_is_decoded_without_eos(tokenizer):
 def test_stop_string_ends_the_answer_where_it_first_occurs(tokenizer, stop):
     text = "the cat sat on the mat. ### the end. stop here, stop there. über die Straße naïve café\n\n日本語"
     env = answer(tokenizer, text, stop=stop)
-    written = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    written = tokenizer.decode([*tokenizer.encode("the cat"), *ids]).removeprefix("the cat")
     if stop not in written:
         pytest.skip("this tokenizer does not know the characters")
     assert env.last_episode is not None

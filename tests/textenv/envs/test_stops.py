@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode
 from tests.textenv.envs.helpers import AB, EOS, A, B, C, make_env, make_envs
 from textenv import ConfigError
 from textenv.envs import ToyTokenizer
-from textenv.envs.stops import StopMatcher, token_pieces
+from textenv.answers.stops import StopMatcher, token_pieces
 
 
 class Spying(ToyTokenizer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from textenv.errors import ConfigError, DataError
 from textenv.protocols import GenerativePolicy
 from textenv.rewards import call_reward
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.generation import EncodedPrompts, Prompts, as_prompts, encode_prompts
+from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.trajectories.trajectory import Trajectory
-
-Prompts = Sequence[str] | Sequence[Sequence[int]]
-"""Texts, or token ids."""
 
 Detail = TypeVar("Detail")
 
@@ -83,7 +81,7 @@ class SamplingMethod(Protocol):
 
         Args:
             policy: Samples.
-            prompts: Texts, or token ids.
+            prompts: Texts, token ids, or conversations.
             score: Reward function of prompts and responses, or reward model.
             seed: Everything random about prompt number i depends on the seed and i alone.
             params: How tokens are drawn; None draws from the policy itself.
@@ -91,35 +89,21 @@ class SamplingMethod(Protocol):
         ...
 
 
-class EncodedPrompts(NamedTuple):
-    """Prompts as texts and as token ids."""
-
-    texts: list[str]
-    ids: list[list[int]]
-
-
-def encode_prompts(policy: GenerativePolicy, prompts: Prompts, max_new_tokens: int) -> EncodedPrompts:
-    """Texts and token ids of prompts.
+def start_sampling(
+    policy: GenerativePolicy, prompts: Prompts, params: SamplingParams | None
+) -> tuple[SettledParams, EncodedPrompts]:
+    """Settings in which nothing is open, and the prompts' texts and token ids.
 
     Raises:
-        DataError: If there is none, one is empty, or one leaves no room in the model's context; the message names it.
+        DataError: If there is no prompt, one is empty, or one leaves no room in the model's context; the message names
+            it.
+        ConfigError: If the settings contradict the policy's answer format.
     """
-    if not len(prompts):
+    settled, _ = settle(policy, params)
+    listed = as_prompts(prompts)
+    if not len(listed):
         raise DataError("there are no prompts; give at least one")
-    ids = [policy.encode_prompt(p) if isinstance(p, str) else [int(i) for i in p] for p in prompts]
-    for number, tokens in enumerate(ids):
-        if not tokens:
-            raise DataError(f"prompt {number} has no tokens; give it at least one")
-        if policy.context_length is not None and len(tokens) + max_new_tokens > policy.context_length:
-            raise DataError(
-                f"prompt {number} has {len(tokens)} tokens; with {max_new_tokens} new ones it exceeds the model's "
-                f"context of {policy.context_length}; shorten it or lower `max_new_tokens`"
-            )
-    texts = [
-        p if isinstance(p, str) else policy.tokenizer.decode(list(tokens))
-        for p, tokens in zip(prompts, ids, strict=True)
-    ]
-    return EncodedPrompts(texts, ids)
+    return settled, encode_prompts(policy, listed, [settled.max_new_tokens] * len(listed))
 
 
 def score_answers(score: Any, trajectories: Sequence[Trajectory], cost: Cost, method: str) -> NDArray[np.float64]:

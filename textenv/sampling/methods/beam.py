@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from textenv.errors import ConfigError
 from textenv.protocols import GenerativePolicy
+from textenv.sampling.generation import may_end
 from textenv.sampling.methods.base import (
     Cost,
     MethodResult,
     Prompts,
     check_at_least,
-    encode_prompts,
     prompt_groups,
     score_answers,
+    start_sampling,
 )
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
@@ -102,20 +103,19 @@ class BeamSearch:
         """``num_return`` answers per prompt, the best first; see :class:`textenv.sampling.methods.SamplingMethod`.
 
         Nothing is random, so ``behaviour_logprobs`` are NaN. ``score`` may be missing: then the answers are not scored.
-        Of ``params`` only the length limit and the token masks count.
+        Of ``params`` only where answers end, their lengths and the token masks count.
 
         Raises:
             ConfigError: If ``params`` asks for more than masks and a length limit.
             DataError: If a prompt is empty or too long.
             RewardError: If the reward function fails.
         """
-        params = params or SamplingParams()
+        params, encoded = start_sampling(policy, prompts, params)
         if params.temperature not in (0.0, 1.0) or params.truncates or params.repetition_penalty != 1:
             raise ConfigError(
                 "beam search ranks answers by the policy's own log-probs: leave temperature, truncation and repetition "
                 "penalty out of `params`"
             )
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
         cost = Cost()
         finished: list[list[_Hypothesis]] = []
         for group in prompt_groups(len(encoded.ids), self.num_beams, self.max_batch):
@@ -163,7 +163,11 @@ class _Search:
 
     def _advance(self, running: NDArray[np.int64], length: int) -> None:
         """One more token for every beam; answers then have ``length`` tokens."""
-        logprobs = self.rows.logits(running).double().log_softmax(-1)
+        logits = self.rows.logits(running)
+        logprobs = logits.double().log_softmax(-1)
+        going_on = may_end(self.rows.answers, np.full(len(logits), length - 1), logits)
+        if going_on is not None:
+            logprobs = logprobs.masked_fill(~going_on, -torch.inf)
         if self.rows.params.masks:
             mask = token_mask(self.rows.params, logprobs.shape[1]).to(logprobs.device)
             logprobs = logprobs.masked_fill(~mask, -torch.inf)
@@ -203,11 +207,11 @@ class _Search:
     ) -> list[tuple[int, int, float]]:
         """A group's next beams as (row, token, log-prob of the token); answers that end are put aside."""
         sums = self.sums.reshape(-1)[alive]
-        eos = self.rows.policy.tokenizer.eos_token_id
+        endings = 1 + len(self.rows.params.eos_token_id)
         totals = torch.as_tensor(sums, device=logprobs.device)[:, None] + logprobs
         ranks = totals - self.config.diversity_penalty * taken
-        # As many again, so that enough go on where the best all end.
-        best = ranks.flatten().topk(min(2 * self.width, ranks.numel())).indices.cpu().tolist()
+        # So many that enough go on where the best all end.
+        best = ranks.flatten().topk(min(max(2, endings) * self.width, ranks.numel())).indices.cpu().tolist()
         vocabulary = logprobs.shape[1]
         going_on: list[tuple[int, int, float]] = []
         new_sums = np.full(self.width, -np.inf)
@@ -216,7 +220,7 @@ class _Search:
             total, own = float(totals[beam, token]), float(logprobs[beam, token])
             if total == -np.inf:
                 continue
-            if token == eos and length < self.rows.params.max_new_tokens:
+            if length < self.rows.params.max_new_tokens and self.rows.ends_with(alive[beam], token):
                 if rank < self.width:
                     self._finish(alive[beam], token, own)
             elif len(going_on) < self.width and (length < self.rows.params.max_new_tokens or rank < self.width):

@@ -15,8 +15,8 @@ from textenv.sampling.methods.base import (
     MethodResult,
     Prompts,
     check_at_least,
-    encode_prompts,
     score_answers,
+    start_sampling,
 )
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories.trajectory import Trajectory
@@ -77,8 +77,7 @@ class BestOfN:
             DataError: If a prompt is empty or too long.
             RewardError: If the reward function fails.
         """
-        params = params or SamplingParams()
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
+        params, encoded = start_sampling(policy, prompts, params)
         cost = Cost()
         drawn = generate(policy, prompts, params, n=self.n, seed=seed, max_batch=self.max_batch)
         scores = score_answers(score, drawn, cost, "best-of-n").reshape(-1, self.n)

@@ -17,13 +17,13 @@ from textenv.sampling.methods.base import (
     check_at_least,
     check_full_support,
     check_positive,
-    encode_prompts,
     prompt_groups,
     score_answers,
+    start_sampling,
     stream_seed,
 )
 from textenv.sampling.methods.rows import Rows
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.trajectories.trajectory import Trajectory
 
@@ -97,8 +97,8 @@ class PowerSampling:
             RewardError: If the reward function fails.
         """
         params = params or SamplingParams(temperature=1.0 / self.alpha)
+        params, encoded = start_sampling(policy, prompts, params)
         check_full_support(params, "power sampling")
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
         cost = Cost()
         trajectories: list[Trajectory] = []
         details: list[PowerDetail] = []
@@ -116,7 +116,7 @@ class PowerSampling:
         policy: GenerativePolicy,
         prompts: EncodedPrompts,
         group: NDArray[np.int64],
-        params: SamplingParams,
+        params: SettledParams,
         seed: int,
         cost: Cost,
     ) -> tuple[list[PowerDetail], list[Trajectory]]:

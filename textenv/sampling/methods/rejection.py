@@ -15,13 +15,13 @@ from textenv.sampling.methods.base import (
     MethodResult,
     Prompts,
     check_at_least,
-    encode_prompts,
     prompt_groups,
     score_answers,
+    start_sampling,
     stream_seed,
 )
 from textenv.sampling.methods.rows import Rows
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.trajectories.trajectory import Trajectory
 
@@ -85,8 +85,7 @@ class RejectionSampling:
             DataError: If a prompt is empty or too long.
             RewardError: If the reward function fails.
         """
-        params = params or SamplingParams()
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
+        params, encoded = start_sampling(policy, prompts, params)
         cost = Cost()
         drawn: list[list[Trajectory]] = [[] for _ in encoded.ids]
         found: list[list[float]] = [[] for _ in encoded.ids]
@@ -117,7 +116,7 @@ class RejectionSampling:
         prompts: EncodedPrompts,
         waiting: list[int],
         numbers: range,
-        params: SamplingParams,
+        params: SettledParams,
         seed: int,
         cost: Cost,
     ) -> list[Trajectory]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from textenv.errors import DataError
 from textenv.protocols import GenerativePolicy
-from textenv.sampling.methods.base import Cost, EncodedPrompts
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.generation import EncodedPrompts, finish_reasons, make_trajectory, may_end
+from textenv.sampling.methods.base import Cost
+from textenv.sampling.params import SettledParams, settle
 from textenv.sampling.sampler import draw
 from textenv.trajectories.trajectory import Trajectory
 
@@ -41,15 +42,16 @@ class Rows:
         policy: GenerativePolicy,
         prompts: EncodedPrompts,
         prompt_indices: Sequence[int] | NDArray[np.int64],
-        params: SamplingParams,
+        params: SettledParams,
         cost: Cost,
         seed: int,
     ) -> None:
-        self.policy, self.params, self.cost, self.seed = policy, params, cost, seed
+        self.policy, self.cost, self.seed = policy, cost, seed
+        self.params, self.answers = settle(policy, params)
         self.prompts = prompts
         self.prompt_indices = np.asarray(prompt_indices, np.int64)
         self.start = np.array([len(prompts.ids[i]) for i in self.prompt_indices], np.int64)
-        count, steps = len(self.start), params.max_new_tokens
+        count, steps = len(self.start), self.params.max_new_tokens
         self.tokens = np.zeros((count, int(self.start.max()) + steps), np.int64)
         for row, i in enumerate(self.prompt_indices):
             self.tokens[row, : self.start[row]] = prompts.ids[i]
@@ -77,10 +79,14 @@ class Rows:
 
     @property
     def ended(self) -> NDArray[np.bool_]:
-        """True where an answer has ended with the end-of-text token, ``(N,)``."""
-        last = self.tokens[np.arange(len(self)), self.lengths - 1]
-        eos = self.policy.tokenizer.eos_token_id
-        return (self.answered > 0) & (last == (-1 if eos is None else eos))
+        """True where an answer has ended with an end token or a stop string, ``(N,)``."""
+        reasons = finish_reasons(self.answers, self.tokens, self.start, self.lengths, np.arange(len(self)))
+        return (self.answered > 0) & np.array([reason is not None for reason in reasons])
+
+    def ends_with(self, row: int, token: int) -> bool:
+        """Whether an answer would end with this token."""
+        begin, end = self.start[row], self.lengths[row]
+        return self.answers.finish([*self.tokens[row, begin:end].tolist(), token], self.tokens[row, :begin]) is not None
 
     def logits(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """Next-token logits of rows, ``(k, V)``."""
@@ -91,7 +97,9 @@ class Rows:
     def draw(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> None:
         """Draw one token for each of these rows and append it."""
         history = (self.tokens[rows], self.lengths[rows]) if self.params.repetition_penalty != 1 else None
-        drawn = draw(self.logits(rows), self.params, uniforms, history=history)
+        logits = self.logits(rows)
+        allowed = may_end(self.answers, self.answered[rows], logits)
+        drawn = draw(logits, self.params, uniforms, allowed=allowed, history=history)
         self.append(rows, *(part.cpu().numpy() for part in drawn))
 
     def place(self, row: int, prefix: NDArray[np.int64]) -> None:
@@ -101,8 +109,8 @@ class Rows:
             DataError: If the prefix is an answer that has ended already.
         """
         size = len(prefix)
-        eos = self.policy.tokenizer.eos_token_id
-        if size >= self.params.max_new_tokens or (eos is not None and eos in prefix):
+        ended = self.answers.is_eos[prefix].any() or (size and self.answers.finish(prefix, self.prompt(row)))
+        if size >= self.params.max_new_tokens or ended:
             raise DataError(f"the prefix {prefix.tolist()} is an answer that has ended; nothing can follow it")
         self.tokens[row, self.start[row] : self.start[row] + size] = prefix
         self.lengths[row] = self.start[row] + size
@@ -150,32 +158,31 @@ class Rows:
         """Answer tokens of a row, end-of-text included."""
         return self.tokens[row, self.start[row] : self.lengths[row]].copy()
 
+    def prompt(self, row: int) -> NDArray[np.int64]:
+        """Prompt tokens of a row; a view."""
+        return self.tokens[row, : self.start[row]]
+
     def texts(self, rows: NDArray[np.int64]) -> tuple[list[str], list[str]]:
         """Prompts and answers of rows as texts."""
-        ended = self.ended
-        decode = self.policy.tokenizer.decode
-        answers = [
-            decode(self.answer(row)[: -1 if ended[row] else None].tolist(), skip_special_tokens=True) for row in rows
-        ]
+        answers = [self.answers.answer_text(self.prompt(row), self.answer(row)) for row in rows]
         return [self.prompts.texts[i] for i in self.prompt_indices[rows]], answers
 
     def trajectory(self, row: int, *, source: str, sample_index: int | None = None) -> Trajectory:
         """The record of a row as it stands."""
         size = self.answered[row]
-        prompts, responses = self.texts(np.array([row]))
-        return Trajectory(
-            prompt=prompts[0],
-            prompt_ids=self.tokens[row, : self.start[row]].copy(),
-            token_ids=self.answer(row),
-            response=responses[0],
-            behaviour_logprobs=self.behaviour[row, :size].astype(np.float32),
-            logprobs=self.logprobs[row, :size].astype(np.float32),
-            finish_reason="eos" if self.ended[row] else "length",
-            sampling=vars(self.params).copy(),
-            seed=self.seed,
-            source=source,
-            sample_index=sample_index,
+        found = make_trajectory(
+            self.answers,
+            self.prompts.texts[self.prompt_indices[row]],
+            self.tokens[row, : self.lengths[row]].copy(),
+            int(self.start[row]),
+            self.behaviour[row, :size].astype(np.float32),
+            self.logprobs[row, :size].astype(np.float32),
+            self.answers.finish(self.answer(row), self.prompt(row)) if size else None,
+            self.params,
+            self.seed,
         )
+        found.source, found.sample_index = source, sample_index
+        return found
 
     def _count_fed(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         """Count what a cache per row, and one prefill for equal rows, leaves to read."""

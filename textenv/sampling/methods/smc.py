@@ -20,12 +20,12 @@ from textenv.sampling.methods.base import (
     check_at_least,
     check_full_support,
     check_positive,
-    encode_prompts,
     prompt_groups,
+    start_sampling,
     stream_seed,
 )
 from textenv.sampling.methods.rows import Rows
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.trajectories.trajectory import Trajectory
 
@@ -121,11 +121,10 @@ class SequentialMonteCarlo:
             DataError: If a prompt is empty or too long.
             RewardError: If the reward or twist function fails.
         """
-        params = params or SamplingParams()
+        params, encoded = start_sampling(policy, prompts, params)
         check_full_support(params, "sequential Monte Carlo")
         if score is None:
             raise ConfigError("sequential Monte Carlo needs `score`: it tilts the policy")
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
         cost = Cost()
         trajectories: list[Trajectory] = []
         details: list[SMCDetail] = []
@@ -147,7 +146,7 @@ class _Particles:
         prompts: EncodedPrompts,
         group: NDArray[np.int64],
         score: Any,
-        params: SamplingParams,
+        params: SettledParams,
         seed: int,
         cost: Cost,
     ) -> None:

@@ -15,9 +15,9 @@ from textenv.sampling.methods.base import (
     MethodResult,
     Prompts,
     check_at_least,
-    encode_prompts,
     prompt_groups,
     score_answers,
+    start_sampling,
     stream_seed,
 )
 from textenv.sampling.methods.rows import Rows
@@ -92,13 +92,12 @@ class BranchingTree:
             DataError: If a prompt is empty or too long.
             RewardError: If the reward function fails.
         """
-        params = params or SamplingParams()
+        params, encoded = start_sampling(policy, prompts, params)
         if self.budget_tokens < params.max_new_tokens:
             raise ConfigError(
                 f"`budget_tokens` = {self.budget_tokens} is less than one answer of `max_new_tokens` = "
                 f"{params.max_new_tokens}; raise it or lower `max_new_tokens`"
             )
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
         cost = Cost()
         # Branches that live together have at least the last segment before them, and the budget holds it for all.
         last = params.max_new_tokens % self.segment_tokens or min(self.segment_tokens, params.max_new_tokens)

@@ -17,13 +17,13 @@ from textenv.sampling.methods.base import (
     MethodResult,
     Prompts,
     check_at_least,
-    encode_prompts,
     prompt_groups,
     score_answers,
+    start_sampling,
     stream_seed,
 )
 from textenv.sampling.methods.rows import Rows
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.trajectories.trajectory import Trajectory
 
@@ -85,8 +85,7 @@ class Vine:
             DataError: If a prompt is empty or too long.
             RewardError: If the reward function fails.
         """
-        params = params or SamplingParams()
-        encoded = encode_prompts(policy, prompts, params.max_new_tokens)
+        params, encoded = start_sampling(policy, prompts, params)
         cost = Cost()
         count = len(encoded.ids)
         answers: list[Trajectory] = []
@@ -141,8 +140,7 @@ def prefix_returns(
         DataError: If prompts and prefixes differ in number, or a prefix has ended.
         RewardError: If the reward function fails.
     """
-    params = params or SamplingParams()
-    encoded = encode_prompts(policy, prompts, params.max_new_tokens)
+    params, encoded = start_sampling(policy, prompts, params)
     if len(prefixes) != len(encoded.ids):
         raise DataError(f"there are {len(encoded.ids)} prompts but {len(prefixes)} prefixes; give one for each")
     numbers = np.arange(len(prefixes))
@@ -160,7 +158,7 @@ def _continue(
     numbers: NDArray[np.int64],
     score: Any,
     config: Vine,
-    params: SamplingParams,
+    params: SettledParams,
     seed: int,
     cost: Cost,
 ) -> NDArray[np.float64]:

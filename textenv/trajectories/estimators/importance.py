@@ -240,8 +240,9 @@ def truncates_support(sampling: Mapping[str, Any]) -> bool:
 
 def _settings(trajectory: Trajectory) -> str:
     """Sampling settings that differ from the defaults, for a message."""
-    plain = vars(SamplingParams())
-    changed = {n: v for n, v in trajectory.sampling.items() if n != "max_new_tokens" and plain.get(n) != v}
+    plain = vars(SamplingParams()) | {"min_new_tokens": 0}
+    ends = ("max_new_tokens", "stop", "eos_token_id")  # which change no distribution
+    changed = {n: v for n, v in trajectory.sampling.items() if n not in ends and plain.get(n) != v}
     return ", ".join(f"{name}={value}" for name, value in changed.items())
 
 

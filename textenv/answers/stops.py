@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.answers.vocabulary import vocabulary
 from textenv.protocols import Tokenizer
 
 _REPLACEMENT = "�"  # what incomplete UTF-8 decodes to
 _MARGIN_TOKENS = 4  # a character of UTF-8 has at most 4 bytes, so at most 4 byte-level tokens
+_CONTEXT_TOKENS = 64  # before them nothing changes how the next ones are decoded
 _piece_cache: weakref.WeakKeyDictionary[Tokenizer, list[str | None]] = weakref.WeakKeyDictionary()
 
 
 def token_pieces(tokenizer: Tokenizer) -> list[str | None]:
     """Text that each token adds after other text; None where the tokenizer does not say (cached per tokenizer).
 
-    A token decoded alone may lose its leading space, so each is decoded after an ordinary token.
+    A token decoded alone may lose its leading space, so each is decoded after an ordinary token. Ids that are no tokens
+    add nothing.
     """
+    size, absent = vocabulary(tokenizer)
     cached = _piece_cache.get(tokenizer)
-    if cached is not None:
+    if cached is not None and len(cached) == size:
         return cached
-    size = len(tokenizer)
-    anchor = next((i for i in range(size) if _plain(tokenizer.decode([i]))), None)
-    if anchor is None:
-        pieces: list[str | None] = [tokenizer.decode([i]) for i in range(size)]
-    else:
-        before = tokenizer.decode([anchor])
-        texts = (tokenizer.decode([anchor, i]) for i in range(size))
-        pieces = [text[len(before) :] if text.startswith(before) else None for text in texts]
+    gaps = set(absent.tolist())
+    ids = [i for i in range(size) if i not in gaps]
+    pieces: list[str | None] = [""] * size
+    anchor = next((i for i in ids if _plain(tokenizer.decode([i]))), None)
+    before = "" if anchor is None else tokenizer.decode([anchor])
+    for i in ids:
+        text = tokenizer.decode([i] if anchor is None else [anchor, i])
+        pieces[i] = text[len(before) :] if text.startswith(before) else None
     _piece_cache[tokenizer] = pieces
     return pieces
 
@@ -46,12 +50,22 @@ class StopMatcher:
     Args:
         tokenizer: Decodes answers.
         stops: The stop strings, none of them empty.
+        decode_after: What tokens say after others; None decodes them alone.
+        silent: Ids that are left out of an answer's text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        decode_after: Callable[[Sequence[int], Sequence[int]], str] | None = None,
+        silent: Sequence[int] = (),
+    ) -> None:
         self.tokenizer = tokenizer
         self.stops = tuple(stops)
         self._longest = max(map(len, self.stops))
+        self._decode_after = decode_after or (lambda context, ids: tokenizer.decode(ids))
+        self._silent = frozenset(silent)
 
     @cached_property
     def could_end(self) -> NDArray[np.bool_]:
@@ -68,16 +82,30 @@ class StopMatcher:
             for stop in self.stops
         )
 
-    def matches(self, response_ids: Sequence[int] | NDArray[np.int64]) -> bool:
-        """Whether a stop string is complete with the last of these tokens; decodes only as many as that needs."""
+    def matches(
+        self, response_ids: Sequence[int] | NDArray[np.int64], context: Sequence[int] | NDArray[np.int64] = ()
+    ) -> bool:
+        """Whether a stop string is complete with the last of these tokens; decodes only as many as that needs.
+
+        Args:
+            response_ids: The turn's tokens.
+            context: Tokens before the turn; stop strings do not begin in them.
+        """
         pieces = token_pieces(self.tokenizer)
+
+        def size(token: int) -> int:
+            return 0 if token in self._silent else len(pieces[token] or "")
+
         start, characters = len(response_ids), 0
-        needed = self._longest + len(pieces[int(response_ids[-1])] or "")
+        needed = self._longest + size(int(response_ids[-1]))
         while start > 0 and characters < needed:
             start -= 1
-            characters += len(pieces[int(response_ids[start])] or "")
-        ids = [int(i) for i in response_ids[max(0, start - _MARGIN_TOKENS) :]]
-        tail, before = self.tokenizer.decode(ids), len(self.tokenizer.decode(ids[:-1]).rstrip(_REPLACEMENT))
+            characters += size(int(response_ids[start]))
+        start = max(0, start - _MARGIN_TOKENS)
+        lead = [*context[-_CONTEXT_TOKENS:], *response_ids[max(0, start - _CONTEXT_TOKENS) : start]]
+        ids, lead = [int(i) for i in response_ids[start:]], [int(i) for i in lead[-_CONTEXT_TOKENS:]]
+        tail = self._decode_after(lead, ids)
+        before = len(self._decode_after(lead, ids[:-1]).rstrip(_REPLACEMENT)) if len(ids) > 1 else 0
         # A stop string that was complete before (in the protected beginning) does not count again.
         return any(tail.find(stop, max(0, before - len(stop) + 1)) >= 0 for stop in self.stops)
 
