@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ import numpy as np
 from agents.language_modeling import Example, LMConfig, train_lm
 from agents.lm.chat import conversation_example, default_chat_template
 from agents.lm.samples import sample_writer
+from textenv.answers import AnswerFormat, Answers
 from textenv.corpora.mixture import mixture_shares
 from textenv.errors import ConfigError, DataError
 from textenv.prompts import Message
@@ -109,8 +110,6 @@ def demonstration_examples(
 ) -> tuple[list[Example], int]:
     """Instruction and answer as examples, the loss on the answer and its end token.
 
-    Prompt and answer are tokenised apart, as they are when the policy answers.
-
     Args:
         demonstrations: Prompts with answers.
         tokenizer: The policy's.
@@ -119,7 +118,7 @@ def demonstration_examples(
     Returns:
         The examples, and how many demonstrations did not fit the context and were left out.
     """
-    made = [example for example in _encoded(demonstrations, tokenizer) if len(example.tokens) <= context]
+    made = [example for example in _encoded(demonstrations, Answers(tokenizer)) if len(example.tokens) <= context]
     return made, len(demonstrations) - len(made)
 
 
@@ -130,6 +129,7 @@ def prepare(
     sources: Mapping[str, float] | None = None,
     *,
     by_task: bool = False,
+    answer: AnswerFormat | None = None,
 ) -> Prepared:
     """Demonstrations of any kind as examples, in groups; those that the context would cut off are left out.
 
@@ -139,6 +139,7 @@ def prepare(
         context: Longest sequence in tokens.
         sources: Share of each source, 0 leaves it out; empty or None keeps all together.
         by_task: Make a group of each task; else there is one, ``sft``.
+        answer: What an answer is; None takes what is declared for the tokenizer.
 
     Raises:
         ConfigError: If the shares of sources do not name those of the demonstrations.
@@ -149,7 +150,7 @@ def prepare(
         raise ConfigError(f"`sources` names {sorted(sources)}, the demonstrations come from {found}")
     kept = [record for record in demonstrations if not sources or sources[_source(record)] > 0]
     prepared = Prepared({}, [], Counter())
-    for record, example in zip(kept, _encoded(kept, tokenizer), strict=True):
+    for record, example in zip(kept, _encoded(kept, Answers(tokenizer, answer)), strict=True):
         source, task = _source(record), (getattr(record, "task", "") if by_task else "") or "sft"
         if len(example.tokens) > context:
             start = tokenizer.decode(example.tokens[: example.prompt_length], skip_special_tokens=True)[:60]
@@ -164,19 +165,22 @@ def _source(record: Any) -> str:
     return getattr(record, "source", "")
 
 
-def _encoded(records: Sequence[Any], tokenizer: Any) -> list[Example]:
+def _encoded(records: Sequence[Any], answers: Answers) -> list[Example]:
     """An example of each record, in their order."""
-    plain = [record for record in records if not hasattr(record, "messages")]
-    asked, answered = [d.prompt for d in plain], [d.response for d in plain]
-    prompts: Iterator[list[int]] = iter(tokenizer(asked)["input_ids"] if plain else [])
-    responses: Iterator[list[int]] = iter(tokenizer(answered, add_special_tokens=False)["input_ids"] if plain else [])
+    plain = [] if answers.format.chat else [record for record in records if not hasattr(record, "messages")]
+    prompts = [answers.encode_prompt(record.prompt) for record in plain]
+    responses = answers.encode_responses(prompts, [record.response for record in plain])
+    known = iter(zip(prompts, responses, strict=True))
     examples = []
     for record in records:
-        if hasattr(record, "messages"):
-            examples.append(conversation_example(record.messages, tokenizer))
+        messages = getattr(record, "messages", None)
+        if messages is None and answers.format.chat:
+            messages = [{"role": "user", "content": record.prompt}, {"role": "assistant", "content": record.response}]
+        if messages is not None:
+            examples.append(conversation_example(messages, answers.tokenizer, answers.format))
             continue
-        prompt, response = next(prompts), next(responses)
-        examples.append(Example(np.array([*prompt, *response, tokenizer.eos_token_id]), prompt_length=len(prompt)))
+        prompt, response = next(known)
+        examples.append(Example(np.array([*prompt.ids, *response]), prompt_length=len(prompt.ids)))
     return examples
 
 
@@ -218,6 +222,7 @@ def sft(
     *,
     by_task: bool = False,
     run: Run | None = None,
+    answer: AnswerFormat | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a language model to answer.
 
@@ -229,6 +234,8 @@ def sft(
         config: Settings.
         by_task: Keep tasks apart, for weights, temperature and a held-out loss of each; else all are one.
         run: Logs, progress, checkpoints and resume.
+        answer: What an answer is (:func:`agents.lm.chat.taught_format` says what it becomes by conversations); None
+            takes what is declared for the tokenizer.
 
     Returns:
         Held-out ``loss`` (nats per answer token, mean over tasks), ``perplexity``, ``left_out`` (demonstrations that
@@ -241,8 +248,8 @@ def sft(
     if tokenizer.chat_template is None and any(hasattr(d, "messages") for d in (*demonstrations, *validation)):
         tokenizer.chat_template = default_chat_template(tokenizer)
     context = model.config.max_position_embeddings
-    prepared = prepare(demonstrations, tokenizer, context, config.sources, by_task=by_task)
-    held_out = prepare(validation, tokenizer, context, by_task=by_task)
+    prepared = prepare(demonstrations, tokenizer, context, config.sources, by_task=by_task, answer=answer)
+    held_out = prepare(validation, tokenizer, context, by_task=by_task, answer=answer)
     if not prepared.examples or not held_out.examples:
         raise DataError(f"no demonstration fits the model's context of {context} tokens; use a model with a longer one")
     _report(prepared.left_out + held_out.left_out, len(demonstrations) + len(validation), context, run)
@@ -258,6 +265,7 @@ def sft(
             count=config.samples,
             max_new_tokens=config.max_new_tokens,
             seed=training.seed,
+            answer=answer,
         )
     losses = train_lm(
         model,

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.answers import declared_format, render_chat
 from textenv.errors import ConfigError, ShapeError
 
 
@@ -70,7 +71,8 @@ class ChatTemplate:
     """Prompt and response as the user's and the assistant's turn in the tokenizer's own chat template.
 
     Args:
-        tokenizer: A transformers tokenizer with a chat template.
+        tokenizer: A transformers tokenizer with a chat template; the system message that is declared for its model's
+            answers comes first.
 
     Raises:
         ConfigError: If the tokenizer has no chat template.
@@ -86,7 +88,8 @@ class ChatTemplate:
     def __call__(self, prompt: str, response: str) -> str:
         """The text for one prompt and response."""
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        return self._tokenizer.apply_chat_template(turns, tokenize=False)
+        system = declared_format(self._tokenizer).system
+        return render_chat(self._tokenizer, turns, system=system, answering=False, where=f"the prompt {prompt[:60]!r}")
 
     def join(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
         """The texts for equally many prompts and responses.

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reward_models.base import CHAT
 from reward_models.normalization import Normalization
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel, TruncationSide, batches_by_length
 from reward_models.trunks import load_pretrained, load_trunk, quiet
+from textenv.answers import declare_format, declared_format, format_of_folder, save_format
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError
 
@@ -85,7 +87,7 @@ class SequenceRewardModel(TextModel):
         tokenizer: Any = None,
         *,
         seed: int = 0,
-        template: str = "{prompt}{response}",
+        template: str | None = None,
         max_tokens: int | None = None,
     ) -> SequenceRewardModel:
         """A pre-trained trunk with a fresh head, drawn from N(0, 1/sqrt(d + 1)) for width d.
@@ -95,7 +97,8 @@ class SequenceRewardModel(TextModel):
                 whose weights are copied.
             tokenizer: The trunk's tokenizer; needed for a loaded model, read from the folder otherwise.
             seed: Decides the head.
-            template: How prompt and response are joined.
+            template: How prompt and response are joined; None: as the trunk's own answers are (``"chat"`` where it was
+                fine-tuned on conversations), or one after the other.
             max_tokens: Longest input; 128 or what the model allows, if that is less, for None.
 
         Raises:
@@ -105,6 +108,11 @@ class SequenceRewardModel(TextModel):
         Source: Stiennon et al. 2020, arXiv:2009.01325, appendix on the reward model's initialisation.
         """
         model, tokenizer = load_trunk(trunk, tokenizer, seed=seed)
+        answer = format_of_folder(trunk) if isinstance(trunk, (str, Path)) else declared_format(tokenizer)
+        if answer is not None:
+            declare_format(tokenizer, answer)
+        if template is None:
+            template = CHAT if answer is not None and answer.chat else "{prompt}{response}"
         longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         limit = min(DEFAULT_MAX_TOKENS, longest) if max_tokens is None else max_tokens
         return cls(model, tokenizer, template=template, max_tokens=limit)
@@ -138,6 +146,9 @@ class SequenceRewardModel(TextModel):
         folder = Path(path)
         side = _read_side_file(folder / SIDE_FILE)
         model, tokenizer = load_pretrained(folder)
+        answer = format_of_folder(folder)
+        if answer is not None:
+            declare_format(tokenizer, answer)
         longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         normalization = side.get("normalization")
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
@@ -170,6 +181,8 @@ class SequenceRewardModel(TextModel):
             "truncation_side": self.truncation_side,
             "normalization": self.normalization and self.normalization.to_json(),
         }
+        if self.template.template == CHAT:
+            save_format(declared_format(self.tokenizer), folder)
         write_atomic(folder / SIDE_FILE, json.dumps(side, indent=2) + "\n")
 
     def to(self, device: str | torch.device) -> SequenceRewardModel:

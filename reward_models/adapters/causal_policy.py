@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reward_models.trunks import quiet
+from textenv.answers import AnswerFormat, Answers
 from textenv.errors import CheckpointError
 from textenv.sampling import SlotEngine
 
@@ -42,12 +43,15 @@ class CausalPolicy:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.vocab_size = len(tokenizer)
+        self.answers = Answers(
+            tokenizer, AnswerFormat.of_tokenizer(tokenizer, model.config, getattr(model, "generation_config", None))
+        )
+        self.vocab_size = self.answers.vocabulary.within(model.get_output_embeddings().weight.shape[0]).size
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
 
     def encode_prompt(self, prompt: str, /) -> list[int]:
         """Token ids of a prompt."""
-        return self.tokenizer.encode(prompt)
+        return self.answers.encode_prompt(prompt).ids
 
     def slot_engine(self, num_slots: int, max_length: int, /) -> SlotEngine:
         """A fresh engine."""

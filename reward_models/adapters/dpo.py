@@ -13,6 +13,7 @@ from reward_models.adapters.causal_policy import load_causal_lm
 from reward_models.adapters.common import checked_scores
 from reward_models.adapters.logprobs import CausalLogprobs
 from reward_models.base import CHAT, paired
+from textenv.answers import Answers, render_chat
 from textenv.errors import ConfigError, RewardError
 from textenv.protocols import LogprobFn
 
@@ -65,6 +66,7 @@ class DPOReward:
         self.policy = _logprob_fn(policy)
         self.reference = None if reference is None else _logprob_fn(reference)
         self.tokenizer = tokenizer
+        self._answers = Answers(tokenizer)
         self.variant: Variant = variant
         self.beta, self.template, self.append_eos = beta, template, append_eos
 
@@ -102,18 +104,21 @@ class DPOReward:
         """Token ids of prompt and response."""
         if self.template == CHAT:
             return self._encode_turns(prompt, response)
-        start = self.tokenizer.encode(prompt)
-        answer = self.tokenizer.encode(response, add_special_tokens=False)
+        start = self._answers.encode_text(prompt)
         begin = self.tokenizer.bos_token_id
-        if not start and begin is not None:
-            start = [begin]
-        return start, answer + [self.tokenizer.eos_token_id] * self.append_eos
+        if not start.ids and begin is not None:
+            start = start._replace(ids=[begin])
+        return start.ids, self._answers.encode_response(start, response, end=self.append_eos)
 
     def _encode_turns(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
         """The user's turn and what the template adds to it for the assistant's."""
         user = [{"role": "user", "content": prompt}]
         both = [*user, {"role": "assistant", "content": response}]
-        head, whole = (self.tokenizer.apply_chat_template(turns, tokenize=False) for turns in (user, both))
+        system = self._answers.format.system
+        head, whole = (
+            render_chat(self.tokenizer, turns, system=system, answering=False, where=f"the prompt {prompt[:60]!r}")
+            for turns in (user, both)
+        )
         if not whole.startswith(head):
             raise RewardError("the chat template changes the user's turn once the assistant has answered; use text.")
         start = self.tokenizer.encode(head, add_special_tokens=False)

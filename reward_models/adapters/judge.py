@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from reward_models.adapters.causal_policy import CausalPolicy, load_causal_lm
 from reward_models.adapters.common import Fallbacks, checked_scores, shown
-from reward_models.base import CHAT, TextTemplate
+from reward_models.base import TextTemplate
 from reward_models.text_model import batches_by_length
+from textenv.answers import answers_of
 from textenv.errors import ConfigError, RewardError
 from textenv.protocols import GenerativePolicy
 from textenv.sampling import SamplingParams, generate
@@ -76,6 +77,12 @@ class RatingJudge:
         self.max_tokens = min(limits) if limits else None
         self.fallbacks = Fallbacks(fallback_score, "the rating judge")
 
+    def _encode(self, question: str) -> list[int]:
+        """The question as the judge reads it."""
+        if not self.chat:
+            return list(self.policy.encode_prompt(question))
+        return answers_of(self.policy).encode_chat([{"role": "user", "content": question}], "the judge's question").ids
+
     def probabilities(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
         """Probability of each rating token as the judge's next one, shape ``(n, K)``; NaN for too long questions.
 
@@ -83,7 +90,7 @@ class RatingJudge:
             ShapeError: If there are not as many prompts as responses.
         """
         texts = self.template.join(prompts, responses)
-        rows = [self.policy.encode_prompt(_asked(self.policy.tokenizer, text, self.chat)) for text in texts]
+        rows = [self._encode(text) for text in texts]
         found = np.full((len(rows), len(self.tokens)), np.nan)
         readable = [i for i, row in enumerate(rows) if self.max_tokens is None or len(row) <= self.max_tokens]
         for places in batches_by_length([len(rows[index]) for index in readable], batch_tokens=_BATCH_TOKENS):
@@ -259,16 +266,6 @@ def load_text_judge(
         fallback_score=fallback_score,
         max_new_tokens=max_new_tokens,
     )
-
-
-def _asked(tokenizer: Any, question: str, chat: bool) -> str:
-    """The question as the judge reads it."""
-    if not chat:
-        return question
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(f'"{CHAT}" needs a tokenizer with a chat template; the judge\'s has none.')
-    turns = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def _one_token(tokenizer: Any, text: str) -> int:

@@ -157,12 +157,12 @@ def test_last_checkpoints_and_the_best_policy_stay(make_policy, tokenizer, tmp_p
     ]
     (best,) = (tmp_path / "ppo" / "best").iterdir()
     assert best.name == "step-00000002"
-    assert json.loads((best / "score.json").read_text()) == {"iteration": 2, "eval/score": 3.0}
+    assert json.loads((best / "score.json").read_text()) == {"iteration": 2, "eval/reward": 3.0}
     for name, p in AutoModelForCausalLM.from_pretrained(best).state_dict().items():
         assert torch.equal(p, after[1][name])
     logged = figures(tmp_path)
     assert [r["eval/score"] for r in logged] == [1.0, 3.0, 2.0, 2.5]
-    assert [r["eval/best_score"] for r in logged] == [1.0, 3.0, 3.0, 3.0]
+    assert [r["eval/best_reward"] for r in logged] == [1.0, 3.0, 3.0, 3.0]
     run.finish("ppo", {})
     assert best.exists()
 

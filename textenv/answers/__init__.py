@@ -7,7 +7,7 @@ environment, ``generate``, evaluation, serving, fine-tuning and reward models re
 from __future__ import annotations
 
 from textenv.answers.answers import Answers, EncodedText, answers_of
-from textenv.answers.chat import message_text, render_chat
+from textenv.answers.chat import message_text, render_chat, turn_end_token
 from textenv.answers.format import (
     AnswerFormat,
     declare_format,
@@ -34,5 +34,6 @@ __all__ = [
     "render_chat",
     "save_format",
     "token_pieces",
+    "turn_end_token",
     "vocabulary",
 ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.answers.chat import render_chat
+from textenv.answers.chat import render_chat, turn_end_token
 from textenv.answers.format import AnswerFormat, declared_format
 from textenv.answers.stops import StopMatcher
 from textenv.answers.vocabulary import Vocabulary, vocabulary
@@ -169,11 +169,19 @@ class Answers:
                 special = self.format.add_special_tokens and not templated
                 for i, ids in zip(rows, self._encode_many(texts, special), strict=True):
                     whole[i] = ids if templated else self._trimmed(ids)
-        ending = [self.format.eos_token_ids[0]] if end else []
         return [
-            self._fitting(prompt.ids, response, own, joint) + ending
+            self._fitting(prompt.ids, response, own, joint) + ([self._end_token(prompt.templated)] if end else [])
             for prompt, response, own, joint in zip(prompts, responses, apart, whole, strict=True)
         ]
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        return turn_end_token(self.tokenizer)
+
+    def _end_token(self, templated: bool) -> int:
+        """What ends an answer that is taught: in a chat template the token that it writes there itself."""
+        own = self._turn_end if templated else None
+        return own if own in self.format.eos_token_ids and own is not None else self.format.eos_token_ids[0]
 
     def _fitting(self, prompt: list[int], response: str, apart: list[int], joint: list[int] | None) -> list[int]:
         """The encoding of an answer that says it after this prompt."""
@@ -184,7 +192,7 @@ class Answers:
         if after == apart:
             return apart
         for ids in itertools.chain([after] if after is not None else [], [apart], self._anchored(response)):
-            if self.decode_after(prompt, ids) == response:
+            if self.decode_after(prompt, ids, skip_special_tokens=False) == response:
                 return ids
         return after if after is not None else apart
 

@@ -93,6 +93,25 @@ def _other_form(turn: dict[str, Any]) -> dict[str, Any]:
     return turn
 
 
+def turn_end_token(tokenizer: Any) -> int | None:
+    """The special token that the chat template writes after what the assistant says; None where it writes none."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        before, after = (render_chat(tokenizer, turns, answering=len(turns) == 1) for turns in (said[:1], said))
+    except (ConfigError, DataError):
+        return None
+    rest = after.removeprefix(before).lstrip()
+    if not after.startswith(before) or not rest.startswith("b"):
+        return None
+    ids = tokenizer.encode(rest[1:].lstrip(), add_special_tokens=False)
+    return int(ids[0]) if ids and ids[0] in _special_ids(tokenizer) else None
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*getattr(tokenizer, "all_special_ids", ()), *(i for i, token in added.items() if token.special)}
+
+
 def with_system(template: str, system: str) -> str:
     """A chat template that begins conversations without a system message with this one."""
     text = json.dumps(system)  # a JSON text is one of jinja's too

@@ -126,7 +126,7 @@ def format_of_folder(folder: str | Path) -> AnswerFormat | None:
 def format_of_model(path: str | Path, tokenizer: Any) -> AnswerFormat:
     """The answer format of the model in a folder or of a hub name: ``answer.json``, or what its configurations say.
 
-    Needs transformers.
+    Of a hub name what has been fetched counts; loading the model fetches them. Needs transformers.
 
     Raises:
         CheckpointError: If ``answer.json`` is damaged.
@@ -139,7 +139,7 @@ def format_of_model(path: str | Path, tokenizer: Any) -> AnswerFormat:
 
     def read(kind: Any, **options: Any) -> Any:
         try:
-            return kind.from_pretrained(path, **options)
+            return kind.from_pretrained(path, local_files_only=True, **options)
         except (OSError, ValueError):  # a folder with a tokenizer alone
             return None
 

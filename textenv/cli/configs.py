@@ -22,7 +22,8 @@ class RewardStageConfig:
     Attributes:
         trunk: ``minilm`` (22 M parameters, fetched), ``smollm2`` (135 M, fetched), ``policy`` (the pre-trained language
             model, as in InstructGPT), or ``auto``: MiniLM for human labels, the policy's trunk for built-in data.
-        template: How prompt and response become one text, with ``{prompt}`` and ``{response}``.
+        template: How prompt and response become one text, with ``{prompt}`` and ``{response}``; ``chat`` for the
+            tokenizer's chat template; nothing: as the trunk's own answers are.
         max_tokens: Longest text; the end is kept. 0 means 128, or what the trunk allows if that is less.
         domains: Domains whose ratings are trained on.
         normalization_samples: Answers of the SFT policy that fix mean 0 and standard deviation 1.
@@ -30,7 +31,7 @@ class RewardStageConfig:
     """
 
     trunk: Literal["auto", "minilm", "smollm2", "policy"] = "auto"
-    template: str = "{prompt}{response}"
+    template: str | None = None
     max_tokens: int = 0
     domains: list[str] = field(default_factory=lambda: ["movies"])
     normalization_samples: int = 512

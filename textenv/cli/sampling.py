@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from textenv.errors import ConfigError, DataError
 from textenv.progress import StageProgress
 from textenv.prompts import Prompt, read_prompts
 from textenv.rewards import call_reward
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.params import SamplingParams, settle
 from textenv.trajectories import Trajectory, TrajectoryStore
 
 BUILTIN = "builtin"
@@ -162,7 +162,6 @@ def load_prompts(config: SampleConfig) -> list[Prompt]:
 
     Raises:
         DataError: If a file is missing or malformed, or holds no prompt, or a word looks like the name of a file.
-        ConfigError: If a prompt consists of chat messages, which need an environment's chat template.
     """
     given = config.prompts
     if given == BUILTIN:
@@ -177,9 +176,6 @@ def load_prompts(config: SampleConfig) -> list[Prompt]:
         if isinstance(given, str):
             _check_text_is_meant(given)
         prompts = [Prompt(text=text) for text in ([given] if isinstance(given, str) else given)]
-    for number, prompt in enumerate(prompts):
-        if prompt.messages is not None and len(prompt.messages) > 1:
-            raise ConfigError(f"prompt {number} is a conversation; `textenv sample` takes texts and token ids")
     return prompts[: config.limit or None]
 
 
@@ -261,7 +257,8 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     if config.reference:
         reference = CausalLMPolicy.from_pretrained(config.reference, dtype=config.dtype, device=device)
     store, vllm = TrajectoryStore(config.store), _vllm(config)
-    draws = Draws(config.policy, weights_hash(Path(config.policy)), asdict(config.sampling), config.seed)
+    sampling, _ = settle(policy, config.sampling)
+    draws = Draws(config.policy, weights_hash(Path(config.policy)), vars(sampling).copy(), config.seed)
     missing = _missing(prompts, policy, store, draws, config.n)
     total = len(prompts) * config.n
     skipped = total - len(missing)
@@ -336,13 +333,12 @@ def _answer(
     policy: Any, prompts: Sequence[Prompt], first: int, config: SampleConfig, draws: Draws, vllm: Any = None
 ) -> list[Trajectory]:
     """Answers to prompts number ``first`` and on; the draws depend on the seed and the prompts' place alone."""
-    asked = [list(p.ids) if p.ids is not None else policy.encode_prompt(p.text or "") for p in prompts]
     settings: dict[str, Any] = {"n": config.n, "seed": config.seed, "first_prompt": first}
     if vllm is not None:
         own = config.sampling.tempered_only and config.sampling.temperature == 1
-        answers = vllm.generate(asked, config.sampling, logprobs=None if own else policy.logprobs, **settings)
+        answers = vllm.generate(prompts, config.sampling, logprobs=None if own else policy.logprobs, **settings)
     else:
-        answers = policy.generate(asked, config.sampling, max_batch=config.batch_size, **settings)
+        answers = policy.generate(prompts, config.sampling, max_batch=config.batch_size, **settings)
     for number, answer in enumerate(answers):
         place, prompt = first + number // config.n, prompts[number // config.n]
         answer.prompt = _text(prompt, policy)

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.learning.held_out import HeldOut
+from agents.lm.chat import default_chat_template, taught_format
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPO
 from agents.pretraining import PretrainConfig, pretrain
@@ -34,6 +35,7 @@ from reward_models import (
 from reward_models.card import write_card
 from reward_models.lexicon import positive_share
 from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
+from textenv.answers import Answers
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
@@ -94,7 +96,14 @@ def fine_tune(
         torch.manual_seed(seed)  # peft draws an adapter's first weights from the global generator
         adapter = lora_config(config.lora_rank)
     policy = CausalLMPolicy.from_pretrained(model_folder, lora=adapter)
-    summary = sft(policy.causal_lm, policy.tokenizer, demonstrations, validation, config, by_task=by_task, run=run)
+    conversations = sum(hasattr(shown, "messages") for shown in demonstrations)
+    if conversations and policy.tokenizer.chat_template is None:
+        policy.tokenizer.chat_template = default_chat_template(policy.tokenizer)
+    answer = taught_format(policy.tokenizer, policy.answer, conversations, len(demonstrations) - conversations)
+    summary = sft(
+        policy.causal_lm, policy.tokenizer, demonstrations, validation, config, by_task=by_task, run=run, answer=answer
+    )
+    policy.answer = answer
     policy.value_head = None  # nothing has trained it
     policy.save_pretrained(run.stage("sft"))
     return summary
@@ -254,7 +263,7 @@ def ppo_on_prompts(
     policy = CausalLMPolicy.from_pretrained(policy_folder, dtype=config.dtype, lora=adapter)
     envs = TextGenerationVectorEnv(
         config.num_envs,
-        policy.tokenizer,
+        policy,
         prompts,
         reward,
         max_new_tokens=config.max_new_tokens,
@@ -336,9 +345,10 @@ def check_prompt_lengths(data: RatedData, domain: str, tokenizer: Any, *, max_ne
     Raises:
         DataError: Naming the first prompt that does not.
     """
+    answers = Answers(tokenizer)
     for split in ("train", "validation", "test"):
         for shown in data.demonstrations(split, domain):
-            length = len(tokenizer.encode(shown.prompt))
+            length = len(answers.encode_prompt(shown.prompt).ids)
             if length + max_new_tokens > context:
                 raise DataError(
                     f"the {split} prompt {shown.prompt[:60]!r} has {length} tokens; with `--ppo.max_new_tokens` "

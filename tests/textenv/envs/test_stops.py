@@ -6,8 +6,8 @@ from gymnasium.vector import AutoresetMode
 
 from tests.textenv.envs.helpers import AB, EOS, A, B, C, make_env, make_envs
 from textenv import ConfigError
-from textenv.envs import ToyTokenizer
 from textenv.answers.stops import StopMatcher, token_pieces
+from textenv.envs import ToyTokenizer
 
 
 class Spying(ToyTokenizer):

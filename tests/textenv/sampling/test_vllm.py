@@ -18,12 +18,20 @@ from textenv.sampling import SamplingParams
 from textenv.sampling.vllm import VLLMGenerator, vllm_available
 
 
+class Numbered(Letters):
+    def __len__(self) -> int:
+        return 100
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return super().encode(text)
+
+
 class StandInLLM:
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def get_tokenizer(self) -> Letters:
-        return Letters()
+    def get_tokenizer(self) -> Numbered:
+        return Numbered()
 
     def generate(self, prompts: list[dict[str, list[int]]], params: list[Any], use_tqdm: bool) -> list[Any]:
         """Answers with the prompt's last token, then (if there is room) the end token."""
@@ -48,7 +56,7 @@ def test_answers_come_as_trajectories(generator: VLLMGenerator):
     found = generator.generate(["5 6", "7"], SamplingParams(max_new_tokens=4), n=2)
     assert [t.token_ids.tolist() for t in found] == [[6, 2], [6, 2], [7, 2], [7, 2]]
     assert [t.prompt for t in found] == ["5 6", "5 6", "7", "7"]
-    assert [t.response for t in found] == ["6", "6", "7", "7"]
+    assert [t.response for t in found] == [" 6", " 6", " 7", " 7"]  # what they add to "5 6" and "7"
     assert {t.finish_reason for t in found} == {"eos"}
     np.testing.assert_allclose(found[0].logprobs, [-0.5, -1.5])
     np.testing.assert_allclose(found[0].behaviour_logprobs, [-0.5, -1.5])

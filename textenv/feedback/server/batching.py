@@ -18,13 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from textenv.answers import Answers, answers_of
 from textenv.errors import ConfigError, TextEnvError
 from textenv.feedback.server.text_stream import TextStream
 from textenv.protocols import GenerativePolicy
-from textenv.sampling.params import SamplingParams
+from textenv.sampling.generation import may_end
+from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.sampler import draw, trajectory_uniforms
 
 _logger = logging.getLogger(__name__)
+_CONTEXT_TOKENS = 64  # of a prompt, before which nothing changes how an answer is decoded
 
 
 class Overloaded(TextEnvError, RuntimeError):
@@ -67,10 +70,10 @@ class AnswerRequest:
 
     Attributes:
         prompt_ids: The prompt.
-        params: Settings; ``max_new_tokens`` is the length limit.
+        params: Settings; what they leave open is the policy's own.
         n: How many answers.
         seed: Of the draws.
-        stops: Strings that end an answer.
+        stops: Strings that end an answer, beside those of the policy's own.
         top_logprobs: How many of the most probable tokens to tell at each step; None tells none.
         stream: Whether pieces are wanted as they come; else every answer comes whole.
     """
@@ -105,11 +108,14 @@ class _Running:
 
     ticket: Ticket
     index: int
-    steps: SamplingParams  # the settings without the length limit: answers that share them are drawn together
+    params: SettledParams
+    steps: SettledParams  # the settings without the length limit: answers that share them are drawn together
+    answers: Answers
     text: TextStream
     uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))
     waiting: list[TokenInfo] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
+    sent: str = ""
     drawn: int = 0
 
 
@@ -142,8 +148,6 @@ class Batcher:
         self._start, self._lengths = np.zeros((2, num_slots), np.int64)
         if hasattr(self._engine, "prompt_lengths"):  # an encoder-decoder has to know where the answer begins
             self._engine.prompt_lengths = self._start
-        eos = policy.tokenizer.eos_token_id
-        self._eos = -1 if eos is None else int(eos)
         self._slots: list[_Running | None] = [None] * num_slots
         self._queue: deque[_Running] = deque()
         self._wake = threading.Condition()
@@ -168,7 +172,10 @@ class Batcher:
             ConfigError: If prompt and answer do not fit, or the prompt is empty.
             Overloaded: If too many answers are waiting, or the batcher has been closed.
         """
-        size, limit = len(request.prompt_ids), request.params.max_new_tokens
+        own = answers_of(self.policy).format.stop if request.params.stop is None else request.params.stop
+        stops = tuple(dict.fromkeys((*own, *request.stops)))
+        params, answers_as = settle(self.policy, replace(request.params, stop=stops))
+        size, limit = len(request.prompt_ids), params.max_new_tokens
         if size < 1 or request.n < 1:
             raise ConfigError("a request needs a prompt of at least one token and `n` ≥ 1")
         if size + limit > self.max_length:
@@ -176,9 +183,9 @@ class Batcher:
                 f"the prompt has {size} tokens; with {limit} new ones it exceeds the context of {self.max_length}"
             )
         ticket = Ticket(request, listener)
-        steps = replace(request.params, max_new_tokens=1)
+        steps, context = replace(params, max_new_tokens=1), list(request.prompt_ids[-_CONTEXT_TOKENS:])
         answers = [
-            _Running(ticket, index, steps, TextStream(self.policy.tokenizer, request.stops))
+            _Running(ticket, index, params, steps, answers_as, TextStream(self.policy.tokenizer, stops, context))
             for index in range(request.n)
         ]
         with self._wake:
@@ -237,7 +244,7 @@ class Batcher:
         self._tokens[slot, :size] = request.prompt_ids
         self._start[slot] = self._lengths[slot] = size
         number = np.array([running.index << 32])  # as `generate` numbers the answers to one prompt
-        running.uniforms = trajectory_uniforms(request.seed, number, request.params.max_new_tokens)[0]
+        running.uniforms = trajectory_uniforms(request.seed, number, running.params.max_new_tokens)[0]
         self._slots[slot] = running
 
     @torch.no_grad()
@@ -245,14 +252,16 @@ class Batcher:
         """One token more for every answer that has a slot."""
         rows = np.array([slot for slot, running in enumerate(self._slots) if running is not None])
         logits = self._engine.logits(self._tokens[rows], self._lengths[rows], rows)[:, : self.policy.vocab_size]
-        groups: dict[SamplingParams, list[int]] = {}
+        groups: dict[SettledParams, list[int]] = {}
         for place, slot in enumerate(rows):
             groups.setdefault(self._at(slot).steps, []).append(place)
         for params, places in groups.items():
             members = rows[places]
             uniforms = np.array([self._at(slot).uniforms[self._at(slot).drawn] for slot in members])
             mine = logits if len(groups) == 1 else logits[torch.as_tensor(places, device=logits.device)]
-            drawn = draw(mine, params, uniforms, history=(self._tokens[members], self._lengths[members]))
+            allowed = may_end(self._at(members[0]).answers, self._lengths[members] - self._start[members], mine)
+            history = (self._tokens[members], self._lengths[members])
+            drawn = draw(mine, params, uniforms, allowed=allowed, history=history)
             tops = self._tops(mine, members)
             each = zip(members, drawn.tokens.tolist(), drawn.logprobs.tolist(), tops, strict=True)
             for slot, token, logprob, top in each:
@@ -278,30 +287,28 @@ class Batcher:
     def _advance(self, slot: int, token: TokenInfo) -> None:
         """Hand on what a token adds to its answer; free the slot where the answer ends."""
         running = self._at(slot)
-        request = running.ticket.request
         running.drawn += 1
         running.waiting.append(token)
-        ended = token.token == self._eos
-        if not ended:
-            running.pieces.append(running.text.push(token.token))
-        if ended or running.text.stopped:
+        begin, end = self._start[slot], self._lengths[slot]
+        context, ids = self._tokens[slot, :begin], self._tokens[slot, begin:end]
+        reason = "stop" if running.answers.finish(ids, context) is not None else None
+        if reason is None and running.drawn == running.params.max_new_tokens:
+            reason = "length"
+        if reason is not None:
             self._slots[slot] = None
-            self._end(running, "stop")
-        elif running.drawn == request.params.max_new_tokens:
-            self._slots[slot] = None
-            self._end(running, "length")
-        elif request.stream and running.pieces[-1]:
+            self._end(running, reason, running.answers.answer_text(context, ids))
+            return
+        running.pieces.append(running.text.push(token.token))
+        if running.ticket.request.stream and running.pieces[-1]:
+            running.sent += "".join(running.pieces)
             chunk = Chunk(running.index, "".join(running.pieces), tuple(running.waiting), None)
             running.pieces, running.waiting = [], []
             running.ticket.listener(chunk)
 
-    def _end(self, running: _Running, reason: str) -> None:
-        """The last chunk of an answer."""
-        rest = "" if reason == "error" else running.text.finish()
-        if reason == "length" and running.text.stopped:  # the stop string was complete with the last, held-back text
-            reason = "stop"
-        text = "".join(running.pieces) + rest
-        running.ticket.listener(Chunk(running.index, text, tuple(running.waiting), reason))
+    def _end(self, running: _Running, reason: str, text: str = "") -> None:
+        """The last chunk of an answer, whose whole text this is."""
+        rest = text[len(running.sent) :]
+        running.ticket.listener(Chunk(running.index, rest, tuple(running.waiting), reason))
 
     def _fail_running(self) -> None:
         for slot, running in enumerate(self._slots):

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from textenv.errors import DataError
+from textenv.answers import answers_of, message_text
 from textenv.protocols import GenerativePolicy
 
 
-def encode_chat(messages: Sequence[Mapping[str, str]], policy: GenerativePolicy) -> list[int]:
+def encode_chat(messages: Sequence[Mapping[str, Any]], policy: GenerativePolicy) -> list[int]:
     """Token ids of a chat: by the tokenizer's template, or of its plain text where it has none.
 
     Raises:
         DataError: If the template refuses the messages.
     """
-    from jinja2.exceptions import TemplateError
-
-    tokenizer = policy.tokenizer
-    if not getattr(tokenizer, "chat_template", None):
+    if not getattr(policy.tokenizer, "chat_template", None):
         return list(policy.encode_prompt(chat_text(messages)))
-    turns = [dict(message) for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, ValueError) as error:
-        raise DataError(f"the model's chat template refuses these messages: {error}") from error
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return answers_of(policy).encode_chat(messages, where="these messages").ids
 
 
-def encode_prompt(text: str, messages: Sequence[Mapping[str, str]], policy: GenerativePolicy) -> list[int]:
+def encode_prompt(text: str, messages: Sequence[Mapping[str, Any]], policy: GenerativePolicy) -> list[int]:
     """Token ids of a text, or of a chat where there are messages.
 
     Raises:
@@ -36,12 +29,12 @@ def encode_prompt(text: str, messages: Sequence[Mapping[str, str]], policy: Gene
     return encode_chat(messages, policy) if messages else list(policy.encode_prompt(text))
 
 
-def chat_text(messages: Sequence[Mapping[str, str]]) -> str:
+def chat_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """A chat as plain text: what people read, and what a policy without a chat template continues.
 
     One message of a user is its text alone; else every message is named, and the assistant's turn is open.
     """
     if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+        return message_text(messages[0]["content"])
+    turns = [f"{message['role'].capitalize()}: {message_text(message['content'])}" for message in messages]
     return "\n\n".join([*turns, "Assistant:"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from textenv.answers import answers_of
 from textenv.errors import DataError
 from textenv.feedback.server.chat import chat_text, encode_chat
 from textenv.feedback.server.hosting import Served
 from textenv.feedback.server.openai_requests import ApiError, Wanted
+from textenv.sampling.params import settle
 
 
 class Encoded(NamedTuple):
@@ -33,15 +35,16 @@ def encode(wanted: Wanted, served: Served) -> list[Encoded]:
         prompts = [Encoded(_encode_chat(wanted.messages, served), chat_text(wanted.messages))]
     else:
         prompts = [_encode_prompt(prompt, served) for prompt in wanted.prompts]
-    room = served.batcher.max_length - wanted.params.max_new_tokens
+    wanted_tokens = settle(served.policy, wanted.params)[0].max_new_tokens
+    room = served.batcher.max_length - wanted_tokens
     for prompt in prompts:
         if not prompt.ids:
             raise ApiError("a prompt must have at least one token", param="prompt")
         if len(prompt.ids) > room:
             raise ApiError(
                 f"This model's maximum context length is {served.batcher.max_length} tokens. However, you requested "
-                f"{len(prompt.ids) + wanted.params.max_new_tokens} tokens ({len(prompt.ids)} in the prompt, "
-                f"{wanted.params.max_new_tokens} in the completion).",
+                f"{len(prompt.ids) + wanted_tokens} tokens ({len(prompt.ids)} in the prompt, {wanted_tokens} in the "
+                "completion).",
                 code="context_length_exceeded",
                 param="messages" if wanted.messages else "prompt",
             )
@@ -50,8 +53,8 @@ def encode(wanted: Wanted, served: Served) -> list[Encoded]:
 
 def _encode_prompt(prompt: str | tuple[int, ...], served: Served) -> Encoded:
     policy = served.policy
-    if isinstance(prompt, str):
-        return Encoded(list(policy.encode_prompt(prompt)) if prompt else [], prompt)
+    if isinstance(prompt, str):  # as it stands, without the chat template that a policy may have been trained with
+        return Encoded(answers_of(policy).encode_text(prompt).ids if prompt else [], prompt)
     if not all(0 <= token < policy.vocab_size for token in prompt):
         raise ApiError(f"token ids must lie in 0…{policy.vocab_size - 1}", param="prompt")
     return Encoded(list(prompt), policy.tokenizer.decode(list(prompt)))

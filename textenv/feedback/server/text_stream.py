@@ -19,16 +19,18 @@ class TextStream:
     Args:
         tokenizer: Decodes.
         stops: Strings that end the text; they are not part of it.
+        context: Tokens that it goes on from, such as the prompt's last ones.
 
     Attributes:
         stopped: Whether a stop string was found.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), context: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
-        self._ids: list[int] = []
-        self._start = self._read = 0  # tokens before `_start` do not matter to what comes; those before `_read` are out
+        self._ids = list(context)
+        # Tokens before `_start` do not matter to what comes; those before `_read` are out.
+        self._start, self._read = 0, len(self._ids)
         self._held = ""
         self.stopped = False
 

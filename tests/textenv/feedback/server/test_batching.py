@@ -98,7 +98,9 @@ def test_top_logprobs_are_the_most_probable_tokens(batcher):
 def test_cancelled_answers_free_their_slots(batcher):
     arrived: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     ids = batcher.policy.encode_prompt(PROMPTS[0])
-    long = AnswerRequest(ids, SamplingParams(max_new_tokens=50, deny_tokens=(batcher._eos,)), n=3, stream=True)
+    long = AnswerRequest(
+        ids, SamplingParams(max_new_tokens=50, deny_tokens=batcher.policy.answer.eos_token_ids), n=3, stream=True
+    )
     ticket = batcher.submit(long, arrived.put)
     arrived.get(timeout=60)
     ticket.cancelled = True
