@@ -59,8 +59,22 @@ class Rollout:
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Reward-model score of each episode, shape ``(N,)``."""
+        """Reward-model score of each episode, shape ``(N,)``; 0 where there is none, see :attr:`scored`."""
         return np.array([episode.score for episode in self.episodes])
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """True where the reward function was asked: an answer without a score is none, shape ``(N,)``."""
+        return np.array([episode.scored for episode in self.episodes], np.bool_)
+
+    def counted(self, *, uses_critic: bool) -> NDArray[np.bool_]:
+        """True on the rows that an update learns from, shape ``(N,)``.
+
+        Args:
+            uses_critic: A critic says what an answer that was cut off is worth, so all rows count. Without one, those
+                that were not scored are left out.
+        """
+        return np.ones(len(self.episodes), np.bool_) if uses_critic else self.scored
 
     @property
     def action_tokens(self) -> int:

@@ -173,7 +173,7 @@ class Learner(Generic[C]):
                     measured |= self._evaluate(self.held_out)
                 for called in (*self.callbacks, *([callback] if callback else [])):
                     called(self, measured)
-                shown = {"score": measured["objective/score"], "kl": measured["objective/kl"]}
+                shown = {n: measured[f"objective/{n}"] for n in ("score", "kl") if f"objective/{n}" in measured}
                 progress.update(self.iteration, shown, tokens=self.tokens - began_tokens)
                 if self.run is not None:
                     if self.world.is_main:
@@ -243,6 +243,7 @@ class Learner(Generic[C]):
             rng=np.random.default_rng([self.config.seed, self.iteration, 11]),
             world=self.world,
             device=self.policy.device,
+            counted=rollout.counted(uses_critic=self.uses_critic),
         )
 
     def assess(self, rollout: Rollout, minibatches: list[MiniBatch]) -> Experience:
@@ -269,24 +270,26 @@ class Learner(Generic[C]):
         check_same_shape("mask", experience.mask, advantages=found.advantages)
         if found.returns is not None:
             check_same_shape("mask", experience.mask, returns=found.returns)
-        return Advantages(torch.where(experience.mask, found.advantages, 0.0), found.returns)
+        return Advantages(torch.where(experience.counted_mask, found.advantages, 0.0), found.returns)
 
     def _update(
         self, experience: Experience, estimated: Advantages, minibatches: list[MiniBatch], learning_rate: float
     ) -> list[dict[str, float]]:
-        """Epochs of minibatch steps; returns what each step measured."""
+        """Epochs of minibatch steps; returns what each step measured. Where no answer counts, there is no step."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         rng = np.random.default_rng([self.config.seed, self.iteration, 7])
         steps: list[dict[str, float]] = []
         for _ in range(self.config.epochs):
             for i in rng.permutation(len(minibatches)):
+                if not minibatches[i].rows:
+                    continue
                 steps.append(self.step(experience, estimated, minibatches[i]))
                 if not self.checked:
                     checks.check_first_ratio(steps[0]["policy/ratio"], steps[0]["policy/approx_kl"])
                     self.checks["first ratio is 1 and approx-KL 0"] = self.checked = True
             limit = self.config.target_kl
-            if limit is not None and steps[-1]["policy/approx_kl"] > 1.5 * limit:
+            if limit is not None and steps and steps[-1]["policy/approx_kl"] > 1.5 * limit:
                 break
         return steps
 

@@ -43,6 +43,7 @@ def make_episode(slots: Slots, slot: int) -> Episode:
         action_mask=None if mask is None else tuple(mask.tolist()),
         task=prompt.task,
         turns=int(slots.turns[slot]),
+        scored=False,
     )
 
 
@@ -61,7 +62,7 @@ def with_score(episode: Episode, given: Scores, index: int) -> Episode:
     elif rewards is not None:
         rewards = (*rewards[:-1], rewards[-1] + score)
     parts = None if given.parts is None else {name: float(values[index]) for name, values in given.parts.items()}
-    return dataclasses.replace(episode, score=score, rewards=rewards, reward_parts=parts)
+    return dataclasses.replace(episode, score=score, rewards=rewards, reward_parts=parts, scored=True)
 
 
 def answer_text(task: GenerationTask, ids: tuple[int, ...], mask: NDArray[np.bool_] | None) -> str:

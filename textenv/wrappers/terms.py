@@ -53,12 +53,11 @@ class WhitenHook(Hook):
         return deviation if deviation > 0 else 1.0
 
     def _observe(self, values: NDArray[np.float64]) -> None:
-        """Welford's update with several values at once."""
-        total = self.count + len(values)
-        delta = float(values.mean()) - self.mean
-        self._squares += float(((values - values.mean()) ** 2).sum()) + delta**2 * self.count * len(values) / total
-        self.mean += delta * len(values) / total
-        self.count = total
+        """Welford's update with several values at once; equal values have deviation exactly 0, whatever they are."""
+        before = float(values[0]) if self.count == 0 else self.mean
+        self.count += len(values)
+        self.mean = before + float((values - before).sum()) / self.count
+        self._squares += float(((values - before) * (values - self.mean)).sum())
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
         """Whitened rewards; rewards inside episodes are only scaled, unscored ends stay as they are."""

@@ -260,6 +260,17 @@ def test_whitened_rewards_have_mean_0_and_deviation_1():
     assert envs.hook.get_state() == saved
 
 
+@pytest.mark.parametrize("value", [0.3, 100.1, -512.3])
+def test_equal_scores_are_whitened_to_exactly_0(value: float):
+    envs = vector_wrappers.WhitenReward(
+        make_envs(7, reward=constant(value), autoreset_mode=AutoresetMode.SAME_STEP), epsilon=0.0
+    )
+    envs.reset(seed=0)
+    for _ in range(9):
+        assert not envs.step(np.full(7, EOS))[1].any()
+    assert (envs.hook.mean, envs.hook.std) == (value, 1.0)
+
+
 def test_whitening_statistics_equal_numpy():
     values = np.random.default_rng(3).normal(size=50)
     scores = iter(values)
