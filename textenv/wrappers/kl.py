@@ -1,13 +1,18 @@
 """KL-regularisation: estimators of a divergence, coefficients that adapt, and the hooks that pay for it.
 
 All divergences are KL(policy ‖ reference) in nats, per token where not said otherwise.
+
+Only ``k1`` can be paid. The others measure as well or better, but what they are in a state hardly depends on the token
+chosen there (``full`` not at all), so a reward made of them regularises the tokens before, not the one it is paid for.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import copy
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from textenv.envs.slots import Slots
@@ -152,6 +157,11 @@ class KLPenaltyHook(Hook):
     ) -> None:
         if estimator not in ("k1", "k2", "k3", "full"):
             raise ConfigError(f"estimator must be 'k1', 'k2', 'k3' or 'full', got {estimator!r}")
+        if estimator != "k1" and controller.coef:
+            raise ConfigError(
+                f"estimator {estimator!r} cannot be paid as a reward, it does not regularise the token that it is paid "
+                "for; pay estimator='k1', or pass coef=0 to measure only"
+            )
         if placement not in ("token", "last"):
             raise ConfigError(f"placement must be 'token' or 'last', got {placement!r}")
         self.reference = reference
@@ -225,6 +235,24 @@ class KLPenaltyHook(Hook):
     def infos(self) -> dict[str, NDArray[Any]]:
         """``kl``: the divergence of the token just taken, nats."""
         return {"kl": self._step}
+
+
+SpaceT = TypeVar("SpaceT", bound="spaces.Space[Any]")
+
+
+def reference_beta(space: spaces.Space[Any]) -> float:
+    """Weight of the reference's log-probabilities in the rewards of environments with this observation space.
+
+    Learners are given spaces and no wrappers, so :class:`textenv.wrappers.ReferenceLogProb` leaves a note there.
+    """
+    return float(getattr(space, "reference_beta", 0.0))
+
+
+def with_reference_beta(space: SpaceT, beta: float) -> SpaceT:
+    """A copy of the space that notes another ``beta`` in the rewards."""
+    noted: Any = copy.copy(space)
+    noted.reference_beta = reference_beta(space) + float(beta)
+    return noted
 
 
 class ReferenceLogProbHook(Hook):
