@@ -111,14 +111,25 @@ class PromptOrder:
     def __init__(self, source: Any, seed: int) -> None:
         self._dealer = make_dealer(source)
         self._rng = np.random.default_rng(seed)
+        self._given_back: list[int] = []
 
     def deal(self, count: int, group_size: int = 1) -> NDArray[np.int64]:
         """Indices of the next prompts, each ``group_size`` times in a row, ``count`` in all."""
-        return np.repeat([self._dealer.deal(self._rng) for _ in range(count // group_size)], group_size)
+        number = count // group_size
+        first, self._given_back = self._given_back[:number], self._given_back[number:]
+        return np.repeat([*first, *(self._dealer.deal(self._rng) for _ in range(number - len(first)))], group_size)
+
+    def give_back(self, dealt: NDArray[np.int64], group_size: int = 1) -> None:
+        """Deal these again, before any other: nobody has learned from them."""
+        self._given_back = dealt[::group_size].tolist() + self._given_back
 
     def get_state(self) -> dict[str, Any]:
         """Place in the order, JSON-able."""
-        return {"rng": self._rng.bit_generator.state, "dealer": self._dealer.get_state()}
+        return {
+            "rng": self._rng.bit_generator.state,
+            "dealer": self._dealer.get_state(),
+            "given_back": list(self._given_back),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`get_state` was called.
@@ -128,6 +139,7 @@ class PromptOrder:
         """
         self._dealer.set_state(state["dealer"])
         self._rng.bit_generator.state = state["rng"]
+        self._given_back = [int(index) for index in state.get("given_back", [])]
 
 
 def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:

@@ -146,8 +146,8 @@ class LearnerConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}")
 
-    def learning_rate_at(self, iteration: int, total_iterations: int) -> float:
-        """Learning rate of an iteration (0-based)."""
+    def learning_rate_at(self, iteration: float, total_iterations: float) -> float:
+        """Learning rate of an iteration (0-based), both counted in iterations of the present size."""
         warm = min(1.0, (iteration + 1) / (self.warmup_iterations + 1))
         progress = min(iteration / max(total_iterations, 1), 1.0)
         decay = {"linear": 1 - progress, "cosine": 0.5 + 0.5 * math.cos(math.pi * progress), "constant": 1.0}

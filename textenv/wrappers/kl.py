@@ -49,7 +49,7 @@ _SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 class FixedKLController:
-    """A coefficient that stays.
+    """A coefficient that stays: a setting, so that a resumed run counts what it is given and not what was saved.
 
     Args:
         coef: Weight of the divergence, score units per nat.
@@ -66,8 +66,7 @@ class FixedKLController:
         return {"coef": self.coef}
 
     def set_state(self, state: dict[str, float]) -> None:
-        """Restores what :meth:`get_state` gave."""
-        self.coef = float(state["coef"])
+        """Takes note of a saved state and changes nothing."""
 
 
 class AdaptiveKLController(FixedKLController):
@@ -89,6 +88,7 @@ class AdaptiveKLController(FixedKLController):
         super().__init__(init_coef)
         if target_kl <= 0 or horizon <= 0:
             raise ConfigError(f"target_kl and horizon must be above 0, got {target_kl} and {horizon}")
+        self.init_coef = self.coef
         self.target_kl = target_kl
         self.horizon = horizon
 
@@ -101,6 +101,15 @@ class AdaptiveKLController(FixedKLController):
         if len(kl_per_answer):
             error = float(np.clip(np.mean(kl_per_answer) / self.target_kl - 1.0, -0.2, 0.2))
             self.coef *= 1.0 + error * len(kl_per_answer) / self.horizon
+
+    def get_state(self) -> dict[str, float]:
+        """The coefficient and the first one, JSON-able."""
+        return {"coef": self.coef, "init_coef": self.init_coef}
+
+    def set_state(self, state: dict[str, float]) -> None:
+        """Goes on from a saved coefficient, unless it began at another one than this: then this one counts."""
+        if state.get("init_coef", self.init_coef) == self.init_coef:
+            self.coef = float(state["coef"])
 
 
 def make_controller(
