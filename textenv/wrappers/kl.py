@@ -88,7 +88,6 @@ class AdaptiveKLController(FixedKLController):
         super().__init__(init_coef)
         if target_kl <= 0 or horizon <= 0:
             raise ConfigError(f"target_kl and horizon must be above 0, got {target_kl} and {horizon}")
-        self.init_coef = self.coef
         self.target_kl = target_kl
         self.horizon = horizon
 
@@ -102,14 +101,9 @@ class AdaptiveKLController(FixedKLController):
             error = float(np.clip(np.mean(kl_per_answer) / self.target_kl - 1.0, -0.2, 0.2))
             self.coef *= 1.0 + error * len(kl_per_answer) / self.horizon
 
-    def get_state(self) -> dict[str, float]:
-        """The coefficient and the first one, JSON-able."""
-        return {"coef": self.coef, "init_coef": self.init_coef}
-
     def set_state(self, state: dict[str, float]) -> None:
-        """Goes on from a saved coefficient, unless it began at another one than this: then this one counts."""
-        if state.get("init_coef", self.init_coef) == self.init_coef:
-            self.coef = float(state["coef"])
+        """Goes on from a saved coefficient."""
+        self.coef = float(state["coef"])
 
 
 def make_controller(
@@ -185,6 +179,7 @@ class KLPenaltyHook(Hook):
 
     def attach(self, slots: Slots) -> None:
         """Makes room for the slots' sums."""
+        super().attach(slots)
         self._step = np.zeros(slots.num_slots)
         self._answer = np.zeros(slots.num_slots)
 
@@ -244,6 +239,15 @@ class KLPenaltyHook(Hook):
     def infos(self) -> dict[str, NDArray[Any]]:
         """``kl``: the divergence of the token just taken, nats."""
         return {"kl": self._step}
+
+    def read_episode(self, slot: int) -> float:
+        """The divergence of the answer so far, nats."""
+        return float(self._answer[slot])
+
+    def write_episode(self, slot: int, known: float | None) -> None:
+        """Goes on from such a sum."""
+        self._answer[slot] = known or 0.0
+        self._step[slot] = 0.0
 
 
 SpaceT = TypeVar("SpaceT", bound="spaces.Space[Any]")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.envs.slots import Slots
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError
 from textenv.wrappers.base import Hook, Transition
@@ -124,10 +125,13 @@ class RecordHook(Hook):
         self._paid: NDArray[np.float64] | None = None
         self._rewards: list[list[float]] = []
 
+    def attach(self, slots: Slots) -> None:
+        """Makes room for the slots' rewards."""
+        super().attach(slots)
+        self._rewards = [[] for _ in range(slots.num_slots)]
+
     def begin(self, started: NDArray[np.bool_]) -> None:
         """Forgets the rewards of episodes that were cut off by a reset."""
-        if len(self._rewards) != len(started):
-            self._rewards = [[] for _ in started]
         for slot in np.flatnonzero(started).tolist():
             self._rewards[slot] = []
 
@@ -143,6 +147,14 @@ class RecordHook(Hook):
             self.writer.seen += 1
             self._rewards[slot] = []
         return transition.rewards
+
+    def read_episode(self, slot: int) -> list[float]:
+        """What was paid for each step of the episode so far."""
+        return list(self._rewards[slot])
+
+    def write_episode(self, slot: int, known: list[float] | None) -> None:
+        """Goes on from such rewards."""
+        self._rewards[slot] = list(known or [])
 
     def close(self) -> None:
         """Closes the file, commits what is pending."""
