@@ -76,13 +76,35 @@ def masked_mean(
 
     Args:
         x: Any shape.
-        mask: Boolean, same shape, at least one True.
+        mask: Boolean, same shape.
         total: Adds up over processes; leave it out for one process.
 
     Returns:
-        A scalar.
+        A scalar; 0 where the mask is True nowhere.
     """
-    return total(torch.where(mask, x, 0.0).sum()) / total(mask.sum())
+    return total(torch.where(mask, x, 0.0).sum()) / total(mask.sum()).clamp(min=1)
+
+
+def centred(
+    x: torch.Tensor, mask: torch.Tensor, *, total: Callable[[torch.Tensor], torch.Tensor] = _alone
+) -> torch.Tensor:
+    """The masked entries minus their mean, in float64: exactly 0 where all are equal, whatever the number.
+
+    A mean of equal numbers is a rounding away from them; what is left after subtracting it has few digits, and sums of
+    those are exact.
+
+    Args:
+        x: Any shape.
+        mask: True on the entries that count, same shape.
+        total: Adds up over processes; leave it out for one process.
+
+    Returns:
+        The shape of ``x``, 0 where the mask is False.
+    """
+    left = torch.where(mask, x.double(), 0.0)
+    for _ in range(2):
+        left = torch.where(mask, left - masked_mean(left, mask, total=total), 0.0)
+    return left
 
 
 def whiten(
@@ -101,19 +123,19 @@ def whiten(
         total: Adds up over processes; leave it out for one process.
 
     Returns:
-        Shape ``(B, T)``, 0 where the mask is False.
+        Shape ``(B, T)``, 0 where the mask is False; exactly the mean, or 0, where all entries are equal.
 
     Raises:
         ShapeError: If the shapes disagree.
     Source: Ziegler et al. 2019, arXiv:1909.08593 (code: biased variance, epsilon 1e-8 inside the root).
     """
     check_same_shape("x", x, mask=mask)
-    mean = masked_mean(x, mask, total=total)
-    variance = masked_mean((x - mean) ** 2, mask, total=total)
-    white = (x - mean) * torch.rsqrt(variance + 1e-8)
+    left = centred(x, mask, total=total)
+    variance = masked_mean(left**2, mask, total=total)
+    white = left * torch.rsqrt(variance + 1e-8)
     if not shift_mean:
-        white = white + mean
-    return torch.where(mask, white, 0.0)
+        white = white + masked_mean(x.double(), mask, total=total)
+    return torch.where(mask, white, 0.0).to(x.dtype)
 
 
 def explained_variance(

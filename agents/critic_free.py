@@ -1,6 +1,8 @@
 """What the algorithms without a critic share: checks of groups, and the surrogate with its penalties.
 
-An algorithm's advantages are its own and stand in its module.
+An algorithm's advantages are its own and stand in its module. Answers that were not scored (something cut them off) are
+left out of baselines, spreads and losses: as answers worth 0 they would be the best ones wherever rewards are negative.
+A group with fewer than two scored answers has nothing to compare and teaches nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 
 from agents.kl import ESTIMATORS
 from agents.learning.config import LearnerConfig
-from agents.learning.experience import OldTokens, TokenLoss
+from agents.learning.experience import Experience, OldTokens, TokenLoss
 from agents.losses import PolicyLoss, clipped_policy_loss
 from agents.policy import SequenceScores
 from textenv.errors import ConfigError
@@ -42,6 +44,32 @@ def check_clip_ranges(**ranges: float | None) -> None:
     for name, value in ranges.items():
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"`{name}` must be positive and finite, or None, got {value}")
+
+
+def scored_groups(experience: Experience) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards of the answers to each prompt and which of them count, each of shape ``(P, n)``."""
+    counted = experience.counted
+    counted = experience.mask.any(1) if counted is None else counted
+    return experience.by_group(experience.sequence_rewards), experience.by_group(counted)
+
+
+def above_mean(rewards: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
+    """Each reward minus the mean of its row.
+
+    Args:
+        rewards: Of the answers to each prompt, shape ``(P, n)``.
+        counted: True on those that are scored, shape ``(P, n)``; None means all.
+
+    Returns:
+        Shape ``(P, n)``; exactly 0 where all that count in a row are equal, where fewer than two do, and for those that
+        do not.
+    """
+    counted = torch.ones_like(rewards, dtype=torch.bool) if counted is None else counted
+    # Below the best rather than above 0: the mean of equal numbers is a rounding away from them, the mean of 0 is not.
+    best = torch.where(counted, rewards, -math.inf).amax(1, keepdim=True)
+    below = torch.where(counted, rewards - best, 0.0)
+    number = counted.sum(1, keepdim=True)
+    return torch.where(counted & (number > 1), below - below.sum(1, keepdim=True) / number.clamp(min=1), 0.0)
 
 
 def spread(per_answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -99,6 +99,8 @@ class DPO:
     def learn(self, total_episodes: int, callback: Callback | None = None) -> Self:
         """Train until this many answers have been read in all, two to a comparison, those before a resume included.
 
+        The last iteration is checkpointed too, so that a later call or run can go on to more.
+
         Args:
             total_episodes: Also the horizon of the learning-rate schedule.
             callback: Called with the agent and the metrics after every iteration, after the constructor's callbacks.
@@ -125,7 +127,7 @@ class DPO:
                 if self.run is not None:
                     if self.world.is_main:
                         self.run.log(self.stage, self.iteration, measured)
-                    if self.iteration % self.config.checkpoint_every == 0 and self.iteration < total:
+                    if self.iteration % self.config.checkpoint_every == 0 or self.iteration == total:
                         self._save_checkpoint(self.run)
         return self
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.critic_free import check_groups, penalized, spread
+from agents.critic_free import check_groups, penalized, scored_groups, spread
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
@@ -43,23 +43,29 @@ class ExpertIterationConfig(LearnerConfig):
         check_groups(self)
 
 
-def best_of_group(rewards: torch.Tensor) -> torch.Tensor:
+def best_of_group(rewards: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
     """1 for the best reward of each row and 0 for the others; the first of equals is the best.
 
     Args:
         rewards: Of the answers to each prompt, shape ``(P, n)``.
+        counted: True on those that are scored, shape ``(P, n)``; None means all.
 
     Returns:
-        Shape ``(P, n)``, each row with a single 1.
+        Shape ``(P, n)``, each row with a single 1; none where fewer than two count: there is nothing to choose from.
     """
-    is_best = rewards == rewards.amax(1, keepdim=True)
+    counted = torch.ones_like(rewards, dtype=torch.bool) if counted is None else counted
+    paid = torch.where(counted, rewards, -torch.inf)
+    is_best = counted & (paid == paid.amax(1, keepdim=True)) & (counted.sum(1, keepdim=True) > 1)
     return (is_best & (is_best.cumsum(1) == 1)).to(rewards.dtype)
 
 
 def expert_advantages(experience: Experience, config: ExpertIterationConfig) -> Advantages:
     """N for the best answer to each prompt and 0 for the others: with the mean over all, the mean over the best."""
-    best = best_of_group(experience.by_group(experience.sequence_rewards))
-    return Advantages(spread(config.group_size * best.flatten(), experience.mask))
+    rewards, counted = scored_groups(experience)
+    best = best_of_group(rewards, counted)
+    total = experience.world.sum
+    per_best = total(counted.sum()) / total(best.sum()).clamp(min=1)  # the group's size where all were scored
+    return Advantages(spread((per_best * best).flatten(), experience.mask))
 
 
 def expert_loss(new: SequenceScores, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:

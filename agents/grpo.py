@@ -13,7 +13,14 @@ from typing import Literal
 
 import torch
 
-from agents.critic_free import check_clip_ranges, check_groups, spread, surrogate_loss
+from agents.critic_free import (
+    above_mean,
+    check_clip_ranges,
+    check_groups,
+    scored_groups,
+    spread,
+    surrogate_loss,
+)
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
@@ -84,29 +91,32 @@ class DrGRPOConfig(GRPOConfig):
     divide_by_std: bool = False
 
 
-def group_relative(rewards: torch.Tensor, *, divide_by_std: bool, eps: float = 0.0) -> torch.Tensor:
+def group_relative(
+    rewards: torch.Tensor, counted: torch.Tensor | None = None, *, divide_by_std: bool, eps: float = 0.0
+) -> torch.Tensor:
     """Each reward minus the mean of its row, in units of the row's standard deviation or not.
 
     Args:
         rewards: Of the answers to each prompt, shape ``(P, n)``, n ≥ 2.
+        counted: True on those that are scored, shape ``(P, n)``; None means all.
         divide_by_std: Divide by the standard deviation (with n − 1) plus ``eps``.
         eps: Units of reward.
 
     Returns:
-        Shape ``(P, n)``; 0 where all answers of a row are paid alike.
+        Shape ``(P, n)``; exactly 0 where all answers of a row are paid alike, and for those that do not count.
     Source: Shao et al. 2024, arXiv:2402.03300, section 4.1.2; the n − 1 is that of the common implementations.
     """
-    centred = rewards - rewards.mean(1, keepdim=True)
+    centred = above_mean(rewards, counted)
     if not divide_by_std:
         return centred
-    std = rewards.std(1, keepdim=True)
+    number = torch.tensor(rewards.shape[1]) if counted is None else counted.sum(1, keepdim=True)
+    std = (centred.square().sum(1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()
     return torch.where(std > 0, centred / (std + eps), 0.0)
 
 
 def grpo_advantages(experience: Experience, config: GRPOConfig) -> Advantages:
     """The group-relative advantage of an answer, on each of its tokens."""
-    rewards = experience.by_group(experience.sequence_rewards)
-    per_answer = group_relative(rewards, divide_by_std=config.divide_by_std, eps=config.std_eps)
+    per_answer = group_relative(*scored_groups(experience), divide_by_std=config.divide_by_std, eps=config.std_eps)
     return Advantages(spread(per_answer.flatten(), experience.mask))
 
 

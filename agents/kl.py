@@ -14,7 +14,7 @@ A loss sees each state's KL by itself; how a choice changes the KL of later stat
 
 * k1 gives the whole gradient of the regularised objective, which is why it is the default;
 * k3 counts later tokens rightly, but a token's own share is ∇KL(π‖π_ref) − ∇KL(π_ref‖π), nearly nothing near the
-  reference. It is offered because it is used elsewhere.
+  reference; k2 is biased. Both are refused there, and measured where nothing is paid for the KL.
 
 Source: Schulman, "Approximating KL Divergence", 2020; the gradients: Tang & Munos 2025, arXiv:2506.09477. Each of them
 is checked by enumeration in ``tests/agents/test_toy_exact.py``.

@@ -12,8 +12,15 @@ from typing import Literal
 
 import torch
 
-from agents.advantages import gae, whiten
-from agents.critic_free import check_clip_ranges, check_groups, spread, surrogate_loss
+from agents.advantages import centred, gae, whiten
+from agents.critic_free import (
+    above_mean,
+    check_clip_ranges,
+    check_groups,
+    scored_groups,
+    spread,
+    surrogate_loss,
+)
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
@@ -67,16 +74,20 @@ def reward_to_go(rewards: torch.Tensor, mask: torch.Tensor, *, gamma: float) -> 
 def reinforce_pp_advantages(experience: Experience, config: ReinforcePPConfig) -> Advantages:
     """Returns from each token on, or the answer's reward above its group's mean; then normalised over the batch.
 
+    Where some answers were not scored, returns are centred even without normalisation: with no baseline, an answer that
+    is left out would be one worth 0.
+
     Source: Hu et al. 2025, arXiv:2501.03262, sections 3.2 and 3.3.
     """
-    mask = experience.mask
+    mask, total = experience.counted_mask, experience.world.sum
     if config.baseline == "group":
-        grouped = experience.by_group(experience.sequence_rewards)
-        advantages = spread((grouped - grouped.mean(1, keepdim=True)).flatten(), mask)
+        advantages = spread(above_mean(*scored_groups(experience)).flatten(), mask)
     else:
         advantages = reward_to_go(experience.rewards, mask, gamma=config.gamma)
     if config.whiten_advantages:
-        advantages = whiten(advantages, mask, total=experience.world.sum)
+        advantages = whiten(advantages, mask, total=total)
+    elif config.baseline == "batch" and bool(total((experience.mask & ~mask).sum())):
+        advantages = centred(advantages, mask, total=total).to(advantages.dtype)
     return Advantages(advantages)
 
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.critic_free import check_clip_ranges, check_groups, spread, surrogate_loss
+from agents.critic_free import (
+    above_mean,
+    check_clip_ranges,
+    check_groups,
+    scored_groups,
+    spread,
+    surrogate_loss,
+)
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
@@ -42,24 +49,26 @@ class RLOOConfig(LearnerConfig):
         check_clip_ranges(clip_range=self.clip_range)
 
 
-def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
+def leave_one_out(rewards: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
     """Each reward minus the mean of the others in its row.
 
     Args:
         rewards: Of the answers to each prompt, shape ``(P, n)``, n ≥ 2.
+        counted: True on those that are scored, shape ``(P, n)``; None means all.
 
     Returns:
-        Shape ``(P, n)``; the baseline of an answer does not depend on it, so the gradient stays unbiased.
+        Shape ``(P, n)``; the baseline of an answer does not depend on it, so the gradient stays unbiased. 0 for answers
+        that do not count, or have no other to be compared with.
     Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Ahmadian et al. 2024,
         arXiv:2402.14740, section 3.
     """
-    others = rewards.shape[1] - 1
-    return rewards - (rewards.sum(1, keepdim=True) - rewards) / others
+    number = torch.tensor(rewards.shape[1]) if counted is None else counted.sum(1, keepdim=True)
+    return above_mean(rewards, counted) * number / (number - 1).clamp(min=1)
 
 
 def rloo_advantages(experience: Experience, config: RLOOConfig) -> Advantages:
     """The leave-one-out advantage of an answer, on each of its tokens."""
-    per_answer = leave_one_out(experience.by_group(experience.sequence_rewards)).flatten()
+    per_answer = leave_one_out(*scored_groups(experience)).flatten()
     return Advantages(spread(per_answer, experience.mask))
 
 

@@ -62,8 +62,22 @@ class Rollout:
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Reward-model score of each episode, shape ``(N,)``."""
+        """Reward-model score of each episode, shape ``(N,)``; 0 where there is none, see :attr:`scored`."""
         return np.array([episode.score for episode in self.episodes])
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """True where the reward function was asked: an answer without a score is none, shape ``(N,)``."""
+        return np.array([episode.scored for episode in self.episodes], np.bool_)
+
+    def counted(self, *, uses_critic: bool) -> NDArray[np.bool_]:
+        """True on the rows that an update learns from, shape ``(N,)``.
+
+        Args:
+            uses_critic: A critic says what an answer that was cut off is worth, so all rows count. Without one, those
+                that were not scored are left out.
+        """
+        return np.ones(len(self.episodes), np.bool_) if uses_critic else self.scored
 
     @property
     def action_tokens(self) -> int:
@@ -100,14 +114,25 @@ class PromptOrder:
     def __init__(self, source: Any, seed: int) -> None:
         self._dealer = make_dealer(source)
         self._rng = np.random.default_rng(seed)
+        self._given_back: list[int] = []
 
     def deal(self, count: int, group_size: int = 1) -> NDArray[np.int64]:
         """Indices of the next prompts, each ``group_size`` times in a row, ``count`` in all."""
-        return np.repeat([self._dealer.deal(self._rng) for _ in range(count // group_size)], group_size)
+        number = count // group_size
+        first, self._given_back = self._given_back[:number], self._given_back[number:]
+        return np.repeat([*first, *(self._dealer.deal(self._rng) for _ in range(number - len(first)))], group_size)
+
+    def give_back(self, dealt: NDArray[np.int64], group_size: int = 1) -> None:
+        """Deal these again, before any other: nobody has learned from them."""
+        self._given_back = dealt[::group_size].tolist() + self._given_back
 
     def get_state(self) -> dict[str, Any]:
         """Place in the order, JSON-able."""
-        return {"rng": self._rng.bit_generator.state, "dealer": self._dealer.get_state()}
+        return {
+            "rng": self._rng.bit_generator.state,
+            "dealer": self._dealer.get_state(),
+            "given_back": list(self._given_back),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`get_state` was called.
@@ -117,6 +142,7 @@ class PromptOrder:
         """
         self._dealer.set_state(state["dealer"])
         self._rng.bit_generator.state = state["rng"]
+        self._given_back = [int(index) for index in state.get("given_back", [])]
 
 
 def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:

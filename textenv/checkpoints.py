@@ -109,9 +109,12 @@ class Checkpoints:
         complete = self._complete()
         return complete[-1] if complete else None
 
-    def clear(self) -> None:
-        """Remove all checkpoints of this stage (it is finished, or starts anew)."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def clear(self, *, keep: int = 0) -> None:
+        """Remove all checkpoints of this stage (it is finished, or starts anew) but the newest ``keep``."""
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        for old in self._complete()[:-keep]:
+            self._remove(old)
 
     def _remove(self, checkpoint: Path) -> None:
         """Remove a checkpoint; a kill in the middle leaves none that looks complete."""

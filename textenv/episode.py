@@ -38,8 +38,7 @@ class Episode:
         response_ids: Every token after the prompt, the end-of-sequence token included. They are the ids that were
             sampled, never text that was encoded again.
         finish_reason: Why it ended.
-        score: What the reward function said about the answer; 0.0 where it was not asked (``ABORTED``, or a length
-            limit that truncates).
+        score: What the reward function said about the answer; 0.0 where ``scored`` is False.
         rewards: Rewards by token of ``response_ids``, where the reward function or the environment's token reward
             gives any, else None (the score then belongs to the last token).
         action_mask: True on the tokens of ``response_ids`` that the policy chose; None means all of them.
@@ -47,6 +46,8 @@ class Episode:
         turns: Number of turns that the policy took.
         reward_parts: What the score is made of, by name and unweighted, where the reward function says
             (:class:`textenv.rewards.SumReward` does), else None.
+        scored: Whether the reward function was asked. It was not where something outside the task cut the episode off
+            (``ABORTED``, or a length limit that truncates): such an answer is not one worth 0, it is none.
     """
 
     prompt: str
@@ -61,6 +62,11 @@ class Episode:
     task: str | None = None
     turns: int = 1
     reward_parts: dict[str, float] | None = None
+    scored: bool = True
+
+    def __post_init__(self) -> None:
+        if self.finish_reason is FinishReason.ABORTED:
+            object.__setattr__(self, "scored", False)
 
     @property
     def action_tokens(self) -> int:

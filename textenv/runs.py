@@ -27,6 +27,8 @@ from textenv.progress import StageProgress
 if TYPE_CHECKING:
     from rich.console import Console
 
+_EXTENSIBLE = ("ppo",)  # stages whose `total_episodes` may grow
+
 
 class Run:
     """One run's folder, its logs and its stages.
@@ -34,7 +36,7 @@ class Run:
     Args:
         path: The run's folder; made where it is missing.
         config: Resolved configuration, JSON-able; written as ``config.yaml``. On a folder that holds one already, the
-            two must agree.
+            two must agree; but a stage's ``total_episodes`` may grow, and a finished stage then goes on.
         console: Where progress is drawn; None draws nothing.
         tensorboard: Also write TensorBoard events.
 
@@ -92,14 +94,28 @@ class Run:
         new = json.loads(json.dumps(config))
         if file.exists() and _has_results(self.path):
             old = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if old != new:
-                fields = ", ".join(sorted(_differences(old, new)))
+            different = sorted(_differences(old, new))
+            fixed = [field for field in different if not _has_grown(old, new, field)]
+            if fixed:
                 raise ConfigError(
-                    f"`{self.path}` was started with another configuration (different: {fields}); resume it with "
-                    "the same one, or choose another --name"
+                    f"`{self.path}` was started with another configuration (different: {', '.join(fixed)}); resume it "
+                    "with the same one, or choose another --name"
                 )
-        else:
-            write_atomic(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+            for field in different:
+                self._reopen(field.split(".")[0], field)
+        write_atomic(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+
+    def _reopen(self, stage: str, why: str) -> None:
+        """Let a finished stage go on from its last checkpoint; what was measured of it afterwards is done again."""
+        if self.finished(stage) is None:
+            return
+        if self.checkpoints(stage).latest() is None:
+            raise ConfigError(
+                f"`{why}` has grown, but the finished stage `{self.path / stage}` has no checkpoint to go on from; "
+                "choose another --name"
+            )
+        for name in (f"{stage}/done.json", "evaluate/done.json", "summary.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def stage(self, name: str) -> Path:
         """Folder of a stage, made where it is missing."""
@@ -112,9 +128,16 @@ class Run:
         return Checkpoints(self.stage(stage) / "checkpoints", keep=keep)
 
     def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
-        """Mark a stage complete and keep its summary; its checkpoints are no longer needed and go."""
+        """Mark a stage complete and keep its summary; its checkpoints are no longer needed and go.
+
+        Where training can be extended (``total_episodes`` may grow) the last one stays.
+        """
         self.write_json(f"{stage}/done.json", summary)
-        self.checkpoints(stage).clear()
+        self.tidy(stage)
+
+    def tidy(self, stage: str) -> None:
+        """Remove the checkpoints that a complete stage no longer needs."""
+        self.checkpoints(stage).clear(keep=1 if stage in _EXTENSIBLE else 0)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The summary of a completed stage, or None.
@@ -213,6 +236,14 @@ class Run:
             # Events of later steps were written before an interruption and are hidden.
             self._writers[stage] = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=step)
         return self._writers[stage]
+
+
+def _has_grown(old: Any, new: Any, field: str) -> bool:
+    """Whether a field is a stage's ``total_episodes`` and larger than it was."""
+    stage, _, name = field.partition(".")
+    if stage not in _EXTENSIBLE or name != "total_episodes" or not (stage in old and stage in new):
+        return False
+    return new[stage][name] > old[stage].get(name, math.inf)
 
 
 def _has_results(folder: Path) -> bool:

@@ -74,6 +74,7 @@ def assess(
         kl_coef=kl_coef,
         group_size=config.group_size,
         world=world,
+        counted=torch.as_tensor(rollout.counted(uses_critic=uses_critic), device=device),
     )
 
 

@@ -218,6 +218,12 @@ def check_settings(agent: Learner[Any]) -> None:
         raise ConfigError(f"`ptx` batches and `ptx_coef` > 0 belong together; `ptx_coef` is {config.ptx_coef}")
     if config.critic_warmup_iterations and not agent.uses_critic:
         raise ConfigError(f"`critic_warmup_iterations` is set, but {type(agent).__name__} has no critic")
+    at_limit = getattr(getattr(agent.envs.unwrapped, "task", None), "on_length_limit", None)
+    if config.missing_eos_penalty and not agent.uses_critic and at_limit == "truncate":
+        raise ConfigError(
+            f"`missing_eos_penalty` has no effect: {type(agent).__name__} leaves out answers that were not scored, and "
+            "the environment's on_length_limit='truncate' does not score those at the limit; make it 'terminate'"
+        )
     if agent.episodes_per_iteration < config.num_minibatches:
         raise ConfigError(
             f"{config.num_minibatches} minibatches need as many episodes per iteration, there are "

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from agents.kl import ESTIMATORS
 from agents.losses import Aggregation
 from textenv.errors import ConfigError
 
@@ -28,8 +29,8 @@ class LearnerConfig:
         kl_target: Wanted KL in nats per answer; None keeps the coefficient fixed.
         kl_horizon: Episodes over which the adaptive coefficient reacts.
         kl_placement: ``"reward"`` pays for the KL of each token, ``"loss"`` adds it to the loss.
-        kl_estimator: Per-token estimate: ``"k1"`` or ``"k3"`` in the reward, ``"k2"`` or ``"k3"`` in the loss (see
-            :mod:`agents.kl` for their gradients).
+        kl_estimator: Per-token estimate: ``"k1"`` in the reward, ``"k2"`` or ``"k3"`` in the loss (see
+            :mod:`agents.kl` for their gradients); any where ``kl_coef`` is 0, for the log.
         reward_scale: Multiplies what the environment pays.
         reward_clip: Then clips it to ± this; None does not. The KL is subtracted afterwards.
         missing_eos_penalty: For answers that the length limit cut off; 0 punishes none.
@@ -110,9 +111,15 @@ class LearnerConfig:
             if getattr(self, name) not in values:
                 known = ", ".join(map(repr, values))
                 raise ConfigError(f"`{name}` must be one of {known}, got {getattr(self, name)!r}")
-        fitting = ("k1", "k3") if self.kl_placement == "reward" else ("k2", "k3")
-        if self.kl_estimator not in fitting:
-            why = "k2 is biased" if self.kl_placement == "reward" else "the gradient of k1 is 0 on average"
+        if self.kl_estimator not in ESTIMATORS:
+            raise ConfigError(f"`kl_estimator` must be 'k1', 'k2' or 'k3', got {self.kl_estimator!r}")
+        fitting = ("k1",) if self.kl_placement == "reward" else ("k2", "k3")
+        if self.kl_coef and self.kl_estimator not in fitting:
+            why = (
+                "paid as a reward, the others do not regularise the token that they are paid for"
+                if self.kl_placement == "reward"
+                else "the gradient of k1 is 0 on average"
+            )
             raise ConfigError(
                 f"`kl_estimator` must be {' or '.join(map(repr, fitting))} with `kl_placement={self.kl_placement!r}`, "
                 f"got {self.kl_estimator!r}; {why}"
@@ -139,8 +146,8 @@ class LearnerConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}")
 
-    def learning_rate_at(self, iteration: int, total_iterations: int) -> float:
-        """Learning rate of an iteration (0-based)."""
+    def learning_rate_at(self, iteration: float, total_iterations: float) -> float:
+        """Learning rate of an iteration (0-based), both counted in iterations of the present size."""
         warm = min(1.0, (iteration + 1) / (self.warmup_iterations + 1))
         progress = min(iteration / max(total_iterations, 1), 1.0)
         decay = {"linear": 1 - progress, "cosine": 0.5 + 0.5 * math.cos(math.pi * progress), "constant": 1.0}

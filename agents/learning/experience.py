@@ -59,6 +59,8 @@ class Experience:
         kl_coef: Price of a nat in this iteration.
         group_size: Answers per prompt.
         world: The processes that share the iteration; its sums make statistics global.
+        counted: True on the rows that advantages and losses are made of, shape ``(N,)``; see
+            :meth:`agents.rollouts.Rollout.counted`. None means all.
     """
 
     rollout: Rollout
@@ -73,6 +75,12 @@ class Experience:
     kl_coef: float
     group_size: int
     world: World
+    counted: torch.Tensor | None = None
+
+    @property
+    def counted_mask(self) -> torch.Tensor:
+        """True on the tokens that advantages and losses are made of, shape ``(N, T)``."""
+        return self.mask if self.counted is None else self.mask & self.counted[:, None]
 
     @property
     def log_ratio(self) -> torch.Tensor:
@@ -98,7 +106,7 @@ class OldTokens(NamedTuple):
     """A micro-batch of experience, beside the policy's present scores of the same tokens; token tensors ``(B, T)``.
 
     Attributes:
-        mask: True on tokens that the policy chose.
+        mask: True on tokens that the policy chose, in the answers that count.
         logprobs: At rollout time, nats.
         ref_logprobs: Of the reference, nats.
         values: Critic's estimates at rollout time.

@@ -129,6 +129,7 @@ class Learner(Generic[C]):
         self.checks: dict[str, bool] = {}
         self.checked = False
         self.best: float | None = None
+        self._unfinished: dict[str, float] | None = None  # figures of an iteration that is still to be evaluated
         self.experience: Experience | None = None
         self.estimated: Advantages | None = None
         self.envs.reset(seed=self.config.seed)
@@ -154,8 +155,11 @@ class Learner(Generic[C]):
     def learn(self, total_episodes: int, callback: Callback | None = None) -> Self:
         """Train until this many episodes have been played in all, those before a resume included.
 
+        The last iteration is checkpointed too, so that a later call or run can go on to more episodes. Where an
+        iteration fails before its update (a reward raises), the next call plays it again, as if nothing had happened.
+
         Args:
-            total_episodes: Also the horizon of the learning-rate schedule.
+            total_episodes: Also the horizon of the learning-rate schedule, whatever the number of slots.
             callback: Called with the agent and the metrics after every iteration, after the constructor's callbacks.
 
         Returns:
@@ -166,22 +170,28 @@ class Learner(Generic[C]):
         """
         if self.run is not None:
             state.resume(self, self.run)
-        total = math.ceil(total_episodes / self.episodes_per_iteration)
+        per_iteration = self.episodes_per_iteration
+        left = max(math.ceil((total_episodes - self.episodes) / per_iteration), 0)
+        total, horizon = self.iteration + left, self.episodes / per_iteration + left
         began_tokens = self.tokens
         console = self.run.console if self.run is not None and self.world.is_main else None
         with StageProgress(self.stage, total, console, start=self.iteration) as progress:
-            while self.iteration < total:
-                measured = self.iterate(self.config.learning_rate_at(self.iteration, total))
-                if self.held_out and (self.iteration % self.config.eval_every == 0 or self.iteration == total):
+            while self._unfinished is not None or self.iteration < total:
+                if self._unfinished is None:
+                    rate = self.config.learning_rate_at(self.episodes / per_iteration, horizon)
+                    self._unfinished = self.iterate(rate)
+                measured, last = self._unfinished, self.iteration >= total
+                if self.held_out and (self.iteration % self.config.eval_every == 0 or last):
                     measured |= self._evaluate(self.held_out)
+                self._unfinished = None
                 for called in (*self.callbacks, *([callback] if callback else [])):
                     called(self, measured)
-                shown = {"score": measured["objective/score"], "kl": measured["objective/kl"]}
+                shown = {n: measured[f"objective/{n}"] for n in ("score", "kl") if f"objective/{n}" in measured}
                 progress.update(self.iteration, shown, tokens=self.tokens - began_tokens)
                 if self.run is not None:
                     if self.world.is_main:
                         self.run.log(self.stage, self.iteration, measured)
-                    if self.iteration % self.config.checkpoint_every == 0 and self.iteration < total:
+                    if self.iteration % self.config.checkpoint_every == 0 or last:
                         state.save_checkpoint(self, self.run)
         return self
 
@@ -197,9 +207,38 @@ class Learner(Generic[C]):
         return found | {"eval/best_reward": self.best, "time/evaluation_seconds": time.monotonic() - began}
 
     def iterate(self, learning_rate: float) -> dict[str, float]:
-        """One iteration: rollout, advantages, update. Returns its metrics."""
+        """One iteration: rollout, advantages, update. Returns its metrics.
+
+        Raises:
+            RewardError: If the reward function fails. Nothing has changed then: the next iteration is this one.
+            RunCheckError: If a check of the run fails or a figure stops being finite.
+        """
         clock = Clock()
         dealt = self.prompts.deal(self.episodes_per_iteration, self.config.group_size)
+        layers = state.layer_states(self.envs)
+        try:
+            experience, estimated, minibatches = self._prepare(dealt, clock)
+        except BaseException:
+            self.prompts.give_back(dealt, self.config.group_size)
+            for layer, before in zip(state.stateful_layers(self.envs), layers, strict=True):
+                layer.set_state(before)
+            raise
+        self.experience, self.estimated = experience, estimated
+        with clock.phase("update"):
+            steps = self._update(experience, estimated, minibatches, learning_rate)
+        measured = metrics.summarize(self, experience, estimated, steps)
+        measured["policy/learning_rate"] = learning_rate
+        self.kl.update(self.world.gather(experience.kl_per_sequence).cpu().numpy())
+        self.iteration += 1
+        self.episodes += self.episodes_per_iteration
+        self.tokens += int(measured["rollout/new_tokens"])
+        self._move_reference()
+        measured["rollout/episodes"] = float(self.episodes)
+        measured["rollout/tokens"] = float(self.tokens)
+        return measured | clock.metrics(int(measured.pop("rollout/new_tokens")))
+
+    def _prepare(self, dealt: NDArray[np.int64], clock: Clock) -> tuple[Experience, Advantages, list[MiniBatch]]:
+        """Answers to these prompts (of all processes), with all that the update learns from them."""
         first = self.world.rank * self.envs.num_envs
         with clock.phase("rollout"):
             rollout = self._collect(self.episodes + first, dealt[first : first + self.envs.num_envs])
@@ -215,19 +254,7 @@ class Learner(Generic[C]):
         self._stop_if_broken(
             "advantage estimation", rollout, dict(zip(("advantages", "returns"), estimated, strict=True))
         )
-        self.experience, self.estimated = experience, estimated
-        with clock.phase("update"):
-            steps = self._update(experience, estimated, minibatches, learning_rate)
-        measured = metrics.summarize(self, experience, estimated, steps)
-        measured["policy/learning_rate"] = learning_rate
-        self.kl.update(self.world.gather(experience.kl_per_sequence).cpu().numpy())
-        self.iteration += 1
-        self.episodes += self.episodes_per_iteration
-        self.tokens += int(measured["rollout/new_tokens"])
-        self._move_reference()
-        measured["rollout/episodes"] = float(self.episodes)
-        measured["rollout/tokens"] = float(self.tokens)
-        return measured | clock.metrics(int(measured.pop("rollout/new_tokens")))
+        return experience, estimated, minibatches
 
     def _collect(self, first_episode: int, prompts: NDArray[np.int64]) -> Rollout:
         try:
@@ -246,6 +273,7 @@ class Learner(Generic[C]):
             rng=np.random.default_rng([self.config.seed, self.iteration, 11]),
             world=self.world,
             device=self.policy.device,
+            counted=rollout.counted(uses_critic=self.uses_critic),
         )
 
     def assess(self, rollout: Rollout, minibatches: list[MiniBatch]) -> Experience:
@@ -272,24 +300,26 @@ class Learner(Generic[C]):
         check_same_shape("mask", experience.mask, advantages=found.advantages)
         if found.returns is not None:
             check_same_shape("mask", experience.mask, returns=found.returns)
-        return Advantages(torch.where(experience.mask, found.advantages, 0.0), found.returns)
+        return Advantages(torch.where(experience.counted_mask, found.advantages, 0.0), found.returns)
 
     def _update(
         self, experience: Experience, estimated: Advantages, minibatches: list[MiniBatch], learning_rate: float
     ) -> list[dict[str, float]]:
-        """Epochs of minibatch steps; returns what each step measured."""
+        """Epochs of minibatch steps; returns what each step measured. Where no answer counts, there is no step."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         rng = np.random.default_rng([self.config.seed, self.iteration, 7])
         steps: list[dict[str, float]] = []
         for _ in range(self.config.epochs):
             for i in rng.permutation(len(minibatches)):
+                if not minibatches[i].rows:
+                    continue
                 steps.append(self.step(experience, estimated, minibatches[i]))
                 if not self.checked:
                     checks.check_first_ratio(steps[0]["policy/ratio"], steps[0]["policy/approx_kl"])
                     self.checks["first ratio is 1 and approx-KL 0"] = self.checked = True
             limit = self.config.target_kl
-            if limit is not None and steps[-1]["policy/approx_kl"] > 1.5 * limit:
+            if limit is not None and steps and steps[-1]["policy/approx_kl"] > 1.5 * limit:
                 break
         return steps
 

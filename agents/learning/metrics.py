@@ -20,30 +20,38 @@ def summarize(
 ) -> dict[str, float]:
     """Figures of an iteration, over all processes.
 
+    Scores and rewards are means over the answers that were scored, and missing where none was; the rest are counted by
+    ``rollout/truncated_fraction``: the length limit, or something outside the task, cut them off.
+
     Args:
         agent: Whose iteration it was.
         experience: What it learned from.
         estimated: Its advantages and returns.
-        steps: What each optimiser step measured.
+        steps: What each optimiser step measured; empty where no answer counted.
     """
     world, rollout, mask, config = experience.world, experience.rollout, experience.mask, agent.config
-    scores = world.gather(torch.as_tensor(rollout.scores)).cpu().numpy()
-    kl = float(world.gather(experience.kl_per_sequence).mean())
-    rewards = float(world.gather(experience.sequence_rewards).double().mean())
+    kl_per_sequence = world.gather(experience.kl_per_sequence)
+    kl = float(kl_per_sequence.mean())
+    rewards = world.gather(experience.sequence_rewards).double()
+    if config.kl_placement == "loss":
+        rewards = rewards - experience.kl_coef * kl_per_sequence
+    scored = world.gather(torch.as_tensor(rollout.scored)).cpu()
+    cut = world.gather(torch.as_tensor(rollout.cut | ~rollout.scored))
     lengths = world.gather(mask.sum(1)).double()
     tokens = float(lengths.sum())
     mismatch = np.abs(rollout.behaviour_logprobs - experience.logprobs.cpu().numpy())[rollout.action_mask].sum()
-    figures = {
-        "objective/score": float(scores.mean()),
-        "objective/score_std": float(scores.std()),
+    figures: dict[str, float] = {}
+    if scored.any():  # what nobody was asked about has no figure
+        scores = world.gather(torch.as_tensor(rollout.scores)).cpu()[scored].numpy()
+        figures["objective/score"], figures["objective/score_std"] = float(scores.mean()), float(scores.std())
+        figures["objective/rlhf_reward"] = float(rewards.cpu()[scored].mean())
+    figures |= {
         "objective/kl": kl,
         "objective/kl_coef": experience.kl_coef,
-        "objective/rlhf_reward": rewards - (0.0 if config.kl_placement == "reward" else experience.kl_coef * kl),
         "objective/entropy": float(world.sum(experience.entropy.double().sum())) / tokens,
         "rollout/response_tokens": float(lengths.mean()),
-        "rollout/truncated_fraction": float(world.gather(torch.as_tensor(rollout.cut)).double().mean()),
+        "rollout/truncated_fraction": float(cut.double().mean()),
         "rollout/new_tokens": tokens,
-        "policy/ratio_first": steps[0]["policy/ratio"],
         "policy/sampler_mismatch": float(world.sum(torch.tensor(float(mismatch)))) / tokens,
         "policy/steps": float(len(steps)),
         "time/environment_seconds": rollout.environment_seconds,
@@ -58,4 +66,7 @@ def summarize(
             experience.values, estimated.returns, mask, total=world.sum
         )
         figures["val/mean"] = float(masked_mean(experience.values, mask, total=world.sum))
+    if not steps:  # no answer counted
+        return figures
+    figures["policy/ratio_first"] = steps[0]["policy/ratio"]
     return figures | {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}

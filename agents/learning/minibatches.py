@@ -36,8 +36,8 @@ class MiniBatch:
 
     Attributes:
         parts: This process's share.
-        rows: Sequences in all processes.
-        tokens: Tokens that the policy chose, in all processes.
+        rows: Sequences that count, in all processes.
+        tokens: Tokens of theirs that the policy chose.
     """
 
     parts: list[MicroBatch]
@@ -53,6 +53,7 @@ def deal(
     rng: np.random.Generator,
     world: World,
     device: torch.device,
+    counted: NDArray[np.bool_] | None = None,
 ) -> list[MiniBatch]:
     """Deal the rows of all processes into minibatches at random, each cut into micro-batches of similar length.
 
@@ -66,7 +67,9 @@ def deal(
         rng: In the same state on every process.
         world: The processes.
         device: Where the tokens go.
+        counted: True on the rows that the loss is a mean of, shape ``(N,)``; None means all.
     """
+    counted = np.ones(len(rollout.lengths), np.bool_) if counted is None else counted
     own = len(rollout.lengths)
     minibatches = []
     for rows in np.array_split(rng.permutation(own * world.size), num_minibatches):
@@ -75,8 +78,9 @@ def deal(
         mine = rows[rows // own == world.rank] - world.rank * own
         ordered = mine[np.argsort(rollout.lengths[mine], kind="stable")]
         parts = [_micro_batch(rollout, part, device) for part in np.array_split(ordered, pieces)]
-        tokens = world.sum(torch.tensor(float(rollout.action_mask[mine].sum())))
-        minibatches.append(MiniBatch(parts, len(rows), float(tokens)))
+        learned = mine[counted[mine]]
+        totals = world.sum(torch.tensor([len(learned), rollout.action_mask[learned].sum()], dtype=torch.float64))
+        minibatches.append(MiniBatch(parts, int(totals[0]), float(totals[1])))
     return minibatches
 
 

@@ -67,6 +67,8 @@ def iteration_trajectories(agent: Learner[Any], name: str) -> list[Trajectory]:
     for row, episode in enumerate(rollout.episodes):
         number, length = first + row, len(episode.response_ids)
         trajectory = Trajectory.from_episode(episode)
+        trajectory.truncated = bool(rollout.truncated[row])
+        trajectory.terminated = not trajectory.truncated
         for key, array in arrays.items():
             setattr(trajectory, key, array[row, :length].copy())
         trajectory.traj_id = f"{name}-{number:010d}"

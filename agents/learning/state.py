@@ -59,7 +59,7 @@ def snapshot(agent: Learner[Any]) -> Snapshot:
     tensors = {f"policy/{name}": p for name, p in agent.policy.named_parameters() if p.requires_grad}
     if agent.reference.moves and agent.reference.model is not None:
         tensors |= {f"reference/{name}": p for name, p in agent.reference.model.named_parameters()}
-    own = [part.get_state() for part in _stateful_layers(agent.envs)]
+    own = layer_states(agent.envs)
     meta = {
         "iteration": agent.iteration,
         "episodes": agent.episodes,
@@ -108,7 +108,7 @@ def read(agent: Learner[Any], folder: Path) -> None:
     agent.best = meta["best"]
     rank, processes = agent.world.rank, meta["environment"]
     own = processes[rank] if len(processes) == agent.world.size else processes[0]
-    wrappers = _stateful_layers(agent.envs)
+    wrappers = stateful_layers(agent.envs)
     if wrappers and len(processes) != agent.world.size:
         raise CheckpointError(
             f"`{folder}` holds the wrappers' states of {len(processes)} process(es), there are {agent.world.size} now; "
@@ -133,10 +133,15 @@ def _stateful(parts: Iterable[Any]) -> list[Any]:
     return [part for part in parts if hasattr(part, "get_state") and hasattr(part, "set_state")]
 
 
-def _stateful_layers(envs: VectorEnv) -> list[Any]:
+def stateful_layers(envs: VectorEnv) -> list[Any]:
     """What of an environment's wrappers has a state beyond the running episode: statistics and KL controllers."""
     hooks = [layer.hook for layer in layers(envs) if hasattr(layer, "hook")]
     return _stateful([getattr(hook, "controller", hook) for hook in hooks])
+
+
+def layer_states(envs: VectorEnv) -> list[Any]:
+    """The states of :func:`stateful_layers`, JSON-able."""
+    return [part.get_state() for part in stateful_layers(envs)]
 
 
 def keep_best(agent: Learner[Any], run: Run) -> None:

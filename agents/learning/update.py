@@ -84,15 +84,14 @@ def accumulate(
 
 
 def _old_tokens(experience: Experience, estimated: Advantages, part: MicroBatch) -> OldTokens:
-    mask = part.batch.response_mask
-    rows, width = part.rows, mask.shape[1]
+    rows, width = part.rows, part.batch.response_mask.shape[1]
 
     def of(x: torch.Tensor) -> torch.Tensor:
         return x[rows, :width]
 
     logprobs = of(experience.logprobs)
     return OldTokens(
-        mask=mask,
+        mask=of(experience.counted_mask),
         logprobs=logprobs,
         ref_logprobs=of(experience.ref_logprobs),
         values=of(experience.values),

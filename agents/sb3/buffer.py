@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from agents.forward import SequenceBatch
 from agents.sb3.rows import Rows, read_rows
 from textenv.errors import ShapeError
+from textenv.wrappers.kl import reference_beta
 
 
 class SequenceStore:
@@ -142,6 +143,16 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self.log_probs[self.pos] = log_prob.cpu().numpy().flatten()
         self.pos += 1
         self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: NDArray[Any]) -> None:
+        """Advantages and returns as in SB3; around a ``ReferenceLogProb`` of β the returns hold β times the entropy.
+
+        The entropy of the token itself is taken out of its advantage again: the algorithm's bonus has its gradient.
+        """
+        beta = reference_beta(self.observation_space)
+        self.rewards -= beta * self.log_probs
+        super().compute_returns_and_advantage(last_values, dones)
+        self.advantages += beta * self.log_probs
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches of whole sequences, in random order."""

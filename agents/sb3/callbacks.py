@@ -13,10 +13,10 @@ from textenv.episode import Episode, FinishReason
 class TextLogger(BaseCallback):
     """Logs scores, KL, reward parts and sample texts of every rollout's finished answers, to SB3's logger.
 
-    ``objective/score``, ``objective/kl`` (nats per answer, where a ``KLPenalty`` wrapper measures it),
-    ``reward/<part>`` (where the reward function gives parts), ``rollout/response_tokens``,
-    ``rollout/truncated_fraction`` (answers that the length limit ended) and ``text/sample_<i>`` (TensorBoard and JSON
-    only).
+    ``objective/score`` (of the answers that were scored), ``objective/kl`` (nats per answer, where a ``KLPenalty``
+    wrapper measures it), ``reward/<part>`` (where the reward function gives parts), ``rollout/response_tokens``,
+    ``rollout/truncated_fraction`` (answers that the length limit or something outside the task cut off) and
+    ``text/sample_<i>`` (TensorBoard and JSON only).
 
     Args:
         samples: Answers to log per rollout.
@@ -40,9 +40,11 @@ class TextLogger(BaseCallback):
             return True
         for slot, episode in zip(ended, self.training_env.get_attr("last_episode", indices=ended), strict=True):
             info = infos[slot]
-            self._note("objective/score", info["score"])
+            scored = not info.get("TimeLimit.truncated", False)
+            if scored:
+                self._note("objective/score", info["score"])
             self._note("rollout/response_tokens", info["response_tokens"])
-            self._note("rollout/truncated_fraction", float(info["finish_reason"] == FinishReason.LENGTH))
+            self._note("rollout/truncated_fraction", float(info["finish_reason"] == FinishReason.LENGTH or not scored))
             if "kl" in info:
                 self._note("objective/kl", self._kl[slot])
             if episode is None:  # a TimeLimit wrapper ended it, and the environment has no record

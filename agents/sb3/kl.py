@@ -1,8 +1,9 @@
 """KL-regularisation under algorithms that know nothing of it: the penalty is paid by a wrapper.
 
 Where the policy is a :class:`agents.sb3.TextPolicy`, ``KLPenalty`` reads the log-probs it samples with
-(:func:`connect_kl`). Algorithms that expose nothing take ``ReferenceLogProb`` and an entropy bonus instead: the reward
-``r + β log π_ref`` with an entropy bonus of β is the same objective.
+(:func:`connect_kl`). Algorithms that expose nothing and have the entropy in their return (soft Q-learning, SAC) take
+``ReferenceLogProb``: the reward ``r + β log π_ref`` with an entropy of weight β is the same objective. An entropy bonus
+beside the return, PPO's and A2C's, is not; :class:`agents.sb3.SequenceRolloutBuffer` makes it one.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def connect_kl(model: Any) -> None:
     """
     if not isinstance(model.policy, LanguageModelPolicy):
         raise ConfigError(
-            f"connect_kl needs a TextPolicy, got {type(model.policy).__name__}; for other policies use the wrapper "
-            "ReferenceLogProb with an entropy bonus"
+            f"connect_kl needs a TextPolicy, got {type(model.policy).__name__}; other policies have no "
+            "log-probs that the wrapper could read: call KLPenalty's give_logprobs(...) before each step"
         )
     hooks = [hook for hook in _hooks(model.get_env()) if isinstance(hook, KLPenaltyHook)]
     if not hooks:

@@ -21,10 +21,10 @@ from agents.policy import CausalLMPolicy
 from agents.ppo import PPO, PPOConfig, ppo_loss
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
-from textenv.errors import CheckpointError
+from textenv.errors import CheckpointError, RewardError
 from textenv.runs import Run
 from textenv.trajectories import TrajectoryStore
-from textenv.wrappers.vector import WhitenReward
+from textenv.wrappers.vector import KLPenalty, WhitenReward
 
 ROOT = Path(__file__).parents[2]
 Build = Callable[[Run], PPO]
@@ -151,9 +151,9 @@ def test_last_checkpoints_and_the_best_policy_stay(make_policy, tokenizer, tmp_p
     after: list[dict[str, torch.Tensor]] = []
     agent.learn(32, callback=lambda a, m: after.append({k: v.clone() for k, v in a.policy.model.state_dict().items()}))
     assert [f.name for f in sorted((tmp_path / "ppo" / "checkpoints").iterdir())] == [
-        "step-00000001",
         "step-00000002",
         "step-00000003",
+        "step-00000004",
     ]
     (best,) = (tmp_path / "ppo" / "best").iterdir()
     assert best.name == "step-00000002"
@@ -243,3 +243,131 @@ def test_killed_twenty_times_at_random_moments_ends_with_the_same_numbers(task: 
     assert found["errors"] == []
     assert len(set(found["places"])) > 4, "the kills came too close together to mean anything"
     assert {name: value for name, value in found.items() if name.startswith("same_") and not value} == {}
+
+
+def weights(agent: Any) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in agent.policy.parameters()]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_finished_training_can_be_extended(folder: Path, tokenizer, tmp_path: Path):
+    def train(where: str, *totals: int) -> PPO:
+        trained: list[PPO] = []
+        for total in totals:
+            run = Run(tmp_path / where, tensorboard=False)
+            made = CausalLMPolicy.from_pretrained(folder)
+            config = replace(CONFIG, lr_schedule="constant", checkpoint_every=100)
+            agent = PPO(made, make_envs(tokenizer, variety), config=config, run=run)
+            seen: list[int] = []
+            agent.learn(total, callback=lambda agent, measured, seen=seen: seen.append(agent.iteration))
+            assert agent.episodes == total
+            trained.append(agent)
+        return trained[-1]
+
+    whole, extended = train("whole", 32), train("extended", 16, 16, 32)
+    assert same(weights(whole), weights(extended))
+    assert figures(tmp_path / "whole") == figures(tmp_path / "extended")
+    together = PPO(
+        CausalLMPolicy.from_pretrained(folder),
+        make_envs(tokenizer, variety),
+        config=replace(CONFIG, lr_schedule="constant"),
+    )
+    assert same(weights(together.learn(16).learn(32)), weights(whole))
+
+
+def test_episodes_are_counted_whatever_the_number_of_slots(make_policy, tokenizer, tmp_path: Path):
+    config = replace(CONFIG, lr_schedule="linear")
+    half = PPO(make_policy(), make_envs(tokenizer, variety), config=config, run=Run(tmp_path, tensorboard=False))
+
+    def stop(agent: PPO, measured: dict[str, float]) -> None:
+        if agent.episodes == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half.learn(64, callback=stop)  # the checkpoint holds 32 episodes
+    rates: list[tuple[int, float]] = []
+    resumed = PPO(
+        make_policy(), make_envs(tokenizer, variety, num_envs=16), config=config, run=Run(tmp_path, tensorboard=False)
+    )
+    resumed.learn(64, callback=lambda agent, m: rates.append((agent.episodes, m["policy/learning_rate"])))
+    assert rates == [(48, pytest.approx(1e-3 * 32 / 64)), (64, pytest.approx(1e-3 * 16 / 64))]
+
+
+def test_changed_coefficient_counts_after_a_resume(make_policy, tokenizer, tmp_path: Path):
+    def train(total: int, **changes: Any) -> PPO:
+        def wrap(envs: Any) -> Any:
+            return KLPenalty(envs, lambda tokens, lengths: np.zeros((len(tokens), 280)), same_for_all, coef=paid)
+
+        def same_for_all(tokens: Any, lengths: Any) -> Any:
+            return np.zeros((len(tokens), 280))
+
+        paid = changes.pop("paid", 0.1)
+        envs = wrap(make_envs(tokenizer, variety))
+        run = Run(tmp_path, tensorboard=False)
+        agent = PPO(make_policy(), envs, config=replace(CONFIG, **changes), run=run)
+        return agent.learn(total)
+
+    assert train(8, kl_coef=0.1).kl.coef == 0.1
+    changed = train(16, kl_coef=0.3, paid=0.2)
+    assert (changed.kl.coef, changed.experience.kl_coef, changed.envs.coef) == (0.3, 0.3, 0.2)  # pyright: ignore
+    adapting = train(24, kl_coef=0.3, kl_target=0.01, kl_horizon=10)
+    assert adapting.kl.coef != 0.3
+    assert train(24, kl_coef=0.3, kl_target=0.01, kl_horizon=10).kl.coef == adapting.kl.coef
+
+
+class Fragile:
+    """A reward that fails once, after it has been asked a number of times."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.asked, self.fails_at = 0, fails_at
+
+    def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
+        self.asked += 1
+        if self.asked == self.fails_at:
+            raise OSError("the server is away")
+        return variety(prompts, responses)
+
+
+@pytest.mark.parametrize(("fails_at", "groups"), [(1, 1), (4, 2)])
+def test_training_goes_on_after_a_reward_error_as_if_nothing_had_happened(
+    fails_at: int, groups: int, make_policy, tokenizer, tmp_path: Path
+):
+    config = replace(CONFIG, group_size=groups, kl_target=0.5)
+    # Episodes end at different times, so that some have been scored before the reward fails.
+    stop: dict[str, Any] = {"stop": ["a", "e", "i"]}
+
+    def make(where: str, reward: Any) -> PPO:
+        envs = WhitenReward(make_envs(tokenizer, reward, **stop))
+        return PPO(make_policy(), envs, config=config, run=Run(tmp_path / where, tensorboard=False))
+
+    whole = make("whole", variety).learn(24)
+    broken = make("broken", Fragile(fails_at))
+    with pytest.raises(RewardError, match="the server is away"):
+        broken.learn(24)
+    if fails_at > 2:  # and what is saved then goes on as well
+        broken.save(tmp_path / "saved")
+        loaded = PPO.load(tmp_path / "saved", WhitenReward(make_envs(tokenizer, variety, **stop)))
+        assert same(weights(loaded.learn(24)), weights(whole))
+    broken.learn(24)
+    assert same(weights(broken), weights(whole))
+    assert figures(tmp_path / "broken") == figures(tmp_path / "whole")
+    assert broken.envs.hook.get_state() == whole.envs.hook.get_state()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_held_out_evaluation_that_fails_is_made_up_for(make_policy, tokenizer, tmp_path: Path):
+    def make(where: str, reward: Any) -> PPO:
+        held_out = HeldOut(["the old", "a new film"], reward)
+        config = replace(CONFIG, eval_every=1)
+        run = Run(tmp_path / where, tensorboard=False)
+        return PPO(make_policy(), make_envs(tokenizer, variety), config=config, held_out=held_out, run=run)
+
+    make("whole", variety).learn(24)
+    broken = make("broken", Fragile(2))
+    with pytest.raises(RewardError):
+        broken.learn(24)
+    broken.learn(24)
+    assert figures(tmp_path / "broken") == figures(tmp_path / "whole")
+    assert len(figures(tmp_path / "whole")) == 3

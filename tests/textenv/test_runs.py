@@ -16,6 +16,7 @@ from textenv.checkpoints import (
     save_state,
     write_atomic,
 )
+from textenv.cli.stages import once
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.progress import StageProgress
 from textenv.runs import Run
@@ -195,3 +196,33 @@ def test_progress_in_a_terminal_shows_rate_and_figures():
         progress.update(2, {"score": 1.5}, tokens=10)
     assert "2/2" in out.getvalue()
     assert "score 1.5" in out.getvalue()
+
+
+def test_finished_stage_goes_on_where_its_episodes_grow(tmp_path: Path):
+    def work(run: Run, episodes: int) -> dict[str, int]:
+        latest = run.checkpoints("ppo").latest()
+        begun = 0 if latest is None else int(latest.name.removeprefix("step-"))
+        for step in range(begun, episodes):
+            run.checkpoints("ppo").save(step + 1, lambda folder: save_state(folder, {}, {}))
+        return {"begun": begun}
+
+    def play(episodes: int, **other: int) -> dict[str, int]:
+        run = Run(tmp_path / "r", config={"ppo": {"total_episodes": episodes, **other}}, tensorboard=False)
+        done = once(run, "ppo", lambda: work(run, episodes))
+        run.finish("evaluate", {})
+        run.write_json("summary.json", {})
+        return done
+
+    assert play(3)["begun"] == 0
+    assert len(list((tmp_path / "r" / "ppo" / "checkpoints").iterdir())) == 1
+    assert play(3)["begun"] == 0  # done before
+    with pytest.raises(ConfigError, match=r"different: ppo\.total_episodes"):
+        play(2)
+    with pytest.raises(ConfigError, match=r"different: ppo\.num_envs"):
+        play(5, num_envs=2)
+    Run(tmp_path / "r", config={"ppo": {"total_episodes": 5}}, tensorboard=False)
+    assert not (tmp_path / "r" / "evaluate" / "done.json").exists()
+    assert play(5)["begun"] == 3
+    Run(tmp_path / "r").checkpoints("ppo").clear()
+    with pytest.raises(ConfigError, match=r"`ppo\.total_episodes` has grown, but the finished stage .* no checkpoint"):
+        play(6)

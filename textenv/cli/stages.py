@@ -50,12 +50,11 @@ from textenv.trajectories import Trajectory
 def once(run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A stage's summary, from disk where the stage is complete; its wall-clock seconds are in ``seconds``."""
     done = run.finished(stage)
-    checkpoints = run.checkpoints(stage)
     if done is not None:
-        checkpoints.clear()
+        run.tidy(stage)
         run.say(f"{stage:<12} done before ({done['seconds']:.0f} s)")
         return done
-    latest = checkpoints.latest()
+    latest = run.checkpoints(stage).latest()
     earlier = run.seconds(stage, int(latest.name.removeprefix("step-"))) if latest is not None else 0.0
     began = time.monotonic()
     summary = work()

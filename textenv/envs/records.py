@@ -43,6 +43,7 @@ def make_episode(slots: Slots, slot: int) -> Episode:
         action_mask=None if mask is None else tuple(mask.tolist()),
         task=prompt.task,
         turns=int(slots.turns[slot]),
+        scored=False,
     )
 
 
@@ -61,7 +62,7 @@ def with_score(episode: Episode, given: Scores, index: int) -> Episode:
     elif rewards is not None:
         rewards = (*rewards[:-1], rewards[-1] + score)
     parts = None if given.parts is None else {name: float(values[index]) for name, values in given.parts.items()}
-    return dataclasses.replace(episode, score=score, rewards=rewards, reward_parts=parts)
+    return dataclasses.replace(episode, score=score, rewards=rewards, reward_parts=parts, scored=True)
 
 
 def answer_text(
@@ -104,6 +105,8 @@ def read_state(slots: Slots, slot: int) -> EnvState:
         action_mask=None if slots.policy_mask is None else tuple(slots.policy_mask[slot, start:end].tolist()),
         token_rewards=None if slots.paid is None else tuple(slots.paid[slot, start:end].tolist()),
         last_episode=slots.last_episodes[slot],
+        steps=int(slots.steps[slot]),
+        wrappers={name: hook.read_episode(slot) for name, hook in slots.hooks.items()} or None,
     )
 
 
@@ -134,7 +137,8 @@ def write_state(slots: Slots, slot: int, state: EnvState) -> None:
     slots.tokens[slot, start:end] = state.response_ids
     slots.lengths[slot] = end
     slots.response_tokens[slot] = state.response_tokens
-    slots.steps[slot] = state.response_tokens
+    slots.steps[slot] = state.response_tokens if state.steps is None else state.steps
+    slots.restored[slot] = True
     slots.finish_reasons[slot] = int(state.finish_reason)
     slots.turns[slot] = state.turns
     slots.returns[slot] = state.episode_return
@@ -144,3 +148,5 @@ def write_state(slots: Slots, slot: int, state: EnvState) -> None:
         slots.policy_mask[slot, start:end] = state.action_mask
     if slots.paid is not None:
         slots.paid[slot, start:end] = state.token_rewards
+    for name, hook in slots.hooks.items():
+        hook.write_episode(slot, (state.wrappers or {}).get(name))

@@ -9,7 +9,7 @@ Left out on purpose: dealing prompts and autoreset (the environments), and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
@@ -35,6 +35,18 @@ class StepResult(NamedTuple):
     truncated: NDArray[np.bool_]
 
 
+class EpisodeKeeper(Protocol):
+    """Knows something of the episode that runs in each slot."""
+
+    def read_episode(self, slot: int) -> Any:
+        """What it knows of a slot's episode, JSON-able."""
+        ...
+
+    def write_episode(self, slot: int, known: Any) -> None:
+        """Puts back what :meth:`read_episode` gave; None where nothing was saved."""
+        ...
+
+
 class Slots:
     """Episodes side by side.
 
@@ -53,6 +65,9 @@ class Slots:
         turn_starts: Position in each row where the policy's running turn begins.
         policy_mask: True on the policy's tokens, shape ``(num_slots, L)``; None without a responder.
         paid: Token rewards by position, shape ``(num_slots, L)``; None without a token reward.
+        restored: True where a slot's episode was put there as a saved state.
+        hooks: Wrappers that know something of each running episode, by name; their part of a state is read and written
+            with it.
         version: Counts changes of the state, so that others can tell when what they computed from it is stale.
         returns: Rewards paid so far in the running (or just finished) episode.
         last_episodes: Latest finished episode of each slot, or None.
@@ -76,6 +91,8 @@ class Slots:
         self.turn_starts = np.zeros(num_slots, dtype=np.int64)
         self.policy_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
         self.paid = None if task.token_reward is None else np.zeros(shape)
+        self.restored = np.zeros(num_slots, dtype=np.bool_)
+        self.hooks: dict[str, EpisodeKeeper] = {}
         self.version = 0
         self._every_slot = np.arange(num_slots)
 
@@ -125,6 +142,7 @@ class Slots:
         self.prompt_indices[slot] = prompt.index
         self.response_tokens[slot] = len(prefix)
         self.steps[slot] = 0
+        self.restored[slot] = False
         self.finish_reasons[slot] = RUNNING
         self.turns[slot] = 1
         self.returns[slot] = 0.0

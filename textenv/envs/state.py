@@ -15,8 +15,9 @@ class EnvState:
     """Where one episode stands.
 
     Restoring it and taking the same actions gives bit-identical observations and rewards. It holds the tokens so far,
-    no model and no text, so that taking and restoring it costs O(tokens so far). A responder's own memory and a
-    wrapper's are not part of it.
+    no model and no text, so that taking and restoring it costs O(tokens so far). What textenv's wrappers know of the
+    episode is part of it; what they learn across episodes (statistics, adaptive coefficients), a responder's own memory
+    and Gymnasium's wrappers (``TimeLimit``) are not.
 
     Attributes:
         prompt: The prompt, encoded.
@@ -29,6 +30,9 @@ class EnvState:
         action_mask: True on the policy's tokens of ``response_ids``; None means all of them.
         token_rewards: What the token reward paid, by token of ``response_ids``; None without one.
         last_episode: The slot's latest finished episode.
+        steps: Steps taken, which ``max_episode_steps`` limits; None (states of earlier versions) takes
+            ``response_tokens``.
+        wrappers: What wrappers around the environment know of the episode, by their hook's name, JSON-able.
         rng_state: State of the generator that deals prompts, where asked for.
         dealer_state: Place in the epoch of prompts, where asked for.
     """
@@ -43,6 +47,8 @@ class EnvState:
     action_mask: tuple[bool, ...] | None = None
     token_rewards: tuple[float, ...] | None = None
     last_episode: Episode | None = None
+    steps: int | None = None
+    wrappers: dict[str, Any] | None = None
     rng_state: dict[str, Any] | None = None
     dealer_state: dict[str, Any] | None = None
 

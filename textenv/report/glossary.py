@@ -101,7 +101,11 @@ GLOSSARY: tuple[Term, ...] = (
         "1 − Var(return − value) / Var(return): 1 for a perfect critic, 0 for one that predicts a constant.",
     ),
     Term("Response length", "rollout/response_tokens", "Mean number of tokens of an answer."),
-    Term("Cut at the limit", "rollout/truncated_fraction", "Share of answers that reached the length limit."),
+    Term(
+        "Cut at the limit",
+        "rollout/truncated_fraction",
+        "Share of answers that the length limit or something outside the task ended.",
+    ),
     Term("Tokens per second", "time/tokens_per_second", "Generated tokens per second of a whole PPO iteration."),
 )
 """Every figure of the report, in the order in which the page shows them."""

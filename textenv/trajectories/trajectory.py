@@ -150,7 +150,7 @@ class Trajectory:
             finish_reason=reason,
             rewards=rewards,
             action_mask=None if episode.action_mask is None else np.array(episode.action_mask, bool),
-            score=None if reason == "aborted" else float(episode.score),
+            score=float(episode.score) if episode.scored else None,
             score_parts=None if episode.reward_parts is None else dict(episode.reward_parts),
             prompt_id=str(episode.prompt_index) if episode.prompt_index >= 0 else None,
             source="environment",

@@ -55,6 +55,9 @@ class Transition(NamedTuple):
 class Hook:
     """Does a wrapper's work around each step. The base class changes nothing.
 
+    One that knows something of running episodes has ``read_episode`` and ``write_episode``
+    (:class:`textenv.envs.slots.EpisodeKeeper`), so that saved states hold it.
+
     Attributes:
         evaluating: Whether held-out prompts are played: what is paid stays the same, but nothing is learned from the
             episodes and none is recorded; rewards are not normalised, so that evaluations can be compared.
@@ -64,6 +67,10 @@ class Hook:
 
     def attach(self, slots: Slots) -> None:
         """Called once, when the environment is wrapped."""
+        if hasattr(self, "read_episode"):
+            name = type(self).__name__
+            others = sum(known.split(" ")[0] == name for known in slots.hooks)
+            slots.hooks[name if not others else f"{name} {others + 1}"] = self  # pyright: ignore[reportArgumentType]
 
     def begin(self, started: NDArray[np.bool_]) -> None:
         """Called when ``reset`` has started episodes in these slots, shape ``(n,)``."""
@@ -160,7 +167,7 @@ class HookWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Resets the environment."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.hook.begin(np.ones(1, dtype=np.bool_))
+        self.hook.begin(~self._slots.restored)
         return observation, {**info, **{key: values.dtype.type(0).item() for key, values in self.hook.infos().items()}}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -218,7 +225,7 @@ class VectorHookWrapper(VectorWrapper):
         """Resets the environment."""
         observations, infos = self.env.reset(seed=seed, options=options)
         started = infos["_length"].copy()
-        self.hook.begin(started)
+        self.hook.begin(started & ~self._slots.restored)
         for key, values in self.hook.infos().items():
             infos[key], infos[f"_{key}"] = np.zeros_like(values), started.copy()
         return observations, infos

@@ -1,13 +1,18 @@
 """KL-regularisation: estimators of a divergence, coefficients that adapt, and the hooks that pay for it.
 
 All divergences are KL(policy ‖ reference) in nats, per token where not said otherwise.
+
+Only ``k1`` can be paid. The others measure as well or better, but what they are in a state hardly depends on the token
+chosen there (``full`` not at all), so a reward made of them regularises the tokens before, not the one it is paid for.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import copy
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from textenv.envs.slots import Slots
@@ -44,7 +49,7 @@ _SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 class FixedKLController:
-    """A coefficient that stays.
+    """A coefficient that stays: a setting, so that a resumed run counts what it is given and not what was saved.
 
     Args:
         coef: Weight of the divergence, score units per nat.
@@ -61,8 +66,7 @@ class FixedKLController:
         return {"coef": self.coef}
 
     def set_state(self, state: dict[str, float]) -> None:
-        """Restores what :meth:`get_state` gave."""
-        self.coef = float(state["coef"])
+        """Takes note of a saved state and changes nothing."""
 
 
 class AdaptiveKLController(FixedKLController):
@@ -96,6 +100,10 @@ class AdaptiveKLController(FixedKLController):
         if len(kl_per_answer):
             error = float(np.clip(np.mean(kl_per_answer) / self.target_kl - 1.0, -0.2, 0.2))
             self.coef *= 1.0 + error * len(kl_per_answer) / self.horizon
+
+    def set_state(self, state: dict[str, float]) -> None:
+        """Goes on from a saved coefficient."""
+        self.coef = float(state["coef"])
 
 
 def make_controller(
@@ -152,6 +160,11 @@ class KLPenaltyHook(Hook):
     ) -> None:
         if estimator not in ("k1", "k2", "k3", "full"):
             raise ConfigError(f"estimator must be 'k1', 'k2', 'k3' or 'full', got {estimator!r}")
+        if estimator != "k1" and controller.coef:
+            raise ConfigError(
+                f"estimator {estimator!r} cannot be paid as a reward, it does not regularise the token that it is paid "
+                "for; pay estimator='k1', or pass coef=0 to measure only"
+            )
         if placement not in ("token", "last"):
             raise ConfigError(f"placement must be 'token' or 'last', got {placement!r}")
         self.reference = reference
@@ -166,6 +179,7 @@ class KLPenaltyHook(Hook):
 
     def attach(self, slots: Slots) -> None:
         """Makes room for the slots' sums."""
+        super().attach(slots)
         self._step = np.zeros(slots.num_slots)
         self._answer = np.zeros(slots.num_slots)
 
@@ -226,6 +240,33 @@ class KLPenaltyHook(Hook):
     def infos(self) -> dict[str, NDArray[Any]]:
         """``kl``: the divergence of the token just taken, nats."""
         return {"kl": self._step}
+
+    def read_episode(self, slot: int) -> float:
+        """The divergence of the answer so far, nats."""
+        return float(self._answer[slot])
+
+    def write_episode(self, slot: int, known: float | None) -> None:
+        """Goes on from such a sum."""
+        self._answer[slot] = known or 0.0
+        self._step[slot] = 0.0
+
+
+SpaceT = TypeVar("SpaceT", bound="spaces.Space[Any]")
+
+
+def reference_beta(space: spaces.Space[Any]) -> float:
+    """Weight of the reference's log-probabilities in the rewards of environments with this observation space.
+
+    Learners are given spaces and no wrappers, so :class:`textenv.wrappers.ReferenceLogProb` leaves a note there.
+    """
+    return float(getattr(space, "reference_beta", 0.0))
+
+
+def with_reference_beta(space: SpaceT, beta: float) -> SpaceT:
+    """A copy of the space that notes another ``beta`` in the rewards."""
+    noted: Any = copy.copy(space)
+    noted.reference_beta = reference_beta(space) + float(beta)
+    return noted
 
 
 class ReferenceLogProbHook(Hook):

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from textenv.envs.options import SharedKwargs, check_action
 from textenv.wrappers.base import HookWrapper, NextTokenLogprobs, slots_of
-from textenv.wrappers.kl import Estimator, FixedKLController, KLPenaltyHook, ReferenceLogProbHook, make_controller
+from textenv.wrappers.kl import (
+    Estimator,
+    FixedKLController,
+    KLPenaltyHook,
+    ReferenceLogProbHook,
+    make_controller,
+    with_reference_beta,
+)
 from textenv.wrappers.masks import LaggedTokens, ListedTokens, MaskSource, MaskState, RankedTokens
 from textenv.wrappers.terms import (
     ClipHook,
@@ -36,7 +43,8 @@ class KLPenalty(HookWrapper):
         policy: Log-probabilities of the policy; None where the algorithm gives its own with
             :meth:`give_logprobs` before each step.
         coef: Coefficient, score units per nat; the first one where it adapts; or a controller.
-        estimator: ``"k1"``, ``"k2"``, ``"k3"`` (of the sampled token) or ``"full"`` (exact, over the vocabulary).
+        estimator: ``"k1"``, which can be paid; or, with ``coef=0``, to measure only: ``"k2"``, ``"k3"`` (of the sampled
+            token) or ``"full"`` (exact, over the vocabulary). These do not regularise the token they are paid for.
         placement: ``"token"`` pays at each token, ``"last"`` the sum with the last one.
         target_kl: Nats per answer at which an adaptive coefficient aims; None keeps it fixed.
         horizon: Answers over which the coefficient adapts.
@@ -84,8 +92,11 @@ class KLPenalty(HookWrapper):
 class ReferenceLogProb(HookWrapper):
     """Adds ``beta · log π_ref(action)`` to the reward at every step.
 
-    With an algorithm's entropy bonus of ``beta`` this is KL-regularisation towards the reference, for algorithms that
-    expose no log-probabilities: ``-β KL = β E[log π_ref] + β H``.
+    With ``beta`` times the policy's entropy *in the return* this is KL-regularisation towards the reference, for
+    algorithms that expose no log-probabilities: ``-β KL = β E[log π_ref] + β H``. Soft Q-learning and SAC have it
+    there. The bonus of PPO or A2C (``ent_coef``) is not part of the return: it counts at each token alone, and answers
+    end early to escape the log-probabilities of later tokens. ``agents.sb3.SequenceRolloutBuffer`` puts it there (with
+    ``ent_coef=beta`` and ``normalize_advantage=False``); everywhere else take :class:`KLPenalty`.
 
     Args:
         env: The environment.
@@ -95,6 +106,7 @@ class ReferenceLogProb(HookWrapper):
 
     def __init__(self, env: Env, reference: NextTokenLogprobs, beta: float) -> None:
         super().__init__(env, ReferenceLogProbHook(reference, beta), {"reference": reference, "beta": beta})
+        self.observation_space = with_reference_beta(env.observation_space, beta)
 
 
 class ScaleReward(HookWrapper):

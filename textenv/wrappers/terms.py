@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.envs.slots import Slots
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError
 from textenv.wrappers.base import Hook, Transition
@@ -53,12 +54,11 @@ class WhitenHook(Hook):
         return deviation if deviation > 0 else 1.0
 
     def _observe(self, values: NDArray[np.float64]) -> None:
-        """Welford's update with several values at once."""
-        total = self.count + len(values)
-        delta = float(values.mean()) - self.mean
-        self._squares += float(((values - values.mean()) ** 2).sum()) + delta**2 * self.count * len(values) / total
-        self.mean += delta * len(values) / total
-        self.count = total
+        """Welford's update with several values at once; equal values have deviation exactly 0, whatever they are."""
+        before = float(values[0]) if self.count == 0 else self.mean
+        self.count += len(values)
+        self.mean = before + float((values - before).sum()) / self.count
+        self._squares += float(((values - before) * (values - self.mean)).sum())
 
     def after(self, transition: Transition) -> NDArray[np.float64]:
         """Whitened rewards; rewards inside episodes are only scaled, unscored ends stay as they are."""
@@ -127,12 +127,15 @@ class RecordHook(Hook):
         self._paid: NDArray[np.float64] | None = None
         self._rewards: list[list[float]] = []
 
+    def attach(self, slots: Slots) -> None:
+        """Makes room for the slots' rewards."""
+        super().attach(slots)
+        self._rewards = [[] for _ in range(slots.num_slots)]
+
     def begin(self, started: NDArray[np.bool_]) -> None:
         """Forgets the rewards of episodes that were cut off by a reset."""
         if self.evaluating:
             return
-        if len(self._rewards) != len(started):
-            self._rewards = [[] for _ in started]
         for slot in np.flatnonzero(started).tolist():
             self._rewards[slot] = []
 
@@ -150,6 +153,14 @@ class RecordHook(Hook):
             self.writer.seen += 1
             self._rewards[slot] = []
         return transition.rewards
+
+    def read_episode(self, slot: int) -> list[float]:
+        """What was paid for each step of the episode so far."""
+        return list(self._rewards[slot])
+
+    def write_episode(self, slot: int, known: list[float] | None) -> None:
+        """Goes on from such rewards."""
+        self._rewards[slot] = list(known or [])
 
     def close(self) -> None:
         """Closes the file, commits what is pending."""

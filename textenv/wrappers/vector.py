@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from textenv.envs.options import check_actions
 from textenv.wrappers.base import NextTokenLogprobs, VectorHookWrapper, inner_attribute, slots_of
-from textenv.wrappers.kl import Estimator, FixedKLController, KLPenaltyHook, ReferenceLogProbHook, make_controller
+from textenv.wrappers.kl import (
+    Estimator,
+    FixedKLController,
+    KLPenaltyHook,
+    ReferenceLogProbHook,
+    make_controller,
+    with_reference_beta,
+)
 from textenv.wrappers.masks import LaggedTokens, ListedTokens, MaskSource, MaskState, RankedTokens
 from textenv.wrappers.terms import (
     ClipHook,
@@ -61,6 +68,7 @@ class ReferenceLogProb(VectorHookWrapper):
 
     def __init__(self, env: Envs, reference: NextTokenLogprobs, beta: float) -> None:
         super().__init__(env, ReferenceLogProbHook(reference, beta))
+        self.single_observation_space = with_reference_beta(env.single_observation_space, beta)
 
 
 class ScaleReward(VectorHookWrapper):

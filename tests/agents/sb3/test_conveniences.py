@@ -98,3 +98,24 @@ def test_logger_serves_value_based_methods_too():
     model = DQN("MlpPolicy", gym.make(TOY), learning_starts=10, buffer_size=100, device="cpu", seed=0)
     model.learn(60, callback=TextLogger())
     assert 0 <= model.logger.name_to_value["objective/score"] <= 1
+
+
+def test_logger_counts_no_score_for_answers_that_were_cut_off():
+    envs = gym.make_vec(
+        TOY, num_envs=8, vectorization_mode="vector_entry_point", task="copy", on_length_limit="truncate", horizon=2
+    )
+    seen: list[tuple[float, bool]] = []
+
+    class Watching(TextLogger):
+        def _on_step(self) -> bool:
+            ended = zip(self.locals["infos"], self.locals["dones"], strict=True)
+            seen.extend((info["score"], info["TimeLimit.truncated"]) for info, done in ended if done)
+            return super()._on_step()
+
+    model = model_on(as_vec_env(envs), n_steps=32)
+    model.learn(256, callback=Watching(), log_interval=9)  # a shown figure is gone
+    found = model.logger.name_to_value
+    scored = [score for score, cut in seen if not cut]
+    assert 0 < len(scored) < len(seen)
+    assert found["objective/score"] == pytest.approx(np.mean(scored))
+    assert found["rollout/truncated_fraction"] == pytest.approx(1 - len(scored) / len(seen))

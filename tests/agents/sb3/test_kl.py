@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from typing import Any
 
 import gymnasium as gym
@@ -12,17 +14,21 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+import agents
 from agents.policy import CausalLMPolicy
 from agents.sb3 import (
     FrozenReference,
+    MaskableSequenceRolloutBuffer,
     MaskableTextPolicy,
+    SequenceRolloutBuffer,
     TextLogger,
     TextPolicy,
     as_vec_env,
     connect_kl,
 )
+from examples.sb3_ppo import tiny_llama
 from tests.agents.sb3.models import TOY, toy_lm
-from textenv import wrappers
+from textenv import TextGenerationVectorEnv, wrappers
 from textenv.errors import ConfigError
 from textenv.wrappers import vector
 
@@ -33,7 +39,7 @@ def penalised(
     lm: CausalLMPolicy, reference: Any, algorithm: Any = PPO, policy: Any = TextPolicy, **options: Any
 ) -> Any:
     envs = gym.make_vec(TOY, num_envs=4, **options.pop("env", {}))
-    envs = vector.KLPenalty(envs, reference, coef=0.3, **options)
+    envs = vector.KLPenalty(envs, reference, **{"coef": 0.3, **options})
     model = algorithm(policy, VecMonitor(as_vec_env(envs)), policy_kwargs={"policy": lm}, **SETTINGS)
     connect_kl(model)
     return model
@@ -85,7 +91,7 @@ def test_penalty_is_the_difference_to_the_log_probs_that_the_buffer_holds(dtype)
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_divergence_from_itself_is_zero_until_the_first_update(dtype, estimator):
     lm = toy_lm(dtype=dtype)
-    model = penalised(lm, FrozenReference(lm, gym.make_vec(TOY, num_envs=4)), estimator=estimator)
+    model = penalised(lm, FrozenReference(lm, gym.make_vec(TOY, num_envs=4)), estimator=estimator, coef=0.0)
     kept = Steps()
     model.learn(96, callback=kept)
     measured = np.stack(kept.kl)
@@ -186,3 +192,95 @@ def test_reference_of_a_lora_policy_is_the_model_without_its_adapter():
     assert np.allclose(found, FrozenReference(base, envs)(*rows), atol=1e-6)
     whole = adapted.model(torch.tensor([[1, 2], [3, 0]])).logits[[0, 1], [1, 0], :4].log_softmax(-1)
     assert not np.allclose(found, whole.detach().numpy(), atol=1e-3)
+
+
+def play_with_reference_bonus(wrap: Any, buffer: Any, policy: Any, algorithm: Any) -> Any:
+    lm = toy_lm()
+    reference = FrozenReference(toy_lm(1), gym.make_vec(TOY, num_envs=4))
+    envs = wrap(reference)
+    model = algorithm(
+        policy,
+        envs,
+        policy_kwargs={"policy": lm},
+        rollout_buffer_class=buffer,
+        **{**SETTINGS, "gamma": 0.9, "gae_lambda": 1.0, "learning_rate": 0.0, "n_steps": 36, "ent_coef": 0.5},
+    )
+    model.learn(144)
+    return model.rollout_buffer
+
+
+@pytest.mark.parametrize("form", ["vector", "single", "maskable"])
+def test_reference_bonus_under_sequence_buffer_has_the_entropy_of_later_tokens_in_its_return(form: str):
+    """Each advantage: all that is paid from there on, less β times the log-probs of *later* tokens and the critic."""
+
+    def many(reference: Any) -> Any:
+        return as_vec_env(vector.ScaleReward(vector.ReferenceLogProb(gym.make_vec(TOY, num_envs=4), reference, 0.5), 1))
+
+    def single(reference: Any) -> Any:
+        return DummyVecEnv([lambda: wrappers.ReferenceLogProb(gym.make(TOY), reference, 0.5)] * 4)
+
+    kinds = (MaskableSequenceRolloutBuffer, MaskableTextPolicy, MaskablePPO)
+    given = kinds if form == "maskable" else (SequenceRolloutBuffer, TextPolicy, PPO)
+    buffer = play_with_reference_bonus(single if form == "single" else many, *given)
+    slots, checked = range(4), 0
+    for slot in slots:
+        starts = np.flatnonzero(buffer.episode_starts[:, slot])
+        for start, end in itertools.pairwise(starts):
+            steps = np.arange(start, end)
+            own, paid = 0.5 * buffer.log_probs[steps, slot], buffer.rewards[steps, slot]
+            for i, step in enumerate(steps):
+                discounts = 0.9 ** np.arange(len(steps) - i)
+                expected = (discounts * paid[i:]).sum() + own[i] - buffer.values[step, slot]
+                assert buffer.advantages[step, slot] == pytest.approx(expected, abs=1e-5)
+                assert buffer.returns[step, slot] == pytest.approx((discounts * paid[i:]).sum(), abs=1e-5)
+                checked += len(steps) > 1
+    assert checked > 20
+
+
+def test_rewards_of_the_sequence_buffer_are_the_regularised_ones():
+    bonus = play_with_reference_bonus(
+        lambda r: as_vec_env(vector.ReferenceLogProb(gym.make_vec(TOY, num_envs=4), r, 0.5)),
+        SequenceRolloutBuffer,
+        TextPolicy,
+        PPO,
+    )
+
+    def penalty(reference: Any) -> Any:
+        lm = toy_lm()
+        policy = FrozenReference(lm, gym.make_vec(TOY, num_envs=4))
+        return as_vec_env(vector.KLPenalty(gym.make_vec(TOY, num_envs=4), reference, policy, coef=0.5))
+
+    penalised = play_with_reference_bonus(penalty, SequenceRolloutBuffer, TextPolicy, PPO)
+    np.testing.assert_allclose(bonus.rewards, penalised.rewards, atol=1e-5)
+    np.testing.assert_allclose(bonus.returns, penalised.returns, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ppo_with_reference_bonus_and_sequence_buffer_stays_at_the_reference():
+    """Reward 0 everywhere: the optimum is the reference, and stock PPO must not leave it to end answers early."""
+    lm, prompts = tiny_llama(seed=0), ["a", "b"]
+
+    def nothing(prompts: list[str], responses: list[str]) -> list[float]:
+        return [0.0] * len(responses)
+
+    core = TextGenerationVectorEnv(32, lm.tokenizer, prompts, nothing, max_new_tokens=8)
+    reference = agents.CausalLMPolicy(copy.deepcopy(lm.model), lm.tokenizer)
+    model = PPO(
+        TextPolicy,
+        as_vec_env(vector.ReferenceLogProb(core, FrozenReference(lm, core), 0.5)),
+        policy_kwargs={"policy": lm},
+        rollout_buffer_class=SequenceRolloutBuffer,
+        n_steps=32,
+        batch_size=256,
+        ent_coef=0.5,
+        gamma=1.0,
+        gae_lambda=1.0,
+        learning_rate=3e-3,
+        normalize_advantage=False,
+        seed=0,
+        device="cpu",
+    )
+    model.learn(32 * 32 * 20)
+    sampling = agents.SamplingParams(max_new_tokens=8)
+    found = agents.evaluate_policy(lm, prompts, nothing, reference=reference, sampling=sampling, n=400, seed=1)
+    assert found.summary["kl"] < 0.1

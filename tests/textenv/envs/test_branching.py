@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.textenv.envs.helpers import AB, EOS, A, B, C, X, make_env, make_envs, write
-from textenv import ConfigError
+from textenv import ConfigError, wrappers
 from textenv.envs import EnvState
+from textenv.wrappers import vector
+from textenv.wrappers.recording import read_episodes
 
 TOKENS = st.lists(st.integers(2, 8), max_size=4)
 
@@ -30,6 +32,8 @@ KINDS = {
     "stops": {"stop": "ab"},
     "token-rewards": {"token_reward": per_token},
     "turns": {"responder": responder},
+    "step limit": {"max_episode_steps": 3},
+    "late ends": {"min_new_tokens": 2, "stop": ["b", "c"]},
 }
 
 
@@ -39,7 +43,7 @@ def test_restored_state_repeats_everything(prefix, suffix, kind):
     env = make_env(**KINDS[kind], max_new_tokens=20)
     env.reset(seed=0)
     for token in prefix:
-        if env.step(token)[2]:
+        if any(env.step(token)[2:4]):
             env.reset()
     state = EnvState.from_dict(json.loads(json.dumps(env.get_state(include_rng=True).to_dict())))
     first = play(env, suffix)
@@ -54,11 +58,86 @@ def test_restored_state_repeats_everything(prefix, suffix, kind):
 def play(env, tokens):
     seen = []
     for token in tokens:
-        seen.append(env.step(token))
+        seen.append(env.step(token if env.action_masks()[token] else A))  # an end that comes too early
         if seen[-1][2] or seen[-1][3]:
             seen.append(env.last_episode.to_dict())
             seen.append(env.reset())
     return seen
+
+
+@pytest.mark.parametrize("prefix", [[], [A, B]])
+def test_steps_are_part_of_the_state(prefix):
+    def steps_to_the_end(env):
+        for count in range(1, 10):
+            if env.step(A)[3]:
+                return count
+
+    env = make_env(max_new_tokens=9, max_episode_steps=4)
+    env.reset(options={"prompt": "a", "prefix": prefix})
+    env.step(B)
+    state = EnvState.from_dict(json.loads(json.dumps(env.get_state().to_dict())))
+    assert steps_to_the_end(env) == 3
+    env.set_state(state)
+    assert steps_to_the_end(env) == 3
+    env.set_state(state)
+    assert steps_to_the_end(env.fork(1)[0]) == 3
+    envs = make_envs(2, max_new_tokens=9, max_episode_steps=4)
+    envs.reset(seed=0, options={"states": [None, state]})
+    ends = [envs.step(np.array([A, A]))[3].tolist() for _ in range(4)]
+    assert ends == [[False, False], [False, False], [False, True], [True, False]]
+    old = state.to_dict()
+    del old["steps"], old["wrappers"]
+    env.set_state(EnvState.from_dict(old))
+    assert steps_to_the_end(env) == 3 - len(prefix)
+
+
+def uniform(tokens, lengths):
+    return np.full((len(tokens), 9), -np.log(9.0))
+
+
+def leaning(tokens, lengths):
+    return np.tile(np.log(np.arange(1.0, 10.0) / 45), (len(tokens), 1))
+
+
+WRAPPED = {
+    "single": (make_env, wrappers.KLPenalty, wrappers.RecordTrajectories),
+    "vector": (lambda **options: make_envs(1, **options), vector.KLPenalty, vector.RecordTrajectories),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("by_reset", [False, True])
+def test_wrappers_know_of_a_restored_episode(kind, by_reset, tmp_path):
+    """The penalty paid with the last token is that of the whole answer, and so is what is recorded."""
+    make, penalty, record = WRAPPED[kind]
+
+    def build(name):
+        inner = penalty(make(), uniform, leaning, coef=1.0, placement="last")
+        outer = penalty(inner, leaning, uniform, coef=0.0)  # a second one of the same kind
+        return record(outer, tmp_path / f"{name}.jsonl")
+
+    def act(env, tokens):
+        return [float(np.sum(env.step(np.array([t]) if kind == "vector" else t)[1])) for t in tokens]
+
+    env, other = build("one"), build("other")
+    env.reset(seed=0)
+    act(env, [A, B])
+    state = env.unwrapped.get_state(*([0] if kind == "vector" else []))
+    state = EnvState.from_dict(json.loads(json.dumps(state.to_dict())))
+    assert sorted(state.wrappers or {}) == ["KLPenaltyHook", "KLPenaltyHook 2", "RecordHook"]
+    expected = act(env, [C, EOS])
+    assert abs(expected[-1]) > 0.1
+    other.reset(seed=4)
+    act(other, [X])
+    if by_reset:
+        other.reset(options={"state": state})
+    else:
+        other.unwrapped.set_state(*([0] if kind == "vector" else []), state)
+    assert act(other, [C, EOS]) == expected
+    env.close()
+    other.close()
+    (one,), (again,) = (read_episodes(tmp_path / f"{name}.jsonl") for name in ("one", "other"))
+    assert one == again
 
 
 def test_state_holds_no_generator_unless_asked():

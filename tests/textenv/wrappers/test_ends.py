@@ -79,7 +79,7 @@ def excluding(token):
 def test_a_token_that_the_reference_excludes_is_named_instead_of_paid(estimator):
     mdp = toy.ToyMDP.random(np.random.default_rng(0), 3, 3)
     env = wrappers.KLPenalty(
-        toy.ToyEnv(mdp=mdp), excluding(1), toy.TablePolicy(mdp, mdp.ref_probs), estimator=estimator
+        toy.ToyEnv(mdp=mdp), excluding(1), toy.TablePolicy(mdp, mdp.ref_probs), coef=0.0, estimator=estimator
     )
     env.reset(seed=0)
     with pytest.raises(ShapeError, match=r"of token 1 in slot 0 is .*inf.*forbid the token with a mask wrapper"):

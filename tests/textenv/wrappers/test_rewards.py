@@ -31,9 +31,9 @@ def constant(value):
 
 WRAPPERS = {
     "kl-k1": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, coef=0.3),
-    "kl-k2-last": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, estimator="k2", placement="last"),
-    "kl-k3": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, estimator="k3"),
-    "kl-full": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, estimator="full"),
+    "kl-k2-last": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, coef=0, estimator="k2", placement="last"),
+    "kl-k3": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, coef=0, estimator="k3"),
+    "kl-full": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, coef=0, estimator="full"),
     "kl-adaptive": lambda ns, env: ns.KLPenalty(env, REFERENCE_FN, POLICY_FN, target_kl=0.5, horizon=10),
     "reference": lambda ns, env: ns.ReferenceLogProb(env, REFERENCE_FN, 0.2),
     "scale": lambda ns, env: ns.ScaleReward(env, 2.0),
@@ -98,14 +98,30 @@ def all_returns(env):
 
 
 @pytest.mark.parametrize("placement", ["token", "last"])
-@pytest.mark.parametrize("estimator", ["k1", "k3", "full"])
-def test_expected_penalised_return_is_the_exact_objective(estimator: Any, placement: Any):
-    env = wrappers.KLPenalty(
-        toy.ToyEnv(mdp=MDP), REFERENCE_FN, POLICY_FN, coef=0.3, estimator=estimator, placement=placement
-    )
+def test_expected_penalised_return_is_the_exact_objective(placement: Any):
+    env = wrappers.KLPenalty(toy.ToyEnv(mdp=MDP), REFERENCE_FN, POLICY_FN, coef=0.3, placement=placement)
     probabilities = toy.answer_distribution(MDP, POLICY)
     expected = sum(probabilities[answer] * value for answer, value in all_returns(env).items()) / MDP.num_prompts
     assert expected == pytest.approx(toy.evaluate(MDP, POLICY, 0.3).objective, rel=1e-10)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3", "full"])
+def test_expected_measure_is_the_exact_divergence(estimator: Any):
+    env = wrappers.KLPenalty(toy.ToyEnv(mdp=MDP), REFERENCE_FN, POLICY_FN, coef=0.0, estimator=estimator)
+    probabilities, expected = toy.answer_distribution(MDP, POLICY), 0.0
+    for prompt, answer in MDP.answers():
+        env.reset(options={"prompt_index": prompt})
+        expected += probabilities[prompt, answer] * sum(env.step(token)[4]["kl"] for token in answer) / MDP.num_prompts
+    assert expected == pytest.approx(toy.evaluate(MDP, POLICY, 0.3).kl, rel=1e-10)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3", "full"])
+@pytest.mark.parametrize("coef", [0.1, AdaptiveKLController()])
+def test_only_k1_can_be_paid(estimator: Any, coef: Any):
+    for namespace, env in ((wrappers, toy.ToyEnv(mdp=MDP)), (vector_wrappers, toy.ToyVectorEnv(2, mdp=MDP))):
+        made: Any = namespace
+        with pytest.raises(ConfigError, match=f"'{estimator}' cannot be paid.*estimator='k1', or pass coef=0"):
+            made.KLPenalty(env, REFERENCE_FN, POLICY_FN, coef=coef, estimator=estimator)
 
 
 def test_reference_bonus_with_entropy_is_kl_regularisation():
@@ -146,7 +162,7 @@ def test_algorithm_can_give_its_own_logprobs():
     np.testing.assert_allclose(rewards, -(full - reference)[[0, 1], [1, 2]])
     with pytest.raises(ConfigError, match="needs give_logprobs"):
         envs.step(np.array([1, 2]))
-    env = wrappers.KLPenalty(toy.ToyEnv(mdp=MDP), REFERENCE_FN, coef=1.0, estimator="full")
+    env = wrappers.KLPenalty(toy.ToyEnv(mdp=MDP), REFERENCE_FN, coef=0.0, estimator="full")
     env.reset(seed=0)
     env.give_logprobs(np.log(POLICY[0]))
     assert np.isfinite(env.step(1)[1])
@@ -258,6 +274,17 @@ def test_whitened_rewards_have_mean_0_and_deviation_1():
     envs.hook.frozen = True
     envs.step(np.full(4, EOS))
     assert envs.hook.get_state() == saved
+
+
+@pytest.mark.parametrize("value", [0.3, 100.1, -512.3])
+def test_equal_scores_are_whitened_to_exactly_0(value: float):
+    envs = vector_wrappers.WhitenReward(
+        make_envs(7, reward=constant(value), autoreset_mode=AutoresetMode.SAME_STEP), epsilon=0.0
+    )
+    envs.reset(seed=0)
+    for _ in range(9):
+        assert not envs.step(np.full(7, EOS))[1].any()
+    assert (envs.hook.mean, envs.hook.std) == (value, 1.0)
 
 
 def test_whitening_statistics_equal_numpy():
