@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from textenv.envs.stops import StopMatcher
 from textenv.episode import Episode
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.prompts import Message, Prompt, as_prompt, load_prompts
 from textenv.protocols import Tokenizer
 from textenv.rewards import LazyReward
@@ -113,15 +113,15 @@ def load_tokenizer(reference: Any) -> Tokenizer:
 
         return ToyTokenizer()
     if isinstance(reference, str):
+        from textenv import pretrained
+
         try:
-            from transformers import AutoTokenizer
+            return pretrained.load_tokenizer(reference)
         except ImportError as error:
             raise MissingDependencyError(f"tokenizer {reference!r} needs transformers: pip install transformers") from (
                 error
             )
-        try:
-            return AutoTokenizer.from_pretrained(reference)
-        except (OSError, ValueError) as error:
+        except CheckpointError as error:
             raise ConfigError(f"cannot load the tokenizer {reference!r}: {error}") from error
     missing = [n for n in ("encode", "decode", "__len__", "eos_token_id") if not hasattr(reference, n)]
     if missing:
