@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from agents.forward import SequenceBatch, response_hidden
 from textenv.errors import CheckpointError, ConfigError
-from textenv.mixed_precision import ComputeCopy
+from textenv.mixed_precision import ComputeCopy, float32_masters, refuse_low_precision
+from textenv.pretrained import check_finite, load_config, load_model, load_tensors, own_memory
 
 if TYPE_CHECKING:
     from reward_models import SequenceRewardModel
@@ -25,7 +26,7 @@ class Critic(nn.Module):
     """Values before each answer token, from a transformer that is not the policy's.
 
     Args:
-        trunk: Transformers model without an output head, causal; float32 weights.
+        trunk: Transformers model without an output head, causal; made float32 where it comes in less.
         head: From its width to one number.
         compute_dtype: As :class:`agents.CausalLMPolicy`'s.
     """
@@ -35,8 +36,20 @@ class Critic(nn.Module):
         self.trunk = trunk
         self.head = head
         self.trunk.requires_grad_(True)
+        self.head.requires_grad_(True)
         self.eval()
-        self.compute = ComputeCopy(trunk, compute_dtype)
+        check_finite(self, "the critic")
+        own_memory(self, all_of_it=False)
+        found = float32_masters(trunk)
+        float32_masters(head)
+        self.compute = ComputeCopy(trunk, compute_dtype or found)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Critic:
+        """Move the compute copy, too."""
+        refuse_low_precision(fn, self)
+        super()._apply(fn, recurse)
+        self.compute = ComputeCopy(self.trunk, self.compute.dtype)
+        return self
 
     @classmethod
     def from_language_model(cls, lm: Any, *, compute_dtype: torch.dtype | None = None) -> Critic:
@@ -107,17 +120,15 @@ class Critic(nn.Module):
         Raises:
             CheckpointError: If a file is missing or damaged.
         """
-        from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
-
         try:
-            kind = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModel
-            trunk: Any = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-            weights = load_file(folder / _HEAD_FILE)
+            encodes = load_config(folder).is_encoder_decoder
+            trunk = load_model(folder, "language_model" if encodes else "trunk", device=device).model
+            weights = load_tensors(folder / _HEAD_FILE)
             head = nn.Linear(weights["weight"].shape[1], 1)
             head.load_state_dict(weights)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        except (CheckpointError, RuntimeError, KeyError, IndexError) as error:
             raise CheckpointError(f"cannot load the critic in `{folder}`: {error}") from error
-        return cls(trunk.to(device), head.to(device), compute_dtype=compute_dtype)
+        return cls(trunk, head.to(device), compute_dtype=compute_dtype)
 
 
 def _is_causal(trunk: Any) -> bool:

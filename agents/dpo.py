@@ -21,6 +21,7 @@ from agents.dpo_objective import DPOConfig, DPOLoss, dpo_loss
 from agents.forward import SequenceBatch
 from agents.learning.protocols import Callback
 from agents.learning.world import World
+from agents.lora import is_fresh
 from agents.policy import CausalLMPolicy
 from agents.preference_pairs import PairBatches, TokenPair, tokenize_comparisons
 from reward_models.labels import Comparison
@@ -37,7 +38,7 @@ class DPO:
         policy: Trained in place.
         comparisons: Texts, or tokens (:class:`TokenPair`), the same ones on every process.
         reference: The policy that the KL is measured against; only its log-probs are taken, before the first step. None
-            means the policy as it stands then, its adapter switched off where it has one.
+            means the policy as it stands then.
         config: Settings.
         validation: Held-out comparisons, measured every ``eval_every`` iterations.
         callbacks: Called with the agent and the metrics after every iteration.
@@ -145,7 +146,7 @@ class DPO:
     def _reference_logprobs(self, rows: NDArray[np.int64]) -> torch.Tensor:
         if self.reference is not None:
             return self._logprobs(rows, self.reference)
-        if self.policy.has_adapter:
+        if self.policy.has_adapter and is_fresh(self.policy.model):
             with self.policy.without_adapter():
                 return self._logprobs(rows, self.policy)
         return self._logprobs(rows, self.policy)
@@ -295,13 +296,14 @@ class DPO:
         comparisons: Sequence[Comparison | TokenPair],
         *,
         validation: Sequence[Comparison | TokenPair] = (),
+        device: str | torch.device = "cpu",
     ) -> Self:
         """Go on from what :meth:`save` wrote, on the same comparisons; on the same machine with the same numbers.
 
         Raises:
             CheckpointError: If the folder is not complete, or the comparisons are others.
         """
-        policy, options = dpo_files.load(Path(folder))
+        policy, options = dpo_files.load(Path(folder), device)
         agent = cls(policy, comparisons, validation=validation, **options)
         dpo_files.read(agent, Path(folder) / "learner")
         return agent

@@ -50,35 +50,18 @@ def read(agent: DPO, folder: Path) -> None:
 
 def save(agent: DPO, folder: Path) -> None:
     """Write policy, learner and configuration."""
-    policy = agent.policy
-    if policy.has_adapter:
-        policy_files.save_apart(policy, folder / "policy")
-    else:
-        policy.save_pretrained(folder / "policy")
+    meta = {"config": asdict(agent.config), "stage": agent.stage}
+    meta |= policy_files.save_for_learner(agent.policy, folder)
     write(agent, folder / "learner")
-    meta = {
-        "config": asdict(agent.config),
-        "stage": agent.stage,
-        "dtype": "float32" if policy.computes_in == torch.float32 else "bfloat16",
-        "frozen_layers": policy.frozen_layers,
-        "gradient_checkpointing": policy.gradient_checkpointing,
-        "adapter": policy.has_adapter,
-    }
     save_state(folder, {}, meta)
 
 
-def load(folder: Path) -> tuple[CausalLMPolicy, dict[str, Any]]:
+def load(folder: Path, device: str | torch.device) -> tuple[CausalLMPolicy, dict[str, Any]]:
     """The policy of a folder that :func:`save` wrote, and the learner's other arguments.
 
     Raises:
         CheckpointError: If the folder is not complete.
     """
     _, meta = load_state(folder)
-    policy = CausalLMPolicy.from_pretrained(
-        folder / "policy" / "base" if meta["adapter"] else folder / "policy",
-        dtype=meta["dtype"],
-        lora=policy_files.load_adapter_config(folder / "policy") if meta["adapter"] else None,
-        frozen_layers=meta["frozen_layers"],
-        gradient_checkpointing=meta["gradient_checkpointing"],
-    )
+    policy = policy_files.load_for_learner(folder, meta, device)
     return policy, {"config": DPOConfig(**meta["config"]), "stage": meta["stage"]}

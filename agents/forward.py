@@ -88,8 +88,10 @@ class SequenceBatch:
         mask = np.arange(width) < response_lengths[:, None]
         if action_mask is not None:
             mask &= action_mask[:, :width]
+        # What fills up a row may be an id that no model knows; nobody sees what stands there.
+        kept = np.where(np.arange(columns) < lengths[:, None], tokens[:, :columns], 0)
         return cls(
-            torch.as_tensor(np.ascontiguousarray(tokens[:, :columns]), device=device),
+            torch.as_tensor(kept, device=device),
             torch.as_tensor(prompt_lengths, device=device),
             torch.as_tensor(lengths, device=device),
             torch.as_tensor(mask, device=device),

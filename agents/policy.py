@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from agents import lora as adapters
 from agents import policy_files
 from agents.critic import Critic
 from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
@@ -26,7 +28,8 @@ from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
 from textenv.answers import AnswerFormat, Answers, Vocabulary, declare_format, vocabulary
 from textenv.answers.answers import PromptLike
 from textenv.errors import ConfigError
-from textenv.mixed_precision import ComputeCopy
+from textenv.mixed_precision import ComputeCopy, float32_masters, refuse_low_precision
+from textenv.pretrained import check_finite, own_memory
 from textenv.sampling.encoder_decoder import EncoderDecoderEngine, output_scale
 from textenv.sampling.generation import Prompts, generate
 from textenv.sampling.params import SamplingParams
@@ -36,8 +39,8 @@ from textenv.trajectories import Trajectory
 if TYPE_CHECKING:
     from reward_models import SequenceRewardModel
 
-
 _log = logging.getLogger(__name__)
+_said: weakref.WeakSet[Any] = weakref.WeakSet()  # tokenizers without a padding token
 _ADDED_TOKENS = 8  # that people add to a tokenizer without a row in the model, such as one for padding
 
 
@@ -66,18 +69,20 @@ class CausalLMPolicy(nn.Module):
 
     Args:
         model: Transformers language model, or a peft model around one.
-        tokenizer: Its tokenizer; pad and end-of-text ids must differ.
+        tokenizer: Its tokenizer; it needs no padding token.
         critic: A value function with a trunk of its own; None puts a value head on the policy's trunk.
         compute_dtype: ``torch.bfloat16`` makes a bfloat16 copy of the weights that does all forward and backward passes
-            (see :mod:`textenv.mixed_precision`); None computes with the weights themselves.
+            (see :mod:`textenv.mixed_precision`); None computes with the weights themselves. A model that comes in
+            bfloat16 or float16 is made float32, in place, and bfloat16 stays what computes.
         frozen_layers: Decoder layers, from the lowest, that are not trained, input embeddings included where there are
             any (and with them the output embedding, where the two are one).
         gradient_checkpointing: Keep no activations inside layers; backward passes compute them again.
         answer: What an answer of it is; None takes what tokenizer and model say: their end tokens, texts as they are.
 
     Raises:
-        ConfigError: If pad and end-of-text are the same token, the tokenizer is another model's, the model changes its
-            logits after the output embedding, or layers cannot be frozen or recomputed.
+        ConfigError: If the tokenizer is another model's, the model changes its logits after the output embedding,
+            layers cannot be frozen or recomputed, or an adapter is of a kind that would not be kept exactly.
+        CheckpointError: If weights are NaN or infinite.
     """
 
     def __init__(
@@ -97,11 +102,11 @@ class CausalLMPolicy(nn.Module):
         self.frozen_layers = frozen_layers
         self.gradient_checkpointing = gradient_checkpointing
         lm = self.causal_lm
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-            raise ConfigError(
-                f"pad token ({tokenizer.pad_token_id}) and end-of-text token ({tokenizer.eos_token_id}) must differ; "
-                "add one with tokenizer.add_special_tokens({'pad_token': '<|pad|>'}) and resize the embeddings"
-            )
+        if self.has_adapter:
+            adapters.check_adapter(model)
+        check_finite(lm, f"the {type(lm).__name__}")
+        own_memory(lm, all_of_it=False)
+        compute_dtype = compute_dtype or float32_masters(lm)
         self.vocabulary = _shared_vocabulary(tokenizer, lm)
         if answer is None:
             own = AnswerFormat.of_tokenizer(tokenizer, lm.config, getattr(lm, "generation_config", None))
@@ -118,9 +123,21 @@ class CausalLMPolicy(nn.Module):
         check_output_head(lm)
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
-        self.compute = ComputeCopy(lm, compute_dtype)
-        trunks = [self.compute.model, *([critic.compute.model] if critic is not None else [])]
-        self._layers = [checkpointed_layers(trunk) for trunk in trunks] if gradient_checkpointing else []
+        self._copy_weights(compute_dtype)
+        _say_padding(tokenizer, self.pad_token_id)
+
+    def _copy_weights(self, dtype: torch.dtype | None) -> None:
+        """Make what computes, from the weights as they stand and where they stand."""
+        self.compute = ComputeCopy(self.causal_lm, dtype)
+        trunks = [self.compute.model, *([self.critic.compute.model] if self.critic is not None else [])]
+        self._layers = [checkpointed_layers(trunk) for trunk in trunks] if self.gradient_checkpointing else []
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CausalLMPolicy:
+        """Move everything that computes, too: before learners and engines are made of it."""
+        refuse_low_precision(fn, self)
+        super()._apply(fn, recurse)
+        self._copy_weights(self.compute.dtype)
+        return self
 
     @classmethod
     def from_pretrained(
@@ -137,10 +154,11 @@ class CausalLMPolicy(nn.Module):
         """Load a policy from a folder or a hub name; a saved critic is loaded with it.
 
         Args:
-            path: What :meth:`save_pretrained` or transformers wrote.
-            dtype: ``"float32"``; or ``"bfloat16"``: the optimiser keeps float32 weights, a bfloat16 copy computes (with
-                LoRA the frozen weights are bfloat16 themselves, and only the adapter has a float32 original);
-                ``"auto"`` takes bfloat16 where the hardware is fast at it.
+            path: What :meth:`save_pretrained` or transformers wrote; an adapter's folder in peft's form, whose base
+                model is loaded with it; or a run's folder with one language model.
+            dtype: ``"float32"`` or ``"float64"``; or ``"bfloat16"``: the optimiser keeps float32 weights, a bfloat16
+                copy computes (with LoRA the frozen weights are bfloat16 themselves, and only the adapter has a float32
+                original), ``"float16"`` likewise; ``"auto"`` takes bfloat16 where the hardware is fast at it.
             lora: A ``peft.LoraConfig``: only the adapter is trained, and the reference is the model without it.
             critic: ``"shared"``: a value head on the policy's trunk; ``"separate"``: a copy of the trunk; or a causal
                 reward model with the policy's tokenizer, to start from a copy of it. A critic that was saved in the
@@ -214,6 +232,12 @@ class CausalLMPolicy(nn.Module):
         self.answers = Answers(self.tokenizer, answer)
 
     @property
+    def pad_token_id(self) -> int:
+        """Id that fills up rows and is never read: one beyond the tokenizer's, where it has none but its end token."""
+        own = self.tokenizer.pad_token_id
+        return self.answers.vocabulary.size if own is None or own == self.tokenizer.eos_token_id else int(own)
+
+    @property
     def vocab_size(self) -> int:
         """Ids that the policy can choose lie below this: its tokenizer's, as far as the model has them."""
         return self.vocabulary.size
@@ -256,15 +280,8 @@ class CausalLMPolicy(nn.Module):
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside this context a LoRA policy is its own reference."""
-        twins = [m for m in self.compute.model.modules() if hasattr(m, "lora_A")]
-        with self.model.disable_adapter():
-            for twin in twins:
-                twin.enable_adapters(False)
-            try:
-                yield
-            finally:
-                for twin in twins:
-                    twin.enable_adapters(True)
+        with self.model.disable_adapter(), adapters.switched_off(self.compute.model):
+            yield
 
     def evaluate(
         self,
@@ -406,3 +423,9 @@ def _shared_vocabulary(tokenizer: Any, lm: Any) -> Vocabulary:
     if beyond:
         _log.warning("the model has %d of the tokenizer's %d ids; the last %d cannot be used", rows, own.size, beyond)
     return own.within(rows)
+
+
+def _say_padding(tokenizer: Any, pad_token_id: int) -> None:
+    if pad_token_id == vocabulary(tokenizer).size and tokenizer not in _said:
+        _said.add(tokenizer)
+        _log.warning("the tokenizer has no padding token of its own: the id %d fills up rows, unread", pad_token_id)

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from agents.critic import Critic
+from agents.lora import add_adapter, base_folder, base_model, load_adapter, load_adapter_config, merged, save_adapter
 from textenv.answers import AnswerFormat, format_of_folder, save_format
 from textenv.answers.chat import with_system
-from textenv.errors import CheckpointError, ConfigError, MissingDependencyError
-from textenv.mixed_precision import fast_bf16
+from textenv.errors import CheckpointError, ConfigError
+from textenv.mixed_precision import LOW_PRECISION, fast_bf16
+from textenv.pretrained import find_folder, is_adapter, load_model, load_tensors, load_tokenizer
 
 if TYPE_CHECKING:
     from agents.policy import CausalLMPolicy
 
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _CRITIC_FOLDER = "critic"
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 class PolicyParts(NamedTuple):
@@ -47,39 +49,38 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
     """Load the parts of a policy; see :meth:`agents.CausalLMPolicy.from_pretrained`.
 
     Raises:
-        ConfigError: If the dtype is unknown, or a reward model cannot become the critic.
+        ConfigError: If the dtype is unknown, or pieces do not fit together.
         CheckpointError: If the folder cannot be loaded.
-        MissingDependencyError: If ``lora`` is given and peft is not installed.
+        MissingDependencyError: If there is an adapter and peft is not installed.
     """
-    from transformers import AutoTokenizer
-
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise ConfigError(f"`dtype` must be 'auto', 'float32' or 'bfloat16', got {dtype!r}")
-    low = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(torch.device(device)))
-    compute = torch.bfloat16 if low else None
-    weights = torch.bfloat16 if low and lora is not None else torch.float32
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise ConfigError(f"`dtype` must be one of 'auto', {', '.join(map(repr, _DTYPES))}; got {dtype!r}")
+    found = _DTYPES.get(dtype) or (torch.bfloat16 if fast_bf16(torch.device(device)) else torch.float32)
+    compute = found if found in LOW_PRECISION else None
     try:
-        model = _load_language_model(path, weights).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        folder = find_folder(path)
+        config = load_adapter_config(folder) if is_adapter(folder) else None
+        if config is not None and lora is not None:
+            raise ConfigError(
+                f"`{path}` is an adapter, which goes on being trained: leave `lora` out, or save it merged first, with "
+                "`CausalLMPolicy.from_pretrained(folder).save_pretrained(other_folder)`"
+            )
+        base = folder if config is None else base_folder(folder, config)
+        weights = torch.float32 if compute is not None and lora is None and config is None else found
+        model = load_model(base, dtype=weights, device=device).model
+        own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        tokenizer = load_tokenizer(folder if own else base)
+    except CheckpointError as error:
         raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error
-    own = _critic(Path(path), critic, model, tokenizer, compute, device)
-    if lora is not None:
-        try:
-            from peft import get_peft_model
-        except ImportError as error:
-            raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
-        model = get_peft_model(model, lora)
-    head = _saved_head(Path(path) / _VALUE_HEAD_FILE, device) if own is None else None
-    return PolicyParts(model, tokenizer, own, head, compute, format_of_folder(path))
-
-
-def _load_language_model(path: str | Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    encodes = AutoConfig.from_pretrained(path).is_encoder_decoder
-    kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
-    return kind.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    separate = _critic(base, critic, model, tokenizer, compute, device)
+    if config is not None:
+        model = add_adapter(model, config)
+        load_adapter(model, folder)
+    elif lora is not None:
+        model = add_adapter(model, lora)
+    file = base / _VALUE_HEAD_FILE
+    head = load_tensors(file, device) if separate is None and file.is_file() else None
+    return PolicyParts(model, tokenizer, separate, head, compute, format_of_folder(folder) or format_of_folder(base))
 
 
 def _critic(
@@ -96,15 +97,6 @@ def _critic(
     return Critic.from_reward_model(wanted, tokenizer, compute_dtype=dtype).to(device)
 
 
-def _saved_head(file: Path, device: str | torch.device) -> dict[str, torch.Tensor] | None:
-    if not file.exists():
-        return None
-    try:
-        return load_file(file, device=str(device))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"cannot load the value head `{file}`: {error}") from error
-
-
 def save(policy: CausalLMPolicy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write model (adapter merged), tokenizer and critic.
 
@@ -117,7 +109,7 @@ def save(policy: CausalLMPolicy, folder: Path, weights: dict[str, torch.Tensor] 
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.model
     if policy.has_adapter and weights is None:
-        model = copy.deepcopy(model).float().merge_and_unload()  # bfloat16 would round small adapters away
+        model = merged(model)
     model.save_pretrained(folder, state_dict=weights)
     save_tokenizer(policy, folder, getattr(model, "generation_config", None))
     if weights is None:
@@ -166,25 +158,45 @@ def save_critic(policy: CausalLMPolicy, folder: Path) -> None:
 
 def save_apart(policy: CausalLMPolicy, folder: Path) -> None:
     """Write a LoRA policy as ``base/`` (the frozen model, once) and ``adapter/`` (in peft's own form)."""
-    frozen = policy.causal_lm
-    weights = {name.replace(".base_layer.", "."): p for name, p in frozen.state_dict().items() if ".lora_" not in name}
-    frozen.save_pretrained(folder / "base", state_dict=weights)
-    save_tokenizer(policy, folder / "base", getattr(frozen, "generation_config", None))
+    base = base_model(policy.model)
+    base.save_pretrained(folder / "base")
+    save_tokenizer(policy, folder / "base", getattr(base, "generation_config", None))
     save_critic(policy, folder / "base")
-    policy.model.save_pretrained(folder / "adapter")
+    save_adapter(policy.model, folder / "adapter")
 
 
-def load_adapter_config(folder: Path) -> Any:
-    """The ``peft`` configuration that :func:`save_apart` wrote.
+def save_for_learner(policy: CausalLMPolicy, folder: Path) -> dict[str, Any]:
+    """Write a policy into ``policy/`` of a learner's folder; what :func:`load_for_learner` needs to know."""
+    if policy.has_adapter:
+        save_apart(policy, folder / "policy")
+    else:
+        policy.save_pretrained(folder / "policy")
+    return {
+        "dtype": dtype_name(policy),
+        "frozen_layers": policy.frozen_layers,
+        "gradient_checkpointing": policy.gradient_checkpointing,
+        "adapter": policy.has_adapter,
+    }
+
+
+def load_for_learner(folder: Path, meta: dict[str, Any], device: str | torch.device) -> CausalLMPolicy:
+    """A policy that :func:`save_for_learner` wrote; its adapter is fresh, until the learner's own weights are read.
 
     Raises:
-        MissingDependencyError: If peft is not installed.
+        CheckpointError: If the folder is not complete.
     """
-    try:
-        from peft import PeftConfig
-    except ImportError as error:
-        raise MissingDependencyError('LoRA needs peft: pip install "textenv[lora]"') from error
-    config = PeftConfig.from_pretrained(str(folder / "adapter"))
-    config.inference_mode = False
-    config.base_model_name_or_path = str(folder / "base")
-    return config
+    from agents.policy import CausalLMPolicy
+
+    return CausalLMPolicy.from_pretrained(
+        folder / "policy" / "base" if meta["adapter"] else folder / "policy",
+        dtype=meta["dtype"],
+        lora=load_adapter_config(folder / "policy" / "adapter") if meta["adapter"] else None,
+        frozen_layers=meta["frozen_layers"],
+        gradient_checkpointing=meta["gradient_checkpointing"],
+        device=device,
+    )
+
+
+def dtype_name(policy: CausalLMPolicy) -> str:
+    """What a policy computes in, as :func:`load` takes it."""
+    return str(policy.computes_in).removeprefix("torch.")

@@ -19,6 +19,7 @@ from reward_models.base import RewardModel
 from reward_models.normalization import Normalization
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError
+from textenv.pretrained import find_folder, is_hub_name
 from textenv.rewards import resolve_reward
 
 SPEC_FILE = "reward_spec.json"
@@ -57,7 +58,8 @@ def load_reward_model(spec: str | Path | Mapping[str, Any]) -> RewardModel:
     Args:
         spec: One of
 
-            - a folder: a sequence classifier with one label, or what `save_reward_model` wrote;
+            - a folder: a sequence classifier with one label, or what `save_reward_model` wrote; or the folder of a run
+              with one reward model; or a hub name, ``owner/name``;
             - a ``.json`` file with a description, whose relative paths start at the file's folder;
             - ``lexicon``, or a name that ``textenv.register_reward`` knows;
             - ``http://…`` or ``https://…``, with ``openrlhf+`` before it for OpenRLHF's format;
@@ -78,15 +80,26 @@ def load_reward_model(spec: str | Path | Mapping[str, Any]) -> RewardModel:
             return _build({"kind": "http", "url": text.removeprefix("openrlhf+"), "payload": payload}, Path())
     path = Path(text)
     if text and path.is_dir():
+        path = find_folder(path, kind="reward")
         described = path / SPEC_FILE
-        return _from_file(described) if described.is_file() else _build({"kind": "sequence", "path": text}, Path())
+        return _from_file(described) if described.is_file() else _build({"kind": "sequence", "path": str(path)}, Path())
     if path.suffix == ".json" and path.is_file():
         return _from_file(path)
     if text == "lexicon":
         return _build({"kind": "lexicon"}, Path())
+    if "/" in text and is_hub_name(text):
+        return _from_hub(text)
     if not text or (":" not in text and ("/" in text or "\\" in text or path.suffix)):
         raise ConfigError(f"no reward model {text!r}: there is no such folder or file.")
     return _function(text)
+
+
+def _from_hub(name: str) -> RewardModel:
+    try:
+        folder = find_folder(name, kind="reward")
+    except CheckpointError as error:
+        raise ConfigError(f"no reward model: {error}") from error
+    return load_reward_model(folder)
 
 
 def save_reward_model(model: Any, folder: str | Path) -> None:
@@ -156,7 +169,8 @@ def _build(spec: Mapping[str, Any], folder: Path) -> RewardModel:
         raise ConfigError(f"a reward model's `kind` must be one of {', '.join(_KINDS)}; got {kind!r}.")
     for name in _PATHS:
         if isinstance(options.get(name), str):
-            options[name] = str(folder / options[name])
+            beside = folder / options[name]
+            options[name] = options[name] if is_hub_name(options[name]) and not beside.exists() else str(beside)
     if "model" in options:
         options["model"] = _part(options["model"], folder)
     inner = options.get("models")

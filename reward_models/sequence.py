@@ -9,7 +9,6 @@ input, the normalisation. Training is in `reward_models.training`.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from numpy.typing import NDArray
 from reward_models.base import CHAT
 from reward_models.normalization import Normalization
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel, TruncationSide, batches_by_length
-from reward_models.trunks import load_pretrained, load_trunk, quiet
+from reward_models.trunks import load_pretrained, load_trunk
 from textenv.answers import declare_format, declared_format, format_of_folder, save_format
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError
+from textenv.pretrained import find_folder, quiet
 
 SIDE_FILE = "reward_model.json"
 FORMAT_VERSION = 1
-_log = logging.getLogger(__name__)
 
 __all__ = ["DEFAULT_MAX_TOKENS", "SIDE_FILE", "SequenceRewardModel", "batches_by_length"]
 
@@ -43,7 +42,7 @@ class SequenceRewardModel(TextModel):
 
     Args:
         model: A transformers sequence classification model with one label; put into evaluation mode.
-        tokenizer: Its tokenizer, with a padding token.
+        tokenizer: Its tokenizer.
         template: How prompt and response are joined; ``"chat"`` makes them the user's and the assistant's turn in the
             tokenizer's own chat template.
         max_tokens: Longest input in tokens, special tokens included.
@@ -53,8 +52,7 @@ class SequenceRewardModel(TextModel):
             scores whose standard deviation is 1.5 (measured with MiniLM).
 
     Raises:
-        ConfigError: If the model has another number of labels, the tokenizer no padding token, or `max_tokens` does
-            not fit the model.
+        ConfigError: If the model has another number of labels, or as in `TextModel`.
     """
 
     def __init__(
@@ -133,7 +131,7 @@ class SequenceRewardModel(TextModel):
         Only safetensors and JSON are read.
 
         Args:
-            path: The folder.
+            path: The folder, the folder of a run with one reward model, or a hub name.
             device: Where the model goes.
             autocast: As in the class.
             template: In place of the folder's own; ``"chat"`` for most chat models of the hub.
@@ -143,20 +141,16 @@ class SequenceRewardModel(TextModel):
         Raises:
             CheckpointError: If a file is missing or damaged, or of a newer format.
         """
-        folder = Path(path)
+        folder = find_folder(path, kind="reward")
         side = _read_side_file(folder / SIDE_FILE)
-        model, tokenizer = load_pretrained(folder)
+        model, tokenizer = load_pretrained(folder, device=device)
         answer = format_of_folder(folder)
         if answer is not None:
             declare_format(tokenizer, answer)
         longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         normalization = side.get("normalization")
-        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
-            _log.warning("`%s` has no padding token; the end-of-text token serves as one.", folder)
-            tokenizer.pad_token = tokenizer.eos_token
-            model.config.pad_token_id = tokenizer.pad_token_id
         return cls(
-            model.to(device),
+            model,
             tokenizer,
             template=template or side.get("template", "{prompt}{response}"),
             max_tokens=max_tokens or side.get("max_tokens", min(DEFAULT_MAX_TOKENS, longest)),
@@ -184,11 +178,6 @@ class SequenceRewardModel(TextModel):
         if self.template.template == CHAT:
             save_format(declared_format(self.tokenizer), folder)
         write_atomic(folder / SIDE_FILE, json.dumps(side, indent=2) + "\n")
-
-    def to(self, device: str | torch.device) -> SequenceRewardModel:
-        """Move the weights; returns itself."""
-        self.model.to(device)
-        return self
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores, normalised if a normalisation is set, shape ``(n,)``.

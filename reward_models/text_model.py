@@ -6,9 +6,10 @@ padding, and the memory of a forward pass does not depend on how many texts are 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from reward_models.base import make_template
 from textenv.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 128
 # Measured on two CPU cores with MiniLM: 1,024 to 4,096 tokens are equally fast, 8,192 a third slower.
@@ -31,14 +34,14 @@ class TextModel:
     Args:
         model: Called with ``input_ids`` and ``attention_mask``, returns ``.logits`` of shape ``(B, K)``; put into
             evaluation mode.
-        tokenizer: Its tokenizer, with a padding token.
+        tokenizer: Its tokenizer.
         template: How prompt and response are joined; ``"chat"`` for the tokenizer's own chat template.
         max_tokens: Longest input in tokens, special tokens included.
         truncation_side: Which end of a longer text is lost.
         autocast: Compute in bfloat16.
 
     Raises:
-        ConfigError: If the tokenizer has no padding token, the template is unusable, or `max_tokens` does not fit.
+        ConfigError: If no id can fill up rows, the template is unusable, or `max_tokens` does not fit.
     """
 
     def __init__(
@@ -51,8 +54,6 @@ class TextModel:
         truncation_side: TruncationSide = "left",
         autocast: bool = False,
     ) -> None:
-        if tokenizer.pad_token_id is None:
-            raise ConfigError("the tokenizer has no padding token; set `tokenizer.pad_token` to an unused one.")
         longest = getattr(model.config, "max_position_embeddings", None)
         if not 4 <= max_tokens <= (longest or max_tokens):
             raise ConfigError(f"`max_tokens` must be between 4 and the model's {longest} positions, got {max_tokens}.")
@@ -60,6 +61,8 @@ class TextModel:
             raise ConfigError(f'`truncation_side` must be "left" or "right", got {truncation_side!r}.')
         self.model = model.eval()
         self.tokenizer = tokenizer
+        # A causal classifier finds a row's last token by the id that its configuration calls padding.
+        self.pad_token_id = model.config.pad_token_id = _padding(model.config, tokenizer)
         self.template = make_template(template, tokenizer)
         self.max_tokens = max_tokens
         self.truncation_side: TruncationSide = truncation_side
@@ -71,6 +74,11 @@ class TextModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights; returns itself."""
+        self.model.to(device)
+        return self
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut to `max_tokens`.
@@ -91,11 +99,11 @@ class TextModel:
         if begin is not None:
             rows = [row[1:] if row[:2] == [begin, begin] else row for row in rows]
         # A causal model has no special tokens to fall back on, and an empty row has no score.
-        return [row or [self.tokenizer.pad_token_id] for row in rows]
+        return [row or [self.pad_token_id] for row in rows]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, padded on the right, each ``(B, L)`` int64 on the model's device."""
-        ids, mask = pad_right(rows, self.tokenizer.pad_token_id)
+        ids, mask = pad_right(rows, self.pad_token_id)
         return ids.to(self.device), mask.to(self.device)
 
     def logits(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
@@ -115,6 +123,25 @@ class TextModel:
                     found = np.zeros((len(rows), logits.shape[1]), dtype=np.float32)
                 found[chosen] = logits.float().cpu().numpy()
         return found
+
+
+def _padding(config: Any, tokenizer: Any) -> int:
+    """The id that fills up rows: the model's, the tokenizer's, or one that no text has.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    size = getattr(config, "vocab_size", None) or len(tokenizer)
+    for own in (getattr(config, "pad_token_id", None), tokenizer.pad_token_id):
+        if own is not None and 0 <= own < size:
+            return own
+    if len(tokenizer) < size:
+        _log.warning("there is no padding token: the id %d, which the tokenizer does not use, is one", len(tokenizer))
+        return len(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the tokenizer has no padding token; set `tokenizer.pad_token` to an unused one.")
+    _log.warning("there is no padding token: the end-of-text token serves as one, and is not read at a text's end")
+    return tokenizer.eos_token_id
 
 
 def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:

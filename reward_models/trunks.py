@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForSequenceClassification
 
 from textenv.errors import CheckpointError, ConfigError
+from textenv.pretrained import find_folder, load_model, load_tokenizer
+
+_HEADS = r"^(score|classifier|classification_head|pre_classifier|qa_outputs|head|pooler)\b|\bpooler\."
+"""Weights that a classifier has and its trunk has not; the pooler of an encoder is fresh where its trunk had none."""
 
 
-def load_pretrained(folder: Path) -> tuple[Any, Any]:
+def load_pretrained(folder: Path, *, device: str | torch.device = "cpu") -> tuple[Any, Any]:
     """A sequence classifier and its tokenizer from a folder.
 
     Raises:
-        CheckpointError: If the folder is missing or cannot be read, or lacks weights of the head.
+        CheckpointError: If the folder is missing or cannot be read, or its weights are not the classifier's.
     """
-    model, tokenizer, missing = _load(folder, num_labels=None)
-    if missing:
-        raise CheckpointError(f"`{folder}` lacks the weights {sorted(missing)}: it is a trunk; use `from_trunk`.")
-    return model, tokenizer
+    model, fresh = load_model(folder, "classifier", device=device, may_lack=_HEADS)
+    if fresh:
+        raise CheckpointError(f"`{folder}` lacks the weights {sorted(fresh)}: it is a trunk; use `from_trunk`.")
+    return model, load_tokenizer(folder)
 
 
 def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[Any, Any]:
@@ -45,33 +45,17 @@ def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[A
         ConfigError: If a loaded model comes without a tokenizer.
     """
     if isinstance(trunk, str | Path):
-        model, own, missing = _load(Path(trunk), num_labels=1)
-        tokenizer = own if tokenizer is None else tokenizer
+        folder = find_folder(trunk)
+        model, missing = load_model(folder, "classifier", num_labels=1, may_lack=_HEADS)
+        tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     else:
         if tokenizer is None:
             raise ConfigError("a loaded trunk needs its `tokenizer`.")
         model, missing = _from_model(trunk)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    _initialise(model, missing, torch.Generator().manual_seed(seed))
+    if tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    _initialise(model, set(missing), torch.Generator().manual_seed(seed))
     return model, tokenizer
-
-
-def _load(folder: Path, *, num_labels: int | None) -> tuple[Any, Any, set[str]]:
-    """Model, tokenizer and the names of weights that the folder does not have."""
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"`{folder}` is not a model folder: it has no config.json.")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        if num_labels is not None:
-            config.num_labels = num_labels
-        with quiet():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the model in `{folder}`: {error}") from error
-    return model, tokenizer, set(info["missing_keys"])
 
 
 def _from_model(source: Any) -> tuple[Any, set[str]]:
@@ -97,17 +81,3 @@ def _initialise(model: Any, names: set[str], generator: torch.Generator) -> None
             weight.zero_()
         else:
             weight.normal_(0.0, 1 / math.sqrt(weight.shape[-1] + 1), generator=generator)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its table of new weights: a fresh head is what was asked for."""
-    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -19,9 +19,10 @@ from torch import nn
 
 from reward_models.sequence import SIDE_FILE
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
-from reward_models.trunks import load_pretrained, load_trunk, quiet
+from reward_models.trunks import load_pretrained, load_trunk
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError
+from textenv.pretrained import find_folder, quiet
 
 _KIND = "uncertain"
 
@@ -43,7 +44,7 @@ class UncertainRewardModel(TextModel):
 
     Args:
         model: A transformers sequence classification model with two labels: mean, and logarithm of the spread.
-        tokenizer: Its tokenizer, with a padding token.
+        tokenizer: Its tokenizer.
         template: How prompt and response are joined.
         max_tokens: Longest input in tokens.
         caution: Standard deviations to take off in `score`: above 0 a policy is not paid for answers that divide
@@ -86,14 +87,16 @@ class UncertainRewardModel(TextModel):
         return cls(model, tokenizer, template=template, max_tokens=limit, caution=caution)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, caution: float = 0.0) -> UncertainRewardModel:
+    def from_pretrained(
+        cls, path: str | Path, *, caution: float = 0.0, device: str | torch.device = "cpu"
+    ) -> UncertainRewardModel:
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
             CheckpointError: If it cannot be read, or holds another kind of model.
         """
-        folder = Path(path)
-        model, tokenizer = load_pretrained(folder)
+        folder = find_folder(path, kind="reward")
+        model, tokenizer = load_pretrained(folder, device=device)
         try:
             side = json.loads((folder / SIDE_FILE).read_text("utf-8"))
         except (OSError, ValueError) as error:

@@ -63,7 +63,8 @@ def load_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from safetensors.torch import load_file
 
     try:
-        tensors = load_file(folder / "state.safetensors")
+        # Each in aligned memory of its own: where the file is mapped, some kernels round otherwise.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / "state.safetensors").items()}
         meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(

@@ -398,6 +398,7 @@ class Learner(Generic[C]):
         held_out: HeldOut | None = None,
         callbacks: Sequence[Callback] = (),
         run: Run | None = None,
+        device: str | torch.device = "cpu",
     ) -> Self:
         """Go on from what :meth:`save` wrote; on the same environment and machine with the same numbers.
 
@@ -410,9 +411,10 @@ class Learner(Generic[C]):
             held_out: As in the class.
             callbacks: As in the class; those with a state in the order in which they were.
             run: As in the class; a new one.
+            device: Where policy and reference go.
 
         Raises:
             CheckpointError: If the folder is not complete.
         """
         hooks = state.Hooks(advantage_estimator, loss, ptx, held_out, callbacks, run)
-        return state.load_agent(cls, Path(folder), envs, hooks)
+        return state.load_agent(cls, Path(folder), envs, hooks, device)

@@ -7,6 +7,7 @@ import copy
 import torch
 
 from agents.forward import SequenceBatch
+from agents.lora import is_fresh, merged
 from agents.policy import CausalLMPolicy, SequenceScores
 from textenv.errors import ConfigError
 
@@ -17,12 +18,12 @@ class Reference:
     Args:
         policy: The policy that is trained.
         given: A policy of its own to measure against; None means the policy as it stands now: its adapter switched off
-            (no second copy of the weights exists), or one frozen copy.
+            where that is fresh (no second copy of the weights exists), or one frozen copy.
         moves: Whether it will be updated.
 
     Attributes:
         model: The reference's own weights; None where it is the policy without its adapter.
-        is_own: Whether it is the policy as it stood.
+        is_own: Whether it is the policy as it stood, to the last digit.
         moves: Whether it is updated.
         origin: Sum of its squared weights at the start: tells one reference from another.
 
@@ -35,8 +36,9 @@ class Reference:
         self.is_own = given is None
         self.moves = moves
         self.model = given
-        if given is None and not policy.has_adapter:
+        if given is None and not (policy.has_adapter and is_fresh(policy.model)):
             self.model = frozen_copy(policy, full_precision=moves)
+            self.is_own = not policy.has_adapter or policy.compute.dtype is None  # a merged adapter is rounded anew
         if moves and self.model is None:
             raise ConfigError(
                 "a reference that is the policy without its adapter cannot be updated; give `reference=` a policy of "
@@ -80,11 +82,12 @@ def frozen_copy(policy: CausalLMPolicy, *, full_precision: bool = True) -> Causa
         policy: What to copy.
         full_precision: Also copy the float32 weights of a policy that computes in bfloat16.
     """
-    if full_precision:
-        twin = CausalLMPolicy(
-            copy.deepcopy(policy.model), policy.tokenizer, compute_dtype=policy.compute.dtype, answer=policy.answer
-        )
+    if policy.has_adapter:
+        model, dtype = merged(policy.model), policy.compute.dtype
+    elif full_precision:
+        model, dtype = copy.deepcopy(policy.model), policy.compute.dtype
     else:
-        twin = CausalLMPolicy(copy.deepcopy(policy.compute.model), policy.tokenizer, answer=policy.answer)
+        model, dtype = copy.deepcopy(policy.compute.model), None
+    twin = CausalLMPolicy(model.requires_grad_(False), policy.tokenizer, compute_dtype=dtype, answer=policy.answer)
     twin.requires_grad_(False)
     return twin

@@ -200,23 +200,12 @@ def save_agent(agent: Learner[Any], folder: Path) -> None:
 
 
 def _write_agent(agent: Learner[Any], found: Snapshot, folder: Path) -> None:
-    policy = agent.policy
-    if policy.has_adapter:
-        policy_files.save_apart(policy, folder / "policy")
-    else:
-        policy.save_pretrained(folder / "policy")
+    meta = {"config": asdict(agent.config), "stage": agent.stage, "own_reference": agent.reference.model is not None}
+    meta |= policy_files.save_for_learner(agent.policy, folder)
     if agent.reference.model is not None:
         agent.reference.model.save_pretrained(folder / "reference")
+        meta["reference_dtype"] = policy_files.dtype_name(agent.reference.model)
     found.write(folder / "learner")
-    meta = {
-        "config": asdict(agent.config),
-        "stage": agent.stage,
-        "dtype": "float32" if policy.computes_in == torch.float32 else "bfloat16",
-        "frozen_layers": policy.frozen_layers,
-        "gradient_checkpointing": policy.gradient_checkpointing,
-        "adapter": policy.has_adapter,
-        "own_reference": agent.reference.model is not None,
-    }
     save_state(folder, {}, meta)
 
 
@@ -231,7 +220,7 @@ class Hooks(NamedTuple):
     run: Run | None = None
 
 
-def load_agent(kind: type[L], folder: Path, envs: VectorEnv, hooks: Hooks) -> L:
+def load_agent(kind: type[L], folder: Path, envs: VectorEnv, hooks: Hooks, device: str | torch.device) -> L:
     """An agent as :func:`save_agent` left it.
 
     Args:
@@ -239,21 +228,17 @@ def load_agent(kind: type[L], folder: Path, envs: VectorEnv, hooks: Hooks) -> L:
         folder: What was written.
         envs: To play in.
         hooks: What was not written.
+        device: Where policy and reference go.
 
     Raises:
         CheckpointError: If the folder is not complete.
     """
     _, meta = load_state(folder)
-    policy = CausalLMPolicy.from_pretrained(
-        folder / "policy" / "base" if meta["adapter"] else folder / "policy",
-        dtype=meta["dtype"],
-        lora=policy_files.load_adapter_config(folder / "policy") if meta["adapter"] else None,
-        frozen_layers=meta["frozen_layers"],
-        gradient_checkpointing=meta["gradient_checkpointing"],
-    )
+    policy = policy_files.load_for_learner(folder, meta, device)
     reference = None
     if meta["own_reference"]:
-        reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=meta["dtype"])
+        dtype = meta.get("reference_dtype", meta["dtype"])
+        reference = CausalLMPolicy.from_pretrained(folder / "reference", dtype=dtype, device=device)
     config = kind.config_type(**meta["config"])
     agent = kind(policy, envs, reference=reference, config=config, stage=meta["stage"], **hooks._asdict())
     read(agent, folder / "learner")

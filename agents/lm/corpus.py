@@ -131,7 +131,7 @@ def open_corpus(
         documents,
         block_length=block_length,
         vocab_size=len(tokenizer),
-        pad_id=tokenizer.pad_token_id,
+        pad_id=tokenizer.pad_token_id or 0,  # never read
         seed=seed,
         meta=meta,
     )

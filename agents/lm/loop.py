@@ -22,7 +22,7 @@ from agents.lm.throughput import utilization
 from textenv.checkpoints import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from textenv.errors import CheckpointError, RunCheckError
 from textenv.memory import keep_freed_memory
-from textenv.mixed_precision import ComputeCopy, fast_bf16
+from textenv.mixed_precision import ComputeCopy, fast_bf16, float32_masters
 from textenv.progress import StageProgress
 from textenv.runs import Run
 
@@ -91,6 +91,7 @@ class Trainer:
         self.run = run
         self.stage = stage
         self.world = world or World()
+        float32_masters(self.model)
         self.optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self.step = _resume(model, self.optimizer, run, stage, self.world)
         self.device = model.get_input_embeddings().weight.device

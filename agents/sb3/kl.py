@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.lora import base_model
 from agents.policy import CausalLMPolicy
 from agents.sb3.policy import LanguageModelPolicy
 from agents.sb3.vec_env import TextVecEnv
@@ -42,9 +43,9 @@ class FrozenReference:
     def __init__(self, lm: CausalLMPolicy, envs: Any, *, temperature: float = 1.0) -> None:
         if lm.causal_lm.config.is_encoder_decoder:
             raise ConfigError("FrozenReference takes causal language models; this one is an encoder-decoder")
-        model = copy.deepcopy(lm.model).unload() if lm.has_adapter else copy.deepcopy(lm.compute.model)
+        model = base_model(lm.model) if lm.has_adapter else copy.deepcopy(lm.compute.model)
         self._model = model.requires_grad_(False)
-        self._pad = int(lm.tokenizer.pad_token_id)
+        self._pad = lm.pad_token_id
         self._cached = CachedLogprobs(
             self._model,
             num_slots=envs.num_envs,

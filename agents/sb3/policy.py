@@ -75,7 +75,7 @@ class LanguageModelPolicy(BaseModel):
         self.lm = lm
         self.temperature = temperature
         self.exact_entropy = exact_entropy
-        self._pad = int(lm.tokenizer.pad_token_id)
+        self._pad = lm.pad_token_id
         self._params = SamplingParams(temperature=temperature)
         self._lanes: dict[str, Lane] = {}
         self._latest: _Sampled | None = None
@@ -115,9 +115,6 @@ class LanguageModelPolicy(BaseModel):
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move to a device, low-precision copies included."""
         super().to(*args, **kwargs)
-        self.lm.compute.model.to(self.lm.device)
-        if self.lm.critic is not None:
-            self.lm.critic.compute.model.to(self.lm.device)
         self._lanes.clear()
         return self
 

@@ -6,31 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reward_models.trunks import quiet
 from textenv.answers import AnswerFormat, Answers
-from textenv.errors import CheckpointError
+from textenv.pretrained import find_folder, load_model, load_tokenizer
 from textenv.sampling import SlotEngine
 
 
-def load_causal_lm(path: str | Path) -> tuple[Any, Any]:
+def load_causal_lm(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Any, Any]:
     """A causal language model in float32 and its tokenizer; only safetensors and JSON are read.
 
     Raises:
         CheckpointError: If the folder cannot be read.
     """
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"`{folder}` is not a model folder: it has no config.json.")
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the model in `{folder}`: {error}") from error
-    return model.eval(), tokenizer
+    folder = find_folder(path)
+    return load_model(folder, device=device).model, load_tokenizer(folder)
 
 
 class CausalPolicy:

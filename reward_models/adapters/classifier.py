@@ -15,6 +15,7 @@ from reward_models.adapters.common import checked_scores
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel, TruncationSide
 from reward_models.trunks import load_pretrained
 from textenv.errors import ConfigError
+from textenv.pretrained import find_folder
 
 
 class ClassifierRewardModel(TextModel):
@@ -27,7 +28,7 @@ class ClassifierRewardModel(TextModel):
 
     Args:
         model: A transformers sequence classification model.
-        tokenizer: Its tokenizer, with a padding token.
+        tokenizer: Its tokenizer.
         positive: Names (of the model's ``id2label``) or numbers of the wanted classes.
         values: One number for each class, in their order; instead of `positive`.
         template: How prompt and response are joined.
@@ -100,10 +101,10 @@ class ClassifierRewardModel(TextModel):
             CheckpointError: If a file is missing or damaged.
             ConfigError: As in the class.
         """
-        model, tokenizer = load_pretrained(Path(path))
+        model, tokenizer = load_pretrained(find_folder(path, kind="reward"), device=device)
         longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         limit = max_tokens or min(DEFAULT_MAX_TOKENS, longest)
-        return cls(model.to(device), tokenizer, positive=positive, values=values, template=template, max_tokens=limit)
+        return cls(model, tokenizer, positive=positive, values=values, template=template, max_tokens=limit)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         """Log-odds or expected values, shape ``(n,)``.

@@ -133,10 +133,11 @@ def load_dpo(
     beta: float = 1.0,
     template: Literal["text", "chat"] = "text",
     append_eos: bool = False,
+    device: str | torch.device = "cpu",
 ) -> DPOReward:
     """A DPO reward from the folders of policy and reference; raises as `DPOReward` and `load_causal_lm`."""
-    model, tokenizer = load_causal_lm(policy)
-    base = None if reference is None else load_causal_lm(reference)[0]
+    model, tokenizer = load_causal_lm(policy, device=device)
+    base = None if reference is None else load_causal_lm(reference, device=device)[0]
     return DPOReward(model, base, tokenizer, variant=variant, beta=beta, template=template, append_eos=append_eos)
 
 

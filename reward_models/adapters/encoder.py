@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reward_models.adapters.common import checked_scores
 from reward_models.base import paired
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
-from reward_models.trunks import quiet
-from textenv.errors import CheckpointError
+from textenv.pretrained import find_folder, load_model, load_tokenizer
 
 
 class MeanPooled(nn.Module):
@@ -49,7 +47,7 @@ class EncoderSimilarity(TextModel):
 
     Args:
         encoder: A transformers encoder, for instance MiniLM; used as it is.
-        tokenizer: Its tokenizer, with a padding token.
+        tokenizer: Its tokenizer.
         liked: Texts that a response should resemble.
         disliked: Texts that it should not resemble.
         max_tokens: Longest text in tokens; longer ones lose their end, as the encoder was trained.
@@ -81,19 +79,16 @@ class EncoderSimilarity(TextModel):
         liked: Sequence[str] = (),
         disliked: Sequence[str] = (),
         max_tokens: int | None = None,
+        device: str | torch.device = "cpu",
     ) -> EncoderSimilarity:
         """Load an encoder's folder, e.g. ``textenv.datasets.minilm_path()``.
 
         Raises:
             CheckpointError: If it cannot be read.
         """
-        folder = Path(path)
-        try:
-            with quiet():
-                encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read the encoder in `{folder}`: {error}") from error
+        folder = find_folder(path)
+        encoder = load_model(folder, "trunk", device=device, may_lack=r"\bpooler\.").model  # which is not used
+        tokenizer = load_tokenizer(folder)
         longest = getattr(encoder.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         limit = max_tokens or min(DEFAULT_MAX_TOKENS, longest)
         return cls(encoder, tokenizer, liked=liked, disliked=disliked, max_tokens=limit)

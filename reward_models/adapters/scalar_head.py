@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reward_models.adapters.common import checked_scores
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
-from reward_models.trunks import quiet
 from textenv.errors import CheckpointError, ConfigError
+from textenv.pretrained import find_folder, load_model, load_tokenizer
 
 HEAD_NAMES = ("v_head.summary", "value_head", "reward_head", "regression_head", "score", "weight")
 """Where a head's weight is looked for: ``<name>.weight`` (or the bare name), and a bias beside it."""
@@ -45,7 +44,7 @@ class HeadOnTrunk(nn.Module):
         if weight.numel() != width:
             raise ConfigError(f"the head's weight has shape {tuple(weight.shape)}, expected ({width},) for this trunk.")
         self.trunk, self.config = trunk, trunk.config
-        self.head = nn.Linear(width, 1)
+        self.head = nn.Linear(width, 1, device=trunk.device)
         with torch.no_grad():
             self.head.weight.copy_(weight.reshape(1, -1))
             self.head.bias.fill_(bias)
@@ -62,7 +61,7 @@ class ScalarHeadRewardModel(TextModel):
 
     Args:
         causal_lm: A transformers causal language model (or its trunk), which is used as it is.
-        tokenizer: Its tokenizer, with a padding token.
+        tokenizer: Its tokenizer.
         weight: The head's weight, ``(D,)`` or ``(1, D)``.
         bias: The head's bias.
         template: How prompt and response are joined.
@@ -93,6 +92,7 @@ class ScalarHeadRewardModel(TextModel):
         head: str | Path | None = None,
         template: str = "{prompt}{response}",
         max_tokens: int | None = None,
+        device: str | torch.device = "cpu",
     ) -> ScalarHeadRewardModel:
         """Load a causal language model's folder and its head.
 
@@ -101,20 +101,16 @@ class ScalarHeadRewardModel(TextModel):
             head: A safetensors file that holds the head; None searches the folder's own files.
             template: As in the class.
             max_tokens: Longest input; 128 or what the model allows, if that is less, for None.
+            device: Where the model goes.
 
         Raises:
             CheckpointError: If the model or the head cannot be read or found.
             ConfigError: As in the class.
         """
-        folder = Path(path)
+        folder = find_folder(path)
         files = [Path(head)] if head is not None else sorted(folder.glob("*.safetensors"))
         weight, bias = _find_head(files, folder)
-        try:
-            with quiet():
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read the model in `{folder}`: {error}") from error
+        model, tokenizer = load_model(folder, "trunk", device=device).model, load_tokenizer(folder)
         longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         limit = max_tokens or min(DEFAULT_MAX_TOKENS, longest)
         return cls(model, tokenizer, weight, bias=bias, template=template, max_tokens=limit)

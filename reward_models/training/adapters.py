@@ -10,6 +10,7 @@ import torch
 
 from reward_models.training.config import RewardModelConfig
 from textenv.errors import MissingDependencyError
+from textenv.mixed_precision import float32_masters
 
 
 @contextmanager
@@ -22,6 +23,7 @@ def trainable(rm: Any, config: RewardModelConfig) -> Iterator[None]:
     plain = rm.model
     before = {name: weight.requires_grad for name, weight in plain.named_parameters()}
     plain.requires_grad_(True)
+    float32_masters(plain)
     if config.lora_rank:
         rm.model = _with_adapter(plain, config)
     elif config.freeze_embeddings:

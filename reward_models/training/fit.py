@@ -161,10 +161,10 @@ class _Loop:
     def forward(self, batches: LabelBatches, indices: Any) -> tuple[torch.Tensor, float, int]:
         """Loss and accuracy of some labels, and the tokens that passed through the model."""
         rows = batches.rows(indices)
-        ids, mask = pad_right(rows, self.rm.tokenizer.pad_token_id)
+        ids, mask = pad_right(rows, self.rm.pad_token_id)
         extra = round_up(ids.shape[1], self.multiple) - ids.shape[1]
         if extra:
-            ids = torch.nn.functional.pad(ids, (0, extra), value=self.rm.tokenizer.pad_token_id)
+            ids = torch.nn.functional.pad(ids, (0, extra), value=self.rm.pad_token_id)
             mask = torch.nn.functional.pad(mask, (0, extra))
         device = self.rm.device
         logits = self.compute.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()

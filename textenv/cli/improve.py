@@ -248,7 +248,8 @@ class _Improvement:
             replace(self.config.sft, training=training),
             run=self.run,
         )
-        stages.save_lm(policy.causal_lm, policy.tokenizer, self.run.stage("sft"))
+        policy.value_head = None  # nothing has trained it
+        policy.save_pretrained(self.run.stage("sft"))
         return summary | {"demonstrations": len(train)}
 
     def learn_reward(self, labels: list[Label], policy: Path) -> dict[str, Any]:

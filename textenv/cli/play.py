@@ -18,6 +18,7 @@ from textenv.answers import EncodedText
 from textenv.envs.text_generation import TextGenerationEnv
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError
+from textenv.pretrained import is_hub_name
 from textenv.wrappers.base import NextTokenLogprobs
 
 HELP = "number: choose · text: write it · enter: the likeliest · b: back · s: skip to another prompt · q: quit"
@@ -75,10 +76,10 @@ def build(config: PlayConfig) -> tuple[TextGenerationEnv, NextTokenLogprobs]:
 
     policy = CausalLMPolicy.from_pretrained(config.model)
     reward: Any = no_reward if config.reward is None else config.reward
-    if isinstance(reward, str) and Path(reward).is_dir():
-        from reward_models.sequence import SequenceRewardModel
+    if isinstance(reward, str) and (Path(reward).is_dir() or ("/" in reward and is_hub_name(reward))):
+        from reward_models import load_reward_model
 
-        reward = SequenceRewardModel.from_pretrained(reward)
+        reward = load_reward_model(reward)
     one_file = len(config.prompts) == 1 and Path(config.prompts[0]).is_file()
     env = TextGenerationEnv(
         policy,

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from textenv.errors import ConfigError, DataError
+from textenv.pretrained import find_folder, is_hub_name
 from textenv.progress import StageProgress
 from textenv.prompts import Prompt, read_prompts
 from textenv.rewards import call_reward
@@ -222,7 +223,7 @@ def load_reward(name: str) -> Any:
     from reward_models.loading import load_reward_model
 
     described = "://" in name or name.lstrip().startswith("{")
-    if "/" in name and not described and not Path(name).exists():
+    if "/" in name and not described and not Path(name).exists() and not is_hub_name(name):
         raise ConfigError(f"`--reward_model {name}`: there is no such folder")
     return load_reward_model(name)
 
@@ -252,13 +253,14 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
         torch.set_num_threads(config.threads)
     prompts, reward = load_prompts(config), load_reward(config.reward_model)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    policy = CausalLMPolicy.from_pretrained(config.policy, dtype=config.dtype, device=device)
+    folder = find_folder(config.policy)
+    policy = CausalLMPolicy.from_pretrained(folder, dtype=config.dtype, device=device)
     reference = None
     if config.reference:
         reference = CausalLMPolicy.from_pretrained(config.reference, dtype=config.dtype, device=device)
-    store, vllm = TrajectoryStore(config.store), _vllm(config)
+    store, vllm = TrajectoryStore(config.store), _vllm(config, folder)
     sampling, _ = settle(policy, config.sampling)
-    draws = Draws(config.policy, weights_hash(Path(config.policy)), vars(sampling).copy(), config.seed)
+    draws = Draws(config.policy, weights_hash(folder), vars(sampling).copy(), config.seed)
     missing = _missing(prompts, policy, store, draws, config.n)
     total = len(prompts) * config.n
     skipped = total - len(missing)
@@ -317,7 +319,7 @@ def _text(prompt: Prompt, policy: Any) -> str:
     return prompt.text if prompt.text is not None else policy.tokenizer.decode(list(prompt.ids or ()))
 
 
-def _vllm(config: SampleConfig) -> Any:
+def _vllm(config: SampleConfig, folder: Path) -> Any:
     """The policy as vLLM decodes it, or None where textenv does."""
     if config.backend == "textenv":
         return None
@@ -326,7 +328,7 @@ def _vllm(config: SampleConfig) -> Any:
     if config.backend == "auto" and not vllm_available():
         return None
     # The policy itself stays on the same GPU: it scores the answers.
-    return VLLMGenerator(config.policy, dtype=config.dtype, gpu_memory_utilization=0.5)
+    return VLLMGenerator(str(folder), dtype=config.dtype, gpu_memory_utilization=0.5)
 
 
 def _answer(

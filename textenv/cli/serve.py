@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.pretrained import find_folder
 from textenv.prompts import Prompt, read_prompts
 from textenv.sampling.params import SamplingParams
 
@@ -238,6 +239,7 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
     try:
         for each in policies:
             name, _, folder = each.rpartition("=")
+            folder = folder if Path(folder).is_dir() else str(find_folder(folder))
             host = PolicyHost(folder, load, store, name=name, limits=limits)
             if host.name in hosts:
                 raise ConfigError(f"two policies are called {host.name}; name them: --policy NAME=FOLDER")

@@ -40,8 +40,9 @@ from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
 from textenv.envs import TextGenerationVectorEnv
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
+from textenv.pretrained import find_folder
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory
@@ -357,17 +358,17 @@ def check_prompt_lengths(data: RatedData, domain: str, tokenizer: Any, *, max_ne
 
 
 def check_folder(argument: str, folder: str) -> Path:
-    """A folder that a command was given.
+    """The folder of a model that a command was given: itself, the stage of a run's folder, or a hub name's snapshot.
 
     Raises:
         ConfigError: If it was left out or does not exist.
     """
     if not folder:
         raise ConfigError(f"`--{argument}` is needed: the folder of a model, such as runs/quickstart/sft")
-    path = Path(folder)
-    if not path.is_dir():
-        raise ConfigError(f"`--{argument} {folder}`: there is no such folder")
-    return path
+    try:
+        return find_folder(folder)
+    except CheckpointError as error:
+        raise ConfigError(f"`--{argument} {folder}`: {str(error).removeprefix(f'`{folder}`: ')}") from error
 
 
 def versions(names: Sequence[str] = ("textenv", "torch", "transformers", "gymnasium", "numpy")) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from agents import policy_files
 from agents.finetuning import SFTConfig
+from agents.lora import merged
 from agents.pretraining import PretrainConfig, pretrain_on_tasks
 from textenv.cli.configs import PretrainCommand, SFTCommand
 from textenv.cli.data import RatedData
@@ -55,7 +56,8 @@ def pretrain_tasks_stage(
     start = None
     if model_folder is not None:
         parts = policy_files.load(model_folder, dtype="float32", lora=None, critic="shared", device="cpu")
-        start = parts.model, parts.tokenizer
+        model = merged(parts.model) if hasattr(parts.model, "disable_adapter") else parts.model
+        start = model.requires_grad_(True), parts.tokenizer
     model, tokenizer, summary = pretrain_on_tasks(tasks, config, run.path / "corpus", start=start, run=run)
     save_lm(model, tokenizer, run.stage("pretrain"))
     return summary

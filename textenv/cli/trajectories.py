@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from textenv.errors import ConfigError, DataError
+from textenv.errors import CheckpointError, ConfigError, DataError
 from textenv.report.numbers import MISSING, fixed, percent
 from textenv.trajectories import Estimate, FrontierPoint, Summary, Trajectory, TrajectoryReader, summarize
 from textenv.trajectories.views.summary import PairedComparison, compare_scores
@@ -183,11 +183,11 @@ def _decoder(tokenizer: str, answer: Trajectory) -> Any:
     source = tokenizer or (answer.policy if answer.policy and Path(answer.policy).is_dir() else "")
     if not source:
         return None
-    from transformers import AutoTokenizer
+    from textenv.pretrained import load_tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source).decode
-    except (OSError, ValueError) as error:
+        return load_tokenizer(source).decode
+    except CheckpointError as error:
         raise ConfigError(f"cannot load a tokenizer from `{source}`: {error}; name one with --tokenizer") from error
 
 

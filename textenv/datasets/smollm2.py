@@ -91,9 +91,11 @@ def _write_folder(source: Path, fresh: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF, trust_remote_code=False)
     tokenizer.pad_token = PAD_TOKEN
-    read: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    read: Any = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=_GGUF, dtype=torch.float32, trust_remote_code=False
+    )
     # transformers refuses to save a model that came from a quantised file: its numbers go into a fresh one.
     foreign = ("quantization_config", "_name_or_path", "_model_name_or_path")
     fields = {key: value for key, value in read.config.to_dict().items() if key not in foreign}
@@ -116,10 +118,10 @@ def _check(read: Any, folder: Path) -> None:
         DataError: If a logit differs, pad and end-of-text coincide, or the answer is not the known one.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    saved: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    from textenv.pretrained import load_model, load_tokenizer
+
+    saved, tokenizer = load_model(folder).model, load_tokenizer(folder)
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise DataError(f"{folder}: pad and end-of-text are both id {tokenizer.eos_token_id} after the conversion.")
     turn = [{"role": "user", "content": _QUESTION}]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from textenv.answers import AnswerFormat, Answers, EncodedText, declare_format, format_of_model
 from textenv.episode import Episode
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.prompts import Prompt, as_prompt, load_prompts
 from textenv.protocols import Tokenizer
 from textenv.rewards import LazyReward
@@ -116,17 +117,18 @@ def load_tokenizer(reference: Any) -> Tokenizer:
 
         return ToyTokenizer()
     if isinstance(reference, str):
+        from textenv import pretrained
+
         try:
-            from transformers import AutoTokenizer
+            place = pretrained.find_folder(reference) if Path(reference).is_dir() else reference
+            tokenizer = pretrained.load_tokenizer(place)
+            declare_format(tokenizer, format_of_model(place, tokenizer))
         except ImportError as error:
             raise MissingDependencyError(f"tokenizer {reference!r} needs transformers: pip install transformers") from (
                 error
             )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(reference)
-        except (OSError, ValueError) as error:
+        except CheckpointError as error:
             raise ConfigError(f"cannot load the tokenizer {reference!r}: {error}") from error
-        declare_format(tokenizer, format_of_model(reference, tokenizer))
         return tokenizer
     missing = [n for n in ("encode", "decode", "__len__", "eos_token_id") if not hasattr(reference, n)]
     if missing:

@@ -248,10 +248,12 @@ def model_folder(folder: Path) -> Path:
 
 
 _PARTS = re.compile(r"(\D*)(\d*)")
+_CONFIGS = ("config.json", "adapter_config.json")
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    described = any((folder / name).is_file() for name in _CONFIGS)
+    return described and any(folder.glob("*.safetensors"))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -266,7 +268,8 @@ def _fingerprint(folder: Path) -> tuple[object, ...]:
 def _digest(folder: Path) -> str:
     """A version's name made of its configuration and weights: the same wherever the files stand."""
     total = hashlib.blake2b(digest_size=5)
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    configs = [folder / name for name in _CONFIGS if (folder / name).is_file()]
+    for path in sorted([*configs, *folder.glob("*.safetensors")]):
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "blake2b").digest())
     return total.hexdigest()
