@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from agents.forward import SequenceBatch, response_hidden
+from agents.forward import SequenceBatch, check_scoring, response_hidden
 from textenv.errors import CheckpointError, ConfigError
 from textenv.mixed_precision import ComputeCopy
+from textenv.sampling.models import trunk_of
 
 if TYPE_CHECKING:
     from reward_models import SequenceRewardModel
@@ -28,6 +29,9 @@ class Critic(nn.Module):
         trunk: Transformers model without an output head, causal; float32 weights.
         head: From its width to one number.
         compute_dtype: As :class:`agents.CausalLMPolicy`'s.
+
+    Raises:
+        ConfigError: If what the trunk says about a sequence depends on the sequences beside it.
     """
 
     def __init__(self, trunk: Any, head: nn.Linear, *, compute_dtype: torch.dtype | None = None) -> None:
@@ -36,6 +40,7 @@ class Critic(nn.Module):
         self.head = head
         self.trunk.requires_grad_(True)
         self.eval()
+        check_scoring(trunk)
         self.compute = ComputeCopy(trunk, compute_dtype)
 
     @classmethod
@@ -46,7 +51,7 @@ class Critic(nn.Module):
             lm: Transformers language model without adapters; is not changed.
             compute_dtype: As in the class.
         """
-        trunk = copy.deepcopy(lm if lm.config.is_encoder_decoder else lm.base_model).float()
+        trunk = copy.deepcopy(lm if lm.config.is_encoder_decoder else trunk_of(lm)).float()
         width = trunk.get_input_embeddings().weight.shape[1]
         head = nn.Linear(width, 1, device=trunk.device)
         nn.init.zeros_(head.weight)

@@ -18,13 +18,14 @@ from torch import nn
 
 from agents import policy_files
 from agents.critic import Critic
-from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
+from agents.forward import SequenceBatch, check_scoring, response_hidden, response_tokens
 from agents.token_scores import score_tokens
 from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
 from textenv.errors import ConfigError
 from textenv.mixed_precision import ComputeCopy
-from textenv.sampling.encoder_decoder import EncoderDecoderEngine, output_scale
+from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 from textenv.sampling.generation import generate
+from textenv.sampling.models import context_length, output_head, text_config
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.slots import SlotEngine
 from textenv.trajectories import Trajectory
@@ -68,7 +69,7 @@ class CausalLMPolicy(nn.Module):
 
     Raises:
         ConfigError: If pad and end-of-text are the same token, the tokenizer has more ids than the model, the model
-            changes its logits after the output embedding, or layers cannot be frozen or recomputed.
+            cannot be scored exactly, or layers cannot be frozen or recomputed.
     """
 
     def __init__(
@@ -92,16 +93,17 @@ class CausalLMPolicy(nn.Module):
                 f"pad token ({tokenizer.pad_token_id}) and end-of-text token ({tokenizer.eos_token_id}) must differ; "
                 "add one with tokenizer.add_special_tokens({'pad_token': '<|pad|>'}) and resize the embeddings"
             )
-        if len(tokenizer) > lm.config.vocab_size:
-            raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {lm.config.vocab_size}")
+        vocabulary = text_config(lm.config).vocab_size
+        if len(tokenizer) > vocabulary:
+            raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
         self.critic = critic
         self.value_head: nn.Linear | None = None
+        self.eval()
+        width = check_scoring(lm)
         if critic is None:
-            self.value_head = nn.Linear(lm.get_input_embeddings().weight.shape[1], 1, device=self.device)
+            self.value_head = nn.Linear(width, 1, device=self.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        self.eval()
-        check_output_head(lm)
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self.compute = ComputeCopy(lm, compute_dtype)
@@ -197,7 +199,7 @@ class CausalLMPolicy(nn.Module):
     @property
     def context_length(self) -> int | None:
         """Longest sequence in tokens that the model was made for; None where it has no limit."""
-        return getattr(self.causal_lm.config, "max_position_embeddings", None)
+        return context_length(self.causal_lm.config)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -263,8 +265,8 @@ class CausalLMPolicy(nn.Module):
             hidden, last_hidden = response_hidden(lm, batch)
             estimates, last_values = self._values(batch, hidden, last_hidden) if values else (None, None)
         scores = score_tokens(
-            lm.get_output_embeddings(),
-            hidden * scale if (scale := output_scale(lm)) != 1.0 else hidden,
+            output_head(lm),
+            hidden,
             response_tokens(batch),
             vocab_size=self.vocab_size,
             temperature=temperature,

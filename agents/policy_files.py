@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from agents.critic import Critic
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import CheckpointError, ConfigError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
 
@@ -47,8 +48,6 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
         CheckpointError: If the folder cannot be loaded.
         MissingDependencyError: If ``lora`` is given and peft is not installed.
     """
-    from transformers import AutoTokenizer
-
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"`dtype` must be 'auto', 'float32' or 'bfloat16', got {dtype!r}")
     low = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(torch.device(device)))
@@ -56,7 +55,7 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
     weights = torch.bfloat16 if low and lora is not None else torch.float32
     try:
         model = _load_language_model(path, weights).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = read_tokenizer(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error
     own = _critic(Path(path), critic, model, tokenizer, compute, device)

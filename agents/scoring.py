@@ -10,7 +10,7 @@ import torch
 from agents.forward import SequenceBatch, response_hidden, response_tokens
 from agents.policy import CausalLMPolicy
 from textenv.errors import ConfigError
-from textenv.sampling.encoder_decoder import output_scale
+from textenv.sampling.models import output_head
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory
 
@@ -98,9 +98,8 @@ def _against(
 
 
 def _hidden(policy: CausalLMPolicy, batch: SequenceBatch) -> torch.Tensor:
-    model = policy.compute.model
-    return response_hidden(model, batch)[0] * output_scale(model)
+    return response_hidden(policy.compute.model, batch)[0]
 
 
 def _logits(policy: CausalLMPolicy, hidden: torch.Tensor) -> torch.Tensor:
-    return policy.compute.model.get_output_embeddings()(hidden)[:, : policy.vocab_size].float()
+    return output_head(policy.compute.model)(hidden)[:, : policy.vocab_size].float()

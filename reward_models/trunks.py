@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import CheckpointError, ConfigError
 
 
@@ -68,7 +69,7 @@ def _load(folder: Path, *, num_labels: int | None) -> tuple[Any, Any, set[str]]:
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = read_tokenizer(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the model in `{folder}`: {error}") from error
     return model, tokenizer, set(info["missing_keys"])

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from reward_models.trunks import quiet
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import CheckpointError
 from textenv.sampling import SlotEngine
+from textenv.sampling.models import context_length
 
 
 def load_causal_lm(path: str | Path) -> tuple[Any, Any]:
@@ -26,7 +28,7 @@ def load_causal_lm(path: str | Path) -> tuple[Any, Any]:
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = read_tokenizer(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the model in `{folder}`: {error}") from error
     return model.eval(), tokenizer
@@ -43,7 +45,7 @@ class CausalPolicy:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.vocab_size = len(tokenizer)
-        self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.context_length: int | None = context_length(model.config)
 
     def encode_prompt(self, prompt: str, /) -> list[int]:
         """Token ids of a prompt."""

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reward_models.adapters.common import checked_scores
 from reward_models.base import paired
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
 from reward_models.trunks import quiet
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import CheckpointError
 
 
@@ -91,7 +92,7 @@ class EncoderSimilarity(TextModel):
         try:
             with quiet():
                 encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = read_tokenizer(folder)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read the encoder in `{folder}`: {error}") from error
         longest = getattr(encoder.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS

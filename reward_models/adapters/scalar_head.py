@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reward_models.adapters.common import checked_scores
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
 from reward_models.trunks import quiet
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import CheckpointError, ConfigError
 
 HEAD_NAMES = ("v_head.summary", "value_head", "reward_head", "regression_head", "score", "weight")
@@ -112,7 +113,7 @@ class ScalarHeadRewardModel(TextModel):
         try:
             with quiet():
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-                tokenizer = AutoTokenizer.from_pretrained(folder)
+                tokenizer = read_tokenizer(folder)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"cannot read the model in `{folder}`: {error}") from error
         longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoTokenizer
 
 from textenv.cli import stages
 from textenv.cli.answering import AnsweringCommand, answer_stages, ppo_on_tasks
@@ -24,6 +23,7 @@ from textenv.cli.data import RatedData
 from textenv.cli.label_stage import label_stage, load_labels
 from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
 from textenv.datasets import smollm2_path
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.report import summary_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
@@ -176,7 +176,7 @@ def quickstart(config: QuickstartCommand, run: Run, data: RatedData) -> None:
     stages.check_prompt_lengths(
         data,
         config.ppo.domain,
-        AutoTokenizer.from_pretrained(base),
+        read_tokenizer(base),
         max_new_tokens=config.ppo.max_new_tokens,
         context=config.pretrain.model.context,
     )

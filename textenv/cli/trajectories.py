@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import ConfigError, DataError
 from textenv.report.numbers import MISSING, fixed, percent
 from textenv.trajectories import Estimate, FrontierPoint, Summary, Trajectory, TrajectoryReader, summarize
@@ -183,10 +184,8 @@ def _decoder(tokenizer: str, answer: Trajectory) -> Any:
     source = tokenizer or (answer.policy if answer.policy and Path(answer.policy).is_dir() else "")
     if not source:
         return None
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(source).decode
+        return read_tokenizer(source).decode
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a tokenizer from `{source}`: {error}; name one with --tokenizer") from error
 

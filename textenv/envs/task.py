@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.envs.stops import StopMatcher
+from textenv.envs.tokenizers import ToyTokenizer, read_tokenizer
 from textenv.episode import Episode
 from textenv.errors import ConfigError, DataError, MissingDependencyError
 from textenv.prompts import Message, Prompt, as_prompt, load_prompts
@@ -109,18 +110,16 @@ def load_tokenizer(reference: Any) -> Tokenizer:
         MissingDependencyError: If a name is given and transformers is not installed.
     """
     if reference == "toy":
-        from textenv.envs.tokenizers import ToyTokenizer
-
         return ToyTokenizer()
     if isinstance(reference, str):
         try:
-            from transformers import AutoTokenizer
+            import transformers  # noqa: F401  # what is missing is to be said, not what needs it
         except ImportError as error:
             raise MissingDependencyError(f"tokenizer {reference!r} needs transformers: pip install transformers") from (
                 error
             )
         try:
-            return AutoTokenizer.from_pretrained(reference)
+            return read_tokenizer(reference)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot load the tokenizer {reference!r}: {error}") from error
     missing = [n for n in ("encode", "decode", "__len__", "eos_token_id") if not hasattr(reference, n)]

@@ -1,13 +1,34 @@
-"""A tokenizer in a few lines of Python, for tests and toy tasks: no downloads, no transformers."""
+"""Tokenizers: one in a few lines of Python for tests and toy tasks, and those that folders and the hub have."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from textenv.errors import ConfigError, DataError
 
 _DEFAULT_PIECES = tuple(string.ascii_lowercase + string.ascii_uppercase + string.digits + " \n.,;:!?'\"-_/()<>#@&+*=")
+
+
+def read_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a folder or a hub name, as its own files describe it.
+
+    Transformers' ``AutoTokenizer`` goes by the model beside it: a Qwen 2 with another tokenizer gets Qwen's class for
+    it, with an end token that the model does not have, and other kinds get their rules for blanks.
+
+    Raises:
+        OSError: As transformers raises it, where there is no tokenizer.
+        ValueError: Likewise.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    declared = get_tokenizer_config(path)
+    general = declared.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    kind: Any = PreTrainedTokenizerFast if general and "auto_map" not in declared else AutoTokenizer
+    return kind.from_pretrained(path, trust_remote_code=False)
 
 
 class ToyTokenizer:
