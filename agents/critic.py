@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from agents.forward import SequenceBatch, response_hidden
+from agents.forward import SequenceBatch, check_scoring, response_hidden
 from textenv.errors import CheckpointError, ConfigError
 from textenv.mixed_precision import ComputeCopy, float32_masters, refuse_low_precision
 from textenv.pretrained import check_finite, load_config, load_model, load_tensors, own_memory
+from textenv.sampling.models import trunk_of
 
 if TYPE_CHECKING:
     from reward_models import SequenceRewardModel
@@ -29,6 +30,9 @@ class Critic(nn.Module):
         trunk: Transformers model without an output head, causal; made float32 where it comes in less.
         head: From its width to one number.
         compute_dtype: As :class:`agents.CausalLMPolicy`'s.
+
+    Raises:
+        ConfigError: If what the trunk says about a sequence depends on the sequences beside it.
     """
 
     def __init__(self, trunk: Any, head: nn.Linear, *, compute_dtype: torch.dtype | None = None) -> None:
@@ -39,6 +43,7 @@ class Critic(nn.Module):
         self.head.requires_grad_(True)
         self.eval()
         check_finite(self, "the critic")
+        check_scoring(trunk)
         own_memory(self, all_of_it=False)
         found = float32_masters(trunk)
         float32_masters(head)
@@ -59,7 +64,7 @@ class Critic(nn.Module):
             lm: Transformers language model without adapters; is not changed.
             compute_dtype: As in the class.
         """
-        trunk = copy.deepcopy(lm if lm.config.is_encoder_decoder else lm.base_model).float()
+        trunk = copy.deepcopy(lm if lm.config.is_encoder_decoder else trunk_of(lm)).float()
         width = trunk.get_input_embeddings().weight.shape[1]
         head = nn.Linear(width, 1, device=trunk.device)
         nn.init.zeros_(head.weight)

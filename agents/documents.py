@@ -29,6 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from textenv.sampling.kernels import DocumentTokens, kernels, required_kernels
+from textenv.sampling.models import trunk_of
 
 _logger = logging.getLogger(__name__)
 
@@ -289,7 +290,7 @@ def _is_hooked(model: Any) -> bool:
 
 
 def _states(model: Any, **inputs: Any) -> torch.Tensor:
-    return model.base_model(use_cache=False, **inputs).last_hidden_state
+    return trunk_of(model)(use_cache=False, **inputs).last_hidden_state
 
 
 _suitable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

@@ -19,7 +19,19 @@ from numpy.typing import NDArray
 from agents.documents import padded_states
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
-from textenv.sampling.encoder_decoder import decode, output_scale
+from textenv.sampling.encoder_decoder import decode
+from textenv.sampling.models import (
+    agrees,
+    context_length,
+    output_head,
+    start_token,
+    structure,
+    text_config,
+    trial,
+    trunk_of,
+)
+
+_checked: dict[Any, int] = {}  # structures of models that are scored exactly, and the width of their states
 
 
 @dataclass(frozen=True)
@@ -115,12 +127,12 @@ def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, tor
     if model.config.is_encoder_decoder:
         hidden = _decoder_states(model, batch)
         return hidden[rows, steps], hidden[every, batch.lengths - batch.prompt_lengths]
-    context = getattr(model.config, "max_position_embeddings", None) or batch.tokens.shape[1]
+    context = context_length(model.config) or batch.tokens.shape[1]
     tokens = batch.tokens[:, :context]
     places = (torch.cat([rows, every]), torch.cat([batch.prompt_lengths[rows] - 1 + steps, batch.lengths - 1]))
     states = padded_states(model, tokens, *places)
     if states is None:
-        states = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[places]
+        states = trunk_of(model)(input_ids=tokens, use_cache=False).last_hidden_state[places]
     return states[: len(rows)], states[len(rows) :]
 
 
@@ -142,26 +154,65 @@ def response_tokens(batch: SequenceBatch) -> torch.Tensor:
     return batch.tokens[rows, batch.prompt_lengths[rows] + steps]
 
 
-def check_output_head(model: Any) -> None:
-    """Make sure that the output embedding applied to the last hidden state gives the model's own logits.
+@torch.no_grad()
+def check_scoring(model: Any) -> int:
+    """Make sure that sequences side by side get the numbers that the model itself gives each of them alone.
+
+    Args:
+        model: Transformers language model, or a trunk without an output head; in evaluation mode.
+
+    Returns:
+        Width of the hidden states.
 
     Raises:
-        ConfigError: If the model changes its logits afterwards (soft-capping), which this path would miss.
+        ConfigError: If they do not; the message says why.
     """
+    with trial(model, "cannot be tried out"):
+        known = structure(model)
+    if known in _checked:
+        return _checked[known]
+    headed = model.get_output_embeddings() is not None
+    vocabulary, device = text_config(model.config).vocab_size, model.get_input_embeddings().weight.device
+    room = context_length(model.config) or 11
+    lengths = [min(each, room) for each in (5, 11)]
+    rows = [[(number * 13 + step * 7) % vocabulary for step in range(size)] for number, size in enumerate(lengths)]
+    prompts = [row[: min(number + 1, len(row) - 1)] for number, row in enumerate(rows)]
+    answers = [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+    with trial(model, "cannot score sequences"):
+        hidden, last = response_hidden(model, SequenceBatch.from_ids(prompts, answers, device=device))
+        found = output_head(model)(hidden) if headed else hidden
+        expected = torch.cat([_alone(model, *each, headed=headed) for each in zip(prompts, answers, strict=True)])
+    verdict = agrees(found, expected, model.dtype)
+    if verdict is False:
+        raise ConfigError(f"{type(model).__name__} cannot be scored: {_why_not(model, prompts, answers, hidden)}")
+    if verdict:
+        _checked[known] = last.shape[-1]
+    return last.shape[-1]
+
+
+def _why_not(model: Any, prompts: list[list[int]], answers: list[list[int]], hidden: torch.Tensor) -> str:
+    """Whether it is the trunk's states or what the model makes of them that comes out otherwise."""
     device = model.get_input_embeddings().weight.device
-    ids = torch.arange(4, device=device)[None] % model.config.vocab_size
-    with torch.no_grad():
-        if model.config.is_encoder_decoder:
-            start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
-            full = model(input_ids=ids, decoder_input_ids=torch.cat([start, ids], 1), use_cache=False).logits
-            memory = model.get_encoder()(input_ids=ids).last_hidden_state
-            hidden = decode(model, memory, torch.ones_like(ids, dtype=torch.bool), ids)
-        else:
-            full = model(input_ids=ids, use_cache=False).logits
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        ours = model.get_output_embeddings()(hidden * output_scale(model))
-    if not torch.allclose(full.float(), ours.float(), atol=1e-4, rtol=1e-3):
-        raise ConfigError(
-            f"{type(model).__name__} changes its logits after the output embedding (soft-capping or scaling); such "
-            "models are not supported yet"
-        )
+
+    def states(part: slice) -> torch.Tensor:
+        single = [SequenceBatch.from_ids([p], [a[part]], device=device) for p, a in zip(prompts, answers, strict=True)]
+        return torch.cat([response_hidden(model, each)[0] for each in single])
+
+    firsts = torch.tensor([0, *(len(answer) for answer in answers[:-1])], device=device).cumsum(0)
+    alone = states(slice(None))
+    if agrees(states(slice(1)), alone[firsts], model.dtype) is False:
+        return "what it says before a token depends on later tokens: it is not causal"
+    if agrees(hidden, alone, model.dtype) is False:
+        return "what it says about a sequence depends on the sequences beside it"
+    return "it makes its logits of the hidden states otherwise than by an output embedding, a factor and a soft cap"
+
+
+def _alone(model: Any, prompt: list[int], answer: list[int], *, headed: bool) -> torch.Tensor:
+    """The model's own logits before each answer token, ``(T, V)``; its last hidden states where it has no head."""
+    device = model.get_input_embeddings().weight.device
+    prompt_ids, row = (torch.as_tensor([ids], device=device) for ids in (prompt, [*prompt, *answer]))
+    if model.config.is_encoder_decoder:
+        fed = torch.as_tensor([[start_token(model), *answer]], device=device)
+        return model(input_ids=prompt_ids, decoder_input_ids=fed).logits[0, :-1]
+    output = (model if headed else trunk_of(model))(input_ids=row)
+    return (output.logits if headed else output.last_hidden_state)[0, len(prompt) - 1 : -1]

@@ -22,7 +22,7 @@ from torch import nn
 from agents import lora as adapters
 from agents import policy_files
 from agents.critic import Critic
-from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
+from agents.forward import SequenceBatch, check_scoring, response_hidden, response_tokens
 from agents.token_scores import score_tokens
 from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
 from textenv.answers import AnswerFormat, Answers, Vocabulary, declare_format, vocabulary
@@ -30,8 +30,9 @@ from textenv.answers.answers import PromptLike
 from textenv.errors import ConfigError
 from textenv.mixed_precision import ComputeCopy, float32_masters, refuse_low_precision
 from textenv.pretrained import check_finite, own_memory
-from textenv.sampling.encoder_decoder import EncoderDecoderEngine, output_scale
+from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 from textenv.sampling.generation import Prompts, generate
+from textenv.sampling.models import context_length, output_head
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.slots import SlotEngine
 from textenv.trajectories import Trajectory
@@ -80,8 +81,8 @@ class CausalLMPolicy(nn.Module):
         answer: What an answer of it is; None takes what tokenizer and model say: their end tokens, texts as they are.
 
     Raises:
-        ConfigError: If the tokenizer is another model's, the model changes its logits after the output embedding,
-            layers cannot be frozen or recomputed, or an adapter is of a kind that would not be kept exactly.
+        ConfigError: If the tokenizer is another model's, the model cannot be scored exactly, layers cannot be frozen or
+            recomputed, or an adapter is of a kind that would not be kept exactly.
         CheckpointError: If weights are NaN or infinite.
     """
 
@@ -115,12 +116,12 @@ class CausalLMPolicy(nn.Module):
         declare_format(tokenizer, answer)
         self.critic = critic
         self.value_head: nn.Linear | None = None
+        self.eval()
+        width = check_scoring(lm)
         if critic is None:
-            self.value_head = nn.Linear(lm.get_input_embeddings().weight.shape[1], 1, device=self.device)
+            self.value_head = nn.Linear(width, 1, device=self.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        self.eval()
-        check_output_head(lm)
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self._copy_weights(compute_dtype)
@@ -245,7 +246,7 @@ class CausalLMPolicy(nn.Module):
     @property
     def context_length(self) -> int | None:
         """Longest sequence in tokens that the model was made for; None where it has no limit."""
-        return getattr(self.causal_lm.config, "max_position_embeddings", None)
+        return context_length(self.causal_lm.config)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -304,8 +305,8 @@ class CausalLMPolicy(nn.Module):
             hidden, last_hidden = response_hidden(lm, batch)
             estimates, last_values = self._values(batch, hidden, last_hidden) if values else (None, None)
         scores = score_tokens(
-            lm.get_output_embeddings(),
-            hidden * scale if (scale := output_scale(lm)) != 1.0 else hidden,
+            output_head(lm),
+            hidden,
             response_tokens(batch),
             vocab_size=self.vocab_size,
             temperature=temperature,

@@ -10,7 +10,7 @@ import torch
 from agents.forward import SequenceBatch, response_hidden, response_tokens
 from agents.policy import CausalLMPolicy
 from textenv.errors import ConfigError
-from textenv.sampling.encoder_decoder import output_scale
+from textenv.sampling.models import output_head
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.slots import absent_index, without_absent
 from textenv.trajectories import Trajectory
@@ -100,10 +100,9 @@ def _against(
 
 
 def _hidden(policy: CausalLMPolicy, batch: SequenceBatch) -> torch.Tensor:
-    model = policy.compute.model
-    return response_hidden(model, batch)[0] * output_scale(model)
+    return response_hidden(policy.compute.model, batch)[0]
 
 
 def _logits(policy: CausalLMPolicy, hidden: torch.Tensor) -> torch.Tensor:
-    logits = policy.compute.model.get_output_embeddings()(hidden)[:, : policy.vocab_size].float()
+    logits = output_head(policy.compute.model)(hidden)[:, : policy.vocab_size].float()
     return without_absent(logits, absent_index(policy.vocabulary.absent, policy.compute.model))

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from textenv.mixed_precision import round_up
 from textenv.sampling.kernels import Kernels, RowScores, kernels
+from textenv.sampling.models import OutputHead
 
 _CHUNK_BYTES = 64_000_000  # of logits held at once
 _ROWS = 128  # a chunk's size is a multiple: the CPU's kernels are compiled per shape
@@ -52,7 +53,7 @@ def score_tokens(
     """Log-probabilities of tokens from hidden states, in chunks, so that ``(N, V)`` never exists as a whole.
 
     Args:
-        head: Output embedding, ``(·, D) -> (·, V)``.
+        head: ``(·, D) -> (·, V)``: a model's :func:`textenv.sampling.models.output_head`, or any other.
         hidden: Shape ``(N, D)``.
         targets: Token ids, shape ``(N,)``.
         vocab_size: Ids that exist; a head padded beyond them is cut. None takes the whole head.
@@ -60,7 +61,8 @@ def score_tokens(
         allowed: Bit-packed masks of allowed tokens, uint8, shape ``(N, ceil(V / 8))``; None allows all.
         entropy: Also compute the entropy of each distribution; zeros otherwise.
     """
-    vocabulary = vocab_size or head.weight.shape[0]
+    head, hidden = _simplest(head, hidden)
+    vocabulary = vocab_size or _width(head)
     # The same with and without gradients: in bfloat16 log-probs depend on the chunk's size in their last digits.
     size = _chunk_size(vocabulary, hidden.dtype)
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -89,13 +91,14 @@ def cross_entropy(
     """Weighted sum of the negative log-probabilities of tokens, nats, a scalar of at least float32.
 
     Args:
-        head: Output embedding, ``(·, D) -> (·, V)``.
+        head: As in :func:`score_tokens`.
         hidden: Shape ``(S, D)``.
         targets: Token ids, shape ``(N,)``.
         weights: Of each token in the sum, shape ``(N,)``; they get no gradient.
         rows: Which hidden state predicts each token, int64, shape ``(N,)``; every state predicts at least one. None:
             each its own, N = S.
     """
+    head, hidden = _simplest(head, hidden)
     plain = _is_plain(head, hidden)
     # In bfloat16 a state's gradient would be rounded after each of its tokens.
     if rows is not None and not (plain and hidden.dtype in (torch.float32, torch.float64)):
@@ -150,6 +153,17 @@ def _chunk_size(vocabulary: int, dtype: torch.dtype) -> int:
 def _unpack(allowed: NDArray[np.uint8], vocabulary: int, device: torch.device) -> torch.Tensor:
     bits = np.unpackbits(allowed, axis=1, count=vocabulary)
     return torch.as_tensor(bits.astype(bool), device=device)
+
+
+def _simplest(head: Any, hidden: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    """The output embedding alone, and what it reads, where nothing comes after it."""
+    if isinstance(head, OutputHead) and head.cap is None and head.bias is None:
+        return head.embedding, head.scaled(hidden)
+    return head, hidden
+
+
+def _width(head: Any) -> int:
+    return (head.embedding if isinstance(head, OutputHead) else head).weight.shape[0]
 
 
 def _is_plain(head: Any, hidden: torch.Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from textenv.errors import ConfigError
+from textenv.sampling.models import trunk_of
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -21,7 +22,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         ConfigError: If the model is of another kind.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
-    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    stacks = [m for m in trunk_of(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if model.config.is_encoder_decoder or not stacks:
         raise ConfigError(f"{type(model).__name__} has no single stack of decoder layers to freeze or divide")
     return stacks[0]

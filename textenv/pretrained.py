@@ -330,12 +330,18 @@ def load_tokenizer(source: str | Path) -> Any:
     Raises:
         CheckpointError: If files are missing, or transformers cannot read them; the message names them.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     folder = find_folder(source)
     try:
         with quiet():
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            # AutoTokenizer goes by the model beside it: a Qwen 2 with another tokenizer would get Qwen's class for it,
+            # with an end token that the model does not have, and other kinds their rules for blanks.
+            declared = get_tokenizer_config(folder)
+            general = declared.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+            kind: Any = PreTrainedTokenizerFast if general and "auto_map" not in declared else AutoTokenizer
+            tokenizer: Any = kind.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a foreign file makes transformers raise anything
         raise CheckpointError(
             f"cannot load the tokenizer in `{folder}`{_without_tokenizer(folder)}: {_one_line(error)}"

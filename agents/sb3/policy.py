@@ -25,6 +25,7 @@ from agents.sb3.decoding import Lane
 from agents.sb3.rows import Observation, Rows, one_token_batch, read_rows
 from agents.token_scores import score_tokens
 from textenv.errors import ConfigError
+from textenv.sampling.models import output_head
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import draw
 
@@ -223,7 +224,7 @@ class LanguageModelPolicy(BaseModel):
     # --- scoring ------------------------------------------------------------------------------------------------------
 
     def _head(self, model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        head = model.get_output_embeddings()
+        head = output_head(model)
         return lambda hidden: self._exclude_padding(head(hidden)[:, : self.lm.vocab_size])
 
     def _logits_now(self, batch: SequenceBatch, model: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from textenv.answers import AnswerFormat, Answers
 from textenv.pretrained import find_folder, load_model, load_tokenizer
 from textenv.sampling import SlotEngine
+from textenv.sampling.models import context_length
 
 
 def load_causal_lm(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Any, Any]:
@@ -36,7 +37,7 @@ class CausalPolicy:
             tokenizer, AnswerFormat.of_tokenizer(tokenizer, model.config, getattr(model, "generation_config", None))
         )
         self.vocab_size = self.answers.vocabulary.within(model.get_output_embeddings().weight.shape[0]).size
-        self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.context_length: int | None = context_length(model.config)
 
     def encode_prompt(self, prompt: str, /) -> list[int]:
         """Token ids of a prompt."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import agents.token_scores as token_scores
-from agents.forward import SequenceBatch, check_output_head, response_hidden, response_tokens
+from agents.forward import SequenceBatch, check_scoring, response_hidden, response_tokens
 from agents.token_scores import score_tokens
 from textenv.errors import ConfigError, ShapeError
 
@@ -97,8 +97,8 @@ def test_sequence_batch_bad_input_is_refused(prompts, responses, message):
         SequenceBatch.from_ids(prompts, responses)
 
 
-def test_check_output_head_refuses_scaled_logits(policy, monkeypatch):
-    check_output_head(policy.model)
+def test_check_scoring_refuses_scaled_logits(policy, monkeypatch):
+    check_scoring(policy.model)
     original = type(policy.model).forward
 
     def scaled(self, *args, **kwargs):
@@ -108,4 +108,4 @@ def test_check_output_head_refuses_scaled_logits(policy, monkeypatch):
 
     monkeypatch.setattr(type(policy.model), "forward", scaled)
     with pytest.raises(ConfigError, match="changes its logits"):
-        check_output_head(policy.model)
+        check_scoring(policy.model)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.answers import AnswerFormat, Answers, EncodedText, declare_format, format_of_model
+from textenv.envs.tokenizers import ToyTokenizer
 from textenv.episode import Episode
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.prompts import Prompt, as_prompt, load_prompts
@@ -113,8 +114,6 @@ def load_tokenizer(reference: Any) -> Tokenizer:
         MissingDependencyError: If a name is given and transformers is not installed.
     """
     if reference == "toy":
-        from textenv.envs.tokenizers import ToyTokenizer
-
         return ToyTokenizer()
     if isinstance(reference, str):
         from textenv import pretrained

@@ -1,4 +1,4 @@
-"""A tokenizer in a few lines of Python, for tests and toy tasks: no downloads, no transformers."""
+"""Tokenizers: one in a few lines of Python for tests and toy tasks, and those that folders and the hub have."""
 
 from __future__ import annotations
 

@@ -50,19 +50,21 @@ class SlotCache(Cache):
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
 
-    def tensors(self, layer: int, like: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer, ``(num_slots, max_length + 1, heads, dim)``; ``like`` has the same ``dim``."""
+    def tensors(
+        self, layer: int, like: torch.Tensor, heads: int, value_dim: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, ``(num_slots, max_length + 1, heads, dim)``; ``like`` has the keys' ``dim``."""
         while len(self._keys) <= layer:
-            shape = (self.num_slots, self.max_length + 1, heads, like.shape[-1])
-            self._keys.append(like.new_zeros(shape))
-            self._values.append(like.new_zeros(shape))
+            shape = (self.num_slots, self.max_length + 1, heads)
+            self._keys.append(like.new_zeros(*shape, like.shape[-1]))
+            self._values.append(like.new_zeros(*shape, value_dim or like.shape[-1]))
         return self._keys[layer], self._values[layer]
 
     def exchange(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, block: Block
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a block's keys and values ``(b, s, heads, dim)``; return all that it sees, ``(b, K, heads, dim)``."""
-        all_keys, all_values = self.tensors(layer, keys, keys.shape[2])
+        all_keys, all_values = self.tensors(layer, keys, keys.shape[2], values.shape[-1])
         places = torch.arange(len(keys), device=keys.device) if block.places is None else block.places
         all_keys[places[:, None], block.targets] = keys
         all_values[places[:, None], block.targets] = values

@@ -7,22 +7,33 @@ by side; in any other order it reads the answers so far anew.
 
 from __future__ import annotations
 
+import logging
+import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from textenv.errors import ShapeError
+from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
+from textenv.sampling.models import (
+    agrees,
+    check_room,
+    context_length,
+    output_head,
+    start_token,
+    structure,
+    text_config,
+    trial,
+)
 
+_logger = logging.getLogger(__name__)
 
-def output_scale(model: Any) -> float:
-    """Factor between the last hidden state and what the output embedding reads; 1 for most models, not for T5."""
-    config = model.config
-    return float(config.d_model) ** -0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+_tried: dict[Any, bool] = {}  # by structure: whether cached decoding works
+_trying: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # whether the engine on trial has a cache
 
 
 def decode(model: Any, memory: torch.Tensor, memory_mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -37,7 +48,7 @@ def decode(model: Any, memory: torch.Tensor, memory_mask: torch.Tensor, tokens: 
     Returns:
         Shape ``(B, T + 1, D)``.
     """
-    start = tokens.new_full((len(tokens), 1), model.config.decoder_start_token_id)
+    start = tokens.new_full((len(tokens), 1), start_token(model))
     return model.get_decoder()(
         input_ids=torch.cat([start, tokens], 1),
         encoder_hidden_states=memory,
@@ -87,12 +98,17 @@ class EncoderDecoderEngine:
         max_length: Longest sequence in tokens, prompt included.
         absent: Ids that are no tokens, whose logits are −inf, shape ``(k,)``.
 
+    Raises:
+        ConfigError: If ``max_length`` exceeds the model's context, or the engine's logits are not the model's own, with
+            a cache or without (it is tried out once per model).
+
     Attributes:
         prompt_lengths: Prompt tokens of each slot, shape ``(num_slots,)``, for callers that know them. None: the row
             that a slot is first called with is its prompt, and stays so while later rows begin with it.
     """
 
     def __init__(self, model: Any, num_slots: int, max_length: int, *, absent: NDArray[np.int64] | None = None) -> None:
+        check_room(model, max_length)
         self.model = model
         self._absent = absent
         self.num_slots = num_slots
@@ -101,6 +117,12 @@ class EncoderDecoderEngine:
         self._prompts: list[tuple[int, ...]] = [()] * num_slots
         self._memories: list[torch.Tensor | None] = [None] * num_slots
         self._growing: _Growing | None = None
+        self._caches = _trying[model] if model in _trying else _caches(model)
+
+    @property
+    def decoding(self) -> Literal["cached", "anew"]:
+        """With a cache of the decoder's, or whole answers at every step."""
+        return "cached" if self._caches else "anew"
 
     def drop(self) -> None:
         """Forget everything cached: call it when the model's weights have changed."""
@@ -139,14 +161,14 @@ class EncoderDecoderEngine:
         width = int(answered.max())
         columns = np.minimum(starts[:, None] + np.arange(width), lengths[:, None] - 1)
         answers = np.take_along_axis(tokens, columns, axis=1)
-        if int(answered.min()) == width:
+        if int(answered.min()) == width and self._caches:
             last = self._grow(rows, answers, starts)
         else:
             self._growing = None
             device = self.model.get_input_embeddings().weight.device
             states = decode(self.model, *self._memory(rows, starts), torch.as_tensor(answers, device=device))
             last = states[torch.arange(len(rows), device=device), torch.as_tensor(answered, device=device)]
-        logits = self.model.get_output_embeddings()(last * output_scale(self.model))
+        logits = output_head(self.model)(last)
         if self._absent is None or not len(self._absent):
             return logits
         return logits.index_fill_(1, torch.as_tensor(self._absent, device=logits.device), -torch.inf)
@@ -171,7 +193,7 @@ class EncoderDecoderEngine:
             memory, mask = self._memory(rows, starts)
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
             growing = self._growing = _Growing(rows.copy(), answers, memory, mask, cache)
-            start = np.full((len(rows), 1), self.model.config.decoder_start_token_id, np.int64)
+            start = np.full((len(rows), 1), start_token(self.model), np.int64)
             fed = np.concatenate([start, answers], axis=1)
         else:
             growing.answers, fed = answers, answers[:, -1:]
@@ -217,3 +239,61 @@ class EncoderDecoderEngine:
             for place, i in enumerate(new):
                 self._memories[int(rows[i])] = memory[place, : starts[i]]
         return starts
+
+
+@torch.no_grad()
+def _caches(model: Any) -> bool:
+    """Whether cached decoding gives the model's own logits; where not, reading the answers anew must.
+
+    Raises:
+        ConfigError: If neither does.
+    """
+    known = structure(model)
+    if known in _tried:
+        return _tried[known]
+    # How many tokens an expert has had is in no cache, and shows only where it has had its fill.
+    reason, verdict = "", None
+    for cached in (False,) if getattr(model.config, "expert_capacity", None) else (True, False):
+        _trying[model] = cached
+        try:
+            with trial(model, "cannot be decoded"):
+                verdict = _gives_its_own(model)
+            if verdict is not False:
+                break
+            reason = reason or "its logits come out otherwise"
+        except ConfigError as error:
+            reason = reason or str(error)
+        finally:
+            del _trying[model]
+    else:
+        raise ConfigError(f"decoding of {type(model).__name__} does not give the model's own logits: {reason}")
+    if verdict:
+        _tried[known] = cached
+    if not cached:
+        _logger.warning(
+            "%s is decoded without a cache, every step from the first token of the answer on, which is slow: %s",
+            type(model).__name__,
+            reason or "its experts count the tokens that they have had",
+        )
+    return cached
+
+
+def _gives_its_own(model: Any) -> bool | None:
+    """Whether an engine's logits are the model's own: answers that grow together, drop out, and differ in length."""
+    device = model.get_input_embeddings().weight.device
+    length = min(8, context_length(model.config) or 8)
+    rows = np.arange(3 * length).reshape(3, length) * 7 % text_config(model.config).vocab_size
+    engine, prompts = EncoderDecoderEngine(model, 3, length), np.minimum([3, 1, 2], length)
+    engine.prompt_lengths = prompts
+    found, expected = [], []
+    for slots, answered in (([0, 1, 2], [0, 0, 0]), ([0, 1, 2], [1, 1, 1]), ([2, 0], [2, 2]), ([0, 1], [3, 4])):
+        lengths = np.minimum(prompts[slots] + answered, length)
+        found.append(engine.logits(rows[slots], lengths, np.array(slots)))
+        for slot, size in zip(slots, lengths, strict=True):
+            prompt, answer = rows[slot, : prompts[slot]], rows[slot, prompts[slot] : size]
+            whole = model(
+                input_ids=torch.as_tensor(prompt[None], device=device),
+                decoder_input_ids=torch.as_tensor([[start_token(model), *answer]], device=device),
+            )
+            expected.append(whole.logits[0, -1])
+    return agrees(torch.cat(found), torch.stack(expected), model.dtype)

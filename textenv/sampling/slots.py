@@ -6,13 +6,15 @@ native agents, Stable-Baselines3, a user's loop) gets cached decoding without te
 
 A prompt that several slots begin with is computed once and copied. Slots that are asked for stand side by side in the
 cache, so a step costs what its running sequences cost. Models of the Llama kind decode through their packed form
-(:mod:`textenv.sampling.packed`), all others through transformers' own forward pass.
+(:mod:`textenv.sampling.packed`), all others through transformers' own forward pass; a model that this cache does not
+suit (recurrent states, positions that it counts itself) reads whole sequences at every step, and the log says so.
 """
 
 from __future__ import annotations
 
+import logging
 import weakref
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,17 +23,21 @@ from numpy.typing import NDArray
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.cache import Block, SlotCache
+from textenv.sampling.models import OutputHead, agrees, check_room, output_head, structure, text_config, trial, trunk_of
 from textenv.sampling.packed import packed_decoder
 from textenv.sampling.recorded import RecordedSteps
 
+_logger = logging.getLogger(__name__)
+
 _PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
 
-_tried: weakref.WeakKeyDictionary[Any, set[int]] = weakref.WeakKeyDictionary()  # lengths that came out right
-_trying: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_tried: dict[Any, bool] = {}  # by structure and length: whether cached decoding works
+_trying: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # whether the engine on trial has a cache
 
 
 def smallest_window(config: Any, max_length: int) -> int | None:
     """How far back some layers of a model see, where that is less than ``max_length``."""
+    config = text_config(config)
     if getattr(config, "use_sliding_window", True) is False:
         return None
     names = ("sliding_window", "window_size", "attention_chunk_size")
@@ -40,42 +46,70 @@ def smallest_window(config: Any, max_length: int) -> int | None:
 
 
 @torch.no_grad()
-def _try_out(model: Any, length: int) -> None:
-    """Make sure that an engine's logits are the model's, at a prompt and at a step after it.
+def _caches(model: Any, length: int) -> bool:
+    """Whether cached decoding gives the model's own numbers; where not, computing whole sequences anew must.
 
     Raises:
-        ConfigError: If they are not.
+        ConfigError: If neither does.
     """
-    if length in _tried.setdefault(model, set()):
-        return
-    device = model.get_input_embeddings().weight.device
-    ids = (np.arange(length) * 7 % model.config.vocab_size)[None]
-    _trying[model] = True
-    try:
-        engine = SlotEngine(model, 1, length)
-        rows = np.zeros(1, np.int64)
-        sizes = sorted({max(1, length - 1), length})
-        states = torch.cat([engine.hidden(ids, np.array([size]), rows) for size in sizes])
-        headed = model.get_output_embeddings() is not None
-        found = (engine.head(states) if headed else states).float()
-    finally:
-        del _trying[model]
-    whole = (model if headed else model.base_model)(input_ids=torch.as_tensor(ids, device=device), use_cache=False)
-    expected = (whole.logits if headed else whole.last_hidden_state)[0, -len(sizes) :].float()
-    difference = (found - expected).norm()
-    tolerance = 0.1 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    if expected.isfinite().all() and not difference <= tolerance * expected.norm():
+    known = (*structure(model), length)
+    if known in _tried:
+        return _tried[known]
+    reason, verdict = "", None
+    for cached in (True, False):
+        _trying[model] = cached
+        try:
+            with trial(model, "cannot be decoded"):
+                verdict = _gives_its_own(model, length)
+            if verdict is not False:
+                break
+            reason = reason or "its logits come out otherwise"
+        except ConfigError as error:
+            reason = reason or str(error)
+        finally:
+            del _trying[model]
+    else:
         why = (
             "it is in training mode, where dropout is at work: call `model.eval()`"
             if model.training
-            else "it changes its logits after the output embedding, or attends in a way that is not covered"
+            else f"it attends, or changes its logits, in a way that is not covered ({reason})"
         )
-        window = smallest_window(model.config, length)
-        hint = "" if window is None else f"; sequences of up to {window} tokens, its attention window, may work"
-        raise ConfigError(
-            f"cached decoding of {type(model).__name__} does not give the model's own logits: {why}{hint}"
+        raise ConfigError(f"decoding of {type(model).__name__} does not give the model's own logits: {why}")
+    if verdict:
+        _tried[known] = cached
+    if not cached:
+        _logger.warning(
+            "%s is decoded without a cache, every step from the first token on, which is slow: %s",
+            type(model).__name__,
+            reason,
         )
-    _tried[model].add(length)
+    return cached
+
+
+def _gives_its_own(model: Any, length: int) -> bool | None:
+    """Whether an engine's numbers are the model's own: two slots at different lengths, one of which starts again."""
+    device = model.get_input_embeddings().weight.device
+    rows = np.arange(3 * length).reshape(3, length) * 7 % text_config(model.config).vocab_size
+    headed = model.get_output_embeddings() is not None
+    whole = []
+    for row in rows:
+        output = (model if headed else trunk_of(model))(input_ids=torch.as_tensor(row[None], device=device))
+        whole.append((output.logits if headed else output.last_hidden_state)[0])
+    short, most = max(1, length // 2), max(1, length - 2)
+    # What each slot holds from call to call: a row and how much of it.
+    calls = (
+        {0: (0, most), 1: (1, short)},
+        {0: (0, max(1, length - 1)), 1: (1, min(short + 1, length))},
+        {0: (0, length), 1: (2, short)},
+        {1: (2, min(short + 1, length))},
+    )
+    engine, found, expected = SlotEngine(model, 2, length), [], []
+    for call in calls:
+        numbers, lengths = np.array(list(call.values())).T
+        states = engine.hidden(rows[numbers], lengths, np.array(list(call)))
+        found.append(engine.head(states) if headed else states)
+        expected += [whole[number][size - 1] for number, size in call.values()]
+    return agrees(torch.cat(found), torch.stack(expected), model.dtype)
 
 
 def absent_index(absent: NDArray[np.int64] | None, model: Any) -> torch.Tensor | None:
@@ -94,7 +128,7 @@ class SlotEngine:
     """Next-token logits of many growing sequences, with a KV cache per slot.
 
     Args:
-        model: A transformers causal language model with standard attention.
+        model: A transformers causal language model.
         num_slots: Number of sequences.
         max_length: Longest sequence in tokens, prompt included.
         absent: Ids that are no tokens, whose logits are −inf, shape ``(k,)``.
@@ -102,7 +136,7 @@ class SlotEngine:
 
     Raises:
         ConfigError: If ``max_length`` exceeds the model's context, there are no slots, or the engine's logits are not
-            the model's own (it is tried out once per model).
+            the model's own, with a cache or without (it is tried out once per model).
     """
 
     def __init__(
@@ -116,12 +150,7 @@ class SlotEngine:
     ) -> None:
         if num_slots < 1 or max_length < 1:
             raise ConfigError(f"`num_slots` and `max_length` must be ≥ 1, got {num_slots} and {max_length}")
-        context = getattr(model.config, "max_position_embeddings", None)
-        if context is not None and max_length > context:
-            raise ConfigError(
-                f"prompt and answer need {max_length} tokens, the model's context holds {context}; lower "
-                "`max_prompt_tokens` or `max_new_tokens`"
-            )
+        check_room(model, max_length)
         self.model = model
         self.num_slots = num_slots
         self.max_length = max_length
@@ -137,10 +166,16 @@ class SlotEngine:
         # A GPU replays recorded steps, for which few shapes are worth more than small ones.
         self._recorded: RecordedSteps | None = None
         self._window = smallest_window(model.config, max_length)
-        if not _trying.get(model):
-            _try_out(model, min(max_length, 6 if self._window is None else self._window + 4))
+        length = min(max_length, 8 if self._window is None else self._window + 4)
+        self._caches = _trying[model] if model in _trying else _caches(model, length)
+        self._output_head = self._make_head()
         if cuda_graphs and self._packed is not None and model.get_input_embeddings().weight.device.type == "cuda":
             self._recorded = RecordedSteps(self._packed, self._cache)
+
+    @property
+    def decoding(self) -> Literal["packed", "cached", "anew"]:
+        """Through the packed form, through transformers' with a cache, or whole sequences at every step."""
+        return "anew" if not self._caches else "cached" if self._packed is None else "packed"
 
     def drop(self) -> None:
         """Forget everything cached: call it when the model has changed, its weights, adapters or data type."""
@@ -153,6 +188,7 @@ class SlotEngine:
         before, self._packed = self._packed, packed_decoder(self.model)
         # What stood in the cache must not even be met with weight zero: NaN times zero is NaN.
         stays = self._cache.clear(self.model.get_input_embeddings().weight)
+        self._output_head = self._make_head()
         if self._recorded is not None and not (stays and self._packed is before):
             self._recorded = None if self._packed is None else RecordedSteps(self._packed, self._cache)
 
@@ -216,6 +252,8 @@ class SlotEngine:
         if self._stale:
             self._renew()
         tokens = tokens[:, :longest]
+        if not self._caches:
+            return self._anew(tokens, lengths, rows)
         try:
             first = self._first_new(tokens, lengths, rows)
             self._borrow(np.flatnonzero(lengths - first > 1), tokens, lengths, rows, first)
@@ -255,8 +293,27 @@ class SlotEngine:
         """Logits ``(B, V)`` of hidden states ``(B, D)``; the product's shape is rounded up."""
         rows = len(hidden)
         padded = torch.nn.functional.pad(hidden, (0, 0, 0, round_up(rows, 16) - rows))
-        head = self.model.get_output_embeddings() if self._packed is None else self._packed.head
-        return without_absent(head(padded)[:rows], self._absent)
+        if self._output_head is None:
+            raise ConfigError(f"{type(self.model).__name__} has no output embedding: it has states, and no logits")
+        return without_absent(self._output_head(padded)[:rows], self._absent)
+
+    def _make_head(self) -> OutputHead | None:
+        """The model's head, on packed weights where there are any."""
+        if self.model.get_output_embeddings() is None:
+            return None
+        return output_head(self.model, None if self._packed is None else self._packed.head)
+
+    def _anew(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
+        """Last hidden states ``(B, D)`` of whole sequences, for models that cannot be decoded with this cache."""
+        self._tokens[rows, : tokens.shape[1]], self._cached[rows] = tokens, lengths
+        device = self.model.get_input_embeddings().weight.device
+        found: list[torch.Tensor] = [torch.zeros(0)] * len(rows)
+        for part in self._prompt_parts(np.arange(len(rows)), lengths):
+            ids = torch.as_tensor(tokens[part, : int(lengths[part].max())], device=device)
+            states = trunk_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
+            for place, row in enumerate(part):
+                found[row] = states[place, lengths[row] - 1]
+        return torch.stack(found)
 
     # --- which tokens are new -----------------------------------------------------------------------------------------
 
@@ -424,10 +481,13 @@ class SlotEngine:
         mask: Any = self._as_added(block.visible)
         if self._window is not None:
             keys = torch.arange(block.visible.shape[-1], device=block.visible.device)
-            near = block.visible & (block.positions[:, None, :, None] - keys < self._window)
-            mask = self._by_layer_type(self._as_added(block.visible), self._as_added(near))
+            positions = block.positions[:, None, :, None]
+            near = positions - keys < self._window
+            if "chunked_attention" in self._layer_types():
+                near = positions // self._window == keys // self._window
+            mask = self._by_layer_type(self._as_added(block.visible), self._as_added(block.visible & near))
         self._cache.block = block
-        output = self.model.base_model(
+        output = trunk_of(self.model)(
             input_ids=block.tokens,
             attention_mask=mask,
             position_ids=block.positions,
@@ -444,9 +504,12 @@ class SlotEngine:
         added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return added.masked_fill_(~visible, torch.finfo(dtype).min)
 
+    def _layer_types(self) -> set[str]:
+        return set(getattr(text_config(self.model.config), "layer_types", None) or ["sliding_attention"])
+
     def _by_layer_type(self, everything: torch.Tensor, near: torch.Tensor) -> Any:
         """Masks of a model with sliding windows: one, or one for each type of layer that it has."""
-        types = set(getattr(self.model.config, "layer_types", None) or ["sliding_attention"])
+        types = self._layer_types()
         if len(types) == 1:
             return everything if types == {"full_attention"} else near
         return {name: everything if name == "full_attention" else near for name in types}
