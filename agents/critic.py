@@ -13,7 +13,7 @@ from torch import nn
 
 from agents.forward import SequenceBatch, check_scoring, response_hidden
 from textenv.errors import CheckpointError, ConfigError
-from textenv.mixed_precision import ComputeCopy, float32_masters, refuse_low_precision
+from textenv.mixed_precision import ComputeCopy, float32_masters, placed, refuse_low_precision
 from textenv.pretrained import check_finite, load_config, load_model, load_tensors, own_memory
 from textenv.sampling.models import trunk_of
 
@@ -52,8 +52,10 @@ class Critic(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Critic:
         """Move the compute copy, too."""
         refuse_low_precision(fn, self)
+        before = placed(self.trunk)
         super()._apply(fn, recurse)
-        self.compute = ComputeCopy(self.trunk, self.compute.dtype)
+        if placed(self.trunk) != before:
+            self.compute = ComputeCopy(self.trunk, self.compute.dtype)
         return self
 
     @classmethod

@@ -28,7 +28,7 @@ from agents.trunks import checkpointed_layers, freeze_lower_layers, recomputing
 from textenv.answers import AnswerFormat, Answers, Vocabulary, declare_format, vocabulary
 from textenv.answers.answers import PromptLike
 from textenv.errors import ConfigError
-from textenv.mixed_precision import ComputeCopy, float32_masters, refuse_low_precision
+from textenv.mixed_precision import ComputeCopy, float32_masters, placed, refuse_low_precision
 from textenv.pretrained import check_finite, own_memory
 from textenv.sampling.encoder_decoder import EncoderDecoderEngine
 from textenv.sampling.generation import Prompts, generate
@@ -122,6 +122,7 @@ class CausalLMPolicy(nn.Module):
             self.value_head = nn.Linear(width, 1, device=self.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
+            self.value_head.eval()
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self._copy_weights(compute_dtype)
@@ -136,8 +137,10 @@ class CausalLMPolicy(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CausalLMPolicy:
         """Move everything that computes, too: before learners and engines are made of it."""
         refuse_low_precision(fn, self)
+        before = placed(self.causal_lm)
         super()._apply(fn, recurse)
-        self._copy_weights(self.compute.dtype)
+        if placed(self.causal_lm) != before:  # else what hangs on the copy's weights would be lost
+            self._copy_weights(self.compute.dtype)
         return self
 
     @classmethod

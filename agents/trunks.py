@@ -22,8 +22,9 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         ConfigError: If the model is of another kind.
     """
     depth = getattr(model.config, "num_hidden_layers", None)
-    stacks = [m for m in trunk_of(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if model.config.is_encoder_decoder or not stacks:
+    parts = [] if model.config.is_encoder_decoder else trunk_of(model).modules()
+    stacks = [m for m in parts if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not stacks:
         raise ConfigError(f"{type(model).__name__} has no single stack of decoder layers to freeze or divide")
     return stacks[0]
 

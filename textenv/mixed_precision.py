@@ -115,6 +115,12 @@ def restore_buffers(model: Any) -> None:
             owner._init_weights(module)
 
 
+def placed(model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a model's weights stand, and in what type."""
+    first = next(model.parameters())
+    return first.device, first.dtype
+
+
 def refuse_low_precision(apply: Any, model: torch.nn.Module) -> None:
     """Keep ``module.half()`` and the like from rounding weights that train.
 

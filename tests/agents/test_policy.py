@@ -107,13 +107,13 @@ def test_padded_vocabulary_is_never_sampled_nor_counted(tokenizer):
         np.testing.assert_allclose(t.logprobs, logprobs, atol=1e-4)
 
 
-def test_policy_pad_equal_to_eos_is_refused(tokenizer, policy):
+def test_policy_pad_equal_to_eos_gets_an_id_of_its_own(tokenizer, policy, caplog):
     import copy
 
-    broken = copy.deepcopy(tokenizer)
-    broken.pad_token = broken.eos_token
-    with pytest.raises(ConfigError, match=r"pad token \(2\) and end-of-text token \(2\) must differ"):
-        CausalLMPolicy(policy.model, broken)
+    usual = copy.deepcopy(tokenizer)
+    usual.pad_token = usual.eos_token
+    assert CausalLMPolicy(policy.model, usual).pad_token_id == len(usual)
+    assert "fills up rows, unread" in caplog.text
 
 
 @pytest.mark.parametrize(
