@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,9 @@ class Collector:
         # Outermost first: a wrapper's mask includes those inside it.
         masking = [layer for layer in layers(envs) if hasattr(type(layer), "action_masks")]
         restricted = masking[0] is not self.core or self.core.task.min_new_tokens > 0
-        self._token_masks = masking[0].action_masks if restricted else None
+        # Without a mask of its own the environment allows what the policy can say, the pad token included.
+        own = partial(self.core.slots.action_masks, padding=True)
+        self._token_masks = None if not restricted else own if masking[0] is self.core else masking[0].action_masks
         self.engine = policy.slot_engine(envs.num_envs, self.core.slots.tokens.shape[1])
 
     def collect(self, first_episode: int, prompts: NDArray[np.int64] | None = None) -> Rollout:

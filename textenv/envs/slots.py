@@ -197,17 +197,20 @@ class Slots:
                     "mask it with action_masks()"
                 )
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self, *, padding: bool = False) -> NDArray[np.bool_]:
         """True for tokens that each slot may choose, shape ``(num_slots, vocab_size)``.
 
         Ids that are no tokens and the pad token are False, and so are end-of-sequence tokens before
         ``min_new_tokens``.
+
+        Args:
+            padding: Whether the pad token, where the tokenizer has one, may be chosen as any other.
         """
         task = self.task
         masks = np.ones((self.num_slots, task.vocab_size), dtype=np.bool_)
         masks[:, task.num_tokens :] = False
         masks[:, task.vocabulary.absent] = False
-        if task.pad_token_id < task.vocab_size:
+        if task.pad_token_id < task.vocab_size and not padding:
             masks[:, task.pad_token_id] = False
         if task.min_new_tokens:
             early = self.response_tokens < task.min_new_tokens

@@ -339,9 +339,7 @@ def test_a_folder_stands_for_the_model_in_zip_files(make_policy, tmp_path: Path)
 def test_what_does_not_fit_is_refused(make_policy):
     with pytest.raises(ConfigError, match="give the language model"):
         PPO(TextPolicy, toy_envs(), device="cpu", n_steps=2, batch_size=2)
-    with pytest.raises(
-        ConfigError, match=r"actions are Discrete\(4\), the policy's are 0 … 28\d|the policy's are 0 … 27\d"
-    ):
+    with pytest.raises(ConfigError, match=r"actions are Discrete\(4\), the policy's are 0 … 2[78]\d"):
         make_model(lm=make_policy())
     with pytest.raises(ConfigError, match="`temperature` must be positive, got 0"):
         make_model(policy_kwargs={"temperature": 0.0})

@@ -27,7 +27,7 @@ from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.sampler import draw, trajectory_uniforms
 
 _logger = logging.getLogger(__name__)
-_CONTEXT_TOKENS = 64  # of a prompt, before which nothing changes how an answer is decoded
+_CONTEXT_TOKENS = 32  # of a prompt, before which nothing changes how an answer is decoded
 
 
 class Overloaded(TextEnvError, RuntimeError):
@@ -307,7 +307,8 @@ class Batcher:
 
     def _end(self, running: _Running, reason: str, text: str = "") -> None:
         """The last chunk of an answer, whose whole text this is."""
-        rest = text[len(running.sent) :]
+        # Broken characters and blanks that a decoder cleans up may change what has been sent already.
+        rest = text[len(running.sent) :] if text.startswith(running.sent) else running.text.finish()
         running.ticket.listener(Chunk(running.index, rest, tuple(running.waiting), reason))
 
     def _fail_running(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textenv.protocols import Tokenizer
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what incomplete UTF-8 decodes to
+_WINDOW = 16  # tokens before which nothing changes how the next ones are decoded
 _PATIENCE = 6  # tokens after which broken UTF-8 is let through: a character has at most four bytes
 
 
@@ -29,7 +30,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._ids = list(context)
-        # Tokens before `_start` do not matter to what comes; those before `_read` are out.
+        # Text up to `_read` is out; what comes is decoded from `_start` on, since decoders drop a text's first blank.
         self._start, self._read = 0, len(self._ids)
         self._held = ""
         self.stopped = False
@@ -41,7 +42,9 @@ class TextStream:
         whole = self._decode(self._ids[self._start :])
         if whole.endswith(_REPLACEMENT) and len(self._ids) - self._read < _PATIENCE:
             return ""
-        self._start, self._read = self._read, len(self._ids)
+        self._read = len(self._ids)
+        if self._read - self._start > 2 * _WINDOW:
+            self._start = self._read - _WINDOW
         self._held += whole[len(before) :]
         return self._release(self._stop_begins())
 
