@@ -5,6 +5,7 @@ Left out on purpose: the state of episodes (``slots``) and what observations loo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -15,12 +16,17 @@ from numpy.typing import NDArray
 from textenv.envs.stops import StopMatcher
 from textenv.episode import Episode
 from textenv.errors import ConfigError, DataError, MissingDependencyError
-from textenv.prompts import Message, Prompt, as_prompt, load_prompts
+from textenv.prompts import Message, Prompt, PromptList, as_prompt, load_prompts
 from textenv.protocols import Tokenizer
 from textenv.rewards import LazyReward
 
 EAGERLY_CHECKED_PROMPTS = 1024
-"""Up to this many prompts are tokenised and checked at construction; of more, those that come as token ids."""
+"""Up to this many prompts of a source that deals for itself are checked at construction; of lists, all are."""
+
+_MEASURED_TOGETHER = 4096  # texts in one call of a fast tokenizer
+_MOST_ENUMERATED = 1_000_000  # prompts of a source that deals for itself
+
+_logger = logging.getLogger(__name__)
 
 Responder = Callable[[Episode], "str | Sequence[int] | None"]
 """Answers the policy's turn with a text (or token ids); None ends the conversation."""
@@ -60,6 +66,7 @@ class TaskOptions(TypedDict, total=False):
     obs_dtype: str
     padding_side: Literal["right", "left"]
     on_length_limit: Literal["terminate", "truncate"]
+    on_long_prompt: Literal["error", "drop", "truncate"]
     truncate_prompts: Literal["error", "left", "right"]
     task_weights: Mapping[str, float] | None
     chat: bool
@@ -154,7 +161,12 @@ class GenerationTask:
         obs_dtype: Data type of token observations, e.g. ``"float32"`` for libraries that want floats.
         padding_side: ``"right"``, or ``"left"``: the newest token always in the last column.
         on_length_limit: ``"terminate"`` scores an answer at the limit; ``"truncate"`` cuts it off unscored.
-        truncate_prompts: What to do with longer prompts: ``"error"``, or drop tokens on the ``"left"`` or ``"right"``.
+        on_long_prompt: What to do with prompts longer than ``max_prompt_tokens``: ``"error"`` refuses them, ``"drop"``
+            never deals them (the others keep their indices), ``"truncate"`` cuts tokens off. What is dropped or cut is
+            counted in one logged line. All prompts are looked at when the environment is made; those of a source that
+            deals for itself and has more than 1,024 when they are dealt, as such sources may be endless.
+        truncate_prompts: The side that loses tokens, ``"left"`` or ``"right"``, which asks for ``on_long_prompt=
+            "truncate"``; ``"error"`` leaves it to ``on_long_prompt``, and the side is the left one.
         task_weights: Sampling weight by task; prompts are then drawn by task.
         chat: True wraps text prompts as a user message in the tokenizer's chat template.
         system: System message for the chat template.
@@ -189,6 +201,7 @@ class GenerationTask:
         obs_dtype: str = "int64",
         padding_side: Literal["right", "left"] = "right",
         on_length_limit: Literal["terminate", "truncate"] = "terminate",
+        on_long_prompt: Literal["error", "drop", "truncate"] = "error",
         truncate_prompts: Literal["error", "left", "right"] = "error",
         task_weights: Mapping[str, float] | None = None,
         chat: bool = False,
@@ -216,6 +229,9 @@ class GenerationTask:
         _one_of("padding_side", padding_side, ("right", "left"))
         _one_of("on_length_limit", on_length_limit, ("terminate", "truncate"))
         _one_of("truncate_prompts", truncate_prompts, ("error", "left", "right"))
+        _one_of("on_long_prompt", on_long_prompt, ("error", "drop", "truncate"))
+        if on_long_prompt == "drop" and truncate_prompts != "error":
+            raise ConfigError(f"on_long_prompt='drop' and truncate_prompts={truncate_prompts!r} contradict each other")
         _one_of("info_level", info_level, ("flat", "full"))
         _one_of("obs_dtype", obs_dtype, ("int64", "int32", "float32", "float64"))
         self.tokenizer = load_tokenizer(tokenizer)
@@ -226,6 +242,7 @@ class GenerationTask:
         self.obs_dtype = np.dtype(obs_dtype)
         self.padding_side = padding_side
         self.on_length_limit = on_length_limit
+        self.on_long_prompt = on_long_prompt if truncate_prompts == "error" else "truncate"
         self.truncate_prompts = truncate_prompts
         self.chat = chat
         self.system = system
@@ -257,8 +274,10 @@ class GenerationTask:
         if len(self.prompts) == 0:
             raise DataError("there are no prompts; give at least one")
         self._encoded: dict[int, EncodedPrompt] = {}
-        self.max_prompt_tokens = self._longest_prompt() if max_prompt_tokens is None else int(max_prompt_tokens)
-        self._check_prompts()
+        self.max_prompt_tokens = 2**62 if max_prompt_tokens is None else int(max_prompt_tokens)
+        lengths = self._check_prompts()
+        if max_prompt_tokens is None:
+            self.max_prompt_tokens = max(lengths)
 
     # --- ids ----------------------------------------------------------------------------------------------------------
 
@@ -292,16 +311,69 @@ class GenerationTask:
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
-    def _longest_prompt(self) -> int:
-        self.max_prompt_tokens = 2**62
-        return max(len(self.prompt(i).ids) for i in range(len(self.prompts)))
+    def _check_prompts(self) -> Sequence[int]:
+        """Finds prompts that are empty or too long before the first episode; returns their lengths in tokens."""
+        prompts = self.prompts
+        if not isinstance(prompts, PromptList):
+            if self.on_long_prompt == "drop":
+                raise ConfigError(
+                    f"on_long_prompt='drop' needs prompts that the environment deals; a {type(prompts).__name__} deals "
+                    "for itself"
+                )
+            if len(prompts) > EAGERLY_CHECKED_PROMPTS and self.max_prompt_tokens < 2**62:
+                return []  # looked at when they are dealt
+            if len(prompts) > _MOST_ENUMERATED:
+                raise ConfigError(
+                    f"there are {len(prompts)} prompts, too many to look for the longest: give max_prompt_tokens"
+                )
+            return [len(self.prompt(i).ids) for i in range(len(prompts))]
+        lengths = self._prompt_lengths(prompts)
+        long = np.flatnonzero(lengths > self.max_prompt_tokens)
+        refused = [*np.flatnonzero(lengths == 0), *(long if self.on_long_prompt == "error" else ())]
+        if refused:
+            self.prompt(int(min(refused)))  # raises
+        if len(long):
+            done = "never dealt" if self.on_long_prompt == "drop" else "truncated"
+            _logger.warning(
+                "%d of %d prompts have more than max_prompt_tokens = %d tokens and are %s; "
+                "the first: prompt %d, with %d",
+                len(long),
+                len(prompts),
+                self.max_prompt_tokens,
+                done,
+                long[0],
+                lengths[long[0]],
+            )
+            if self.on_long_prompt == "drop":
+                self.prompts = prompts.without(long)
+        return lengths.tolist()
 
-    def _check_prompts(self) -> None:
-        """Finds prompts that are too long before the first episode, where that is cheap."""
-        every = len(self.prompts) <= EAGERLY_CHECKED_PROMPTS
-        for index in range(len(self.prompts)):
-            if every or (isinstance(self.prompts[index], Prompt) and self.prompts[index].ids is not None):
-                self.prompt(index)
+    def _prompt_lengths(self, prompts: PromptList) -> NDArray[np.int64]:
+        """Tokens of each prompt; the texts of many go through a fast tokenizer together."""
+        lengths = np.zeros(len(prompts), np.int64)
+        together: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
+        for index, prompt in enumerate(prompts):
+            if prompt.ids is not None:
+                lengths[index] = len(prompt.ids)
+                if prompt.ids and not 0 <= min(prompt.ids) <= max(prompt.ids) < self.num_tokens:
+                    self.prompt(index)  # raises
+            else:
+                text, special = self._rendered(prompt)
+                together[special].append((index, text))
+        for special, texts in together.items():
+            for start in range(0, len(texts), _MEASURED_TOGETHER):
+                chunk = texts[start : start + _MEASURED_TOGETHER]
+                lengths[[i for i, _ in chunk]] = self._text_lengths([text for _, text in chunk], special)
+        return lengths
+
+    def _text_lengths(self, texts: list[str], add_special_tokens: bool) -> list[int]:
+        tokenizer: Any = self.tokenizer
+        if getattr(tokenizer, "is_fast", False):
+            encoded = tokenizer(
+                texts, add_special_tokens=add_special_tokens, return_attention_mask=False, verbose=False
+            )
+            return [len(ids) for ids in encoded["input_ids"]]
+        return [len(tokenizer.encode(text, add_special_tokens=add_special_tokens)) for text in texts]
 
     def prompt(self, index: int) -> EncodedPrompt:
         """The prompt with this index, encoded once.
@@ -331,16 +403,21 @@ class GenerationTask:
         if not ids:
             raise DataError(f"{where} ({shown}) has no tokens; a policy needs at least one to start from")
         if len(ids) > self.max_prompt_tokens:
-            if self.truncate_prompts == "error":
+            if self.on_long_prompt != "truncate":
                 raise DataError(
                     f"{where} ({shown}) has {len(ids)} tokens, more than max_prompt_tokens = {self.max_prompt_tokens}; "
-                    "raise it, shorten the prompt, or pass truncate_prompts='left'"
+                    "raise it, shorten the prompt, or pass on_long_prompt='drop', or truncate_prompts='left'"
                 )
             kept = self.max_prompt_tokens
-            ids = ids[-kept:] if self.truncate_prompts == "left" else ids[:kept]
+            ids = ids[:kept] if self.truncate_prompts == "right" else ids[-kept:]
         return EncodedPrompt(index, text, ids, prompt.task)
 
     def _encode_text(self, prompt: Prompt) -> list[int]:
+        text, special = self._rendered(prompt)
+        return self.tokenizer.encode(text, add_special_tokens=special)
+
+    def _rendered(self, prompt: Prompt) -> tuple[str, bool]:
+        """The text that is encoded, and whether the tokenizer adds its special tokens."""
         if prompt.messages is not None or self.chat:
             messages: list[Message] = list(prompt.messages or ({"role": "user", "content": str(prompt.text)},))
             if self.system is not None:
@@ -349,8 +426,8 @@ class GenerationTask:
             if template is None:
                 raise ConfigError(f"chat prompts need a chat template, which {type(self.tokenizer).__name__} lacks")
             text = template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        return self.tokenizer.encode(str(prompt.text), add_special_tokens=self.add_special_tokens)
+            return text, False
+        return str(prompt.text), self.add_special_tokens
 
     # --- texts --------------------------------------------------------------------------------------------------------
 
