@@ -100,6 +100,8 @@ def _each(items: Any) -> Iterable[Any]:
     if hasattr(items, "to_dicts"):  # a polars data frame
         return items.to_dicts()
     if hasattr(items, "iloc"):  # pandas
+        if hasattr(items, "columns") and not items.columns.is_unique:
+            raise DataError(f"a column of the prompts stands there more than once: {list(items.columns)}")
         filled = items.astype(object).where(items.notna(), None)
         return filled.to_dict("records") if hasattr(items, "columns") else filled.tolist()
     return items if hasattr(items, "__iter__") else (items[i] for i in range(len(items)))

@@ -215,6 +215,8 @@ def test_data_frames_are_prompts():
     expected = [Prompt(text="a", task="t"), Prompt(text="b")]
     assert list(load_prompts(frame)) == expected
     assert list(load_prompts(frame["prompt"])) == [Prompt(text="a"), Prompt(text="b")]
+    with pytest.raises(DataError, match="a column of the prompts stands there more than once"):
+        load_prompts(pandas.concat([frame, frame], axis=1))
     frame.loc[9, "prompt"] = None
     with pytest.raises(DataError, match=r"prompt 1 has none of the fields 'prompt'"):
         load_prompts(frame)
