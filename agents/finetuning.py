@@ -168,7 +168,7 @@ def _source(record: Any) -> str:
 def _encoded(records: Sequence[Any], answers: Answers) -> list[Example]:
     """An example of each record, in their order."""
     plain = [] if answers.format.chat else [record for record in records if not hasattr(record, "messages")]
-    prompts = [answers.encode_prompt(record.prompt) for record in plain]
+    prompts = answers.encode_prompts([record.prompt for record in plain])
     responses = answers.encode_responses(prompts, [record.response for record in plain])
     known = iter(zip(prompts, responses, strict=True))
     examples = []

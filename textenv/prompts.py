@@ -8,8 +8,8 @@ Left out on purpose: downloading data (``textenv.datasets``) and turning prompts
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,8 @@ from typing import Any, cast
 import numpy as np
 
 from textenv.answers.chat import message_text
-from textenv.errors import ConfigError, DataError, MissingDependencyError
+from textenv.errors import ConfigError, DataError
+from textenv.records import read_rows
 
 Message = Mapping[str, Any]
 """One chat message: ``{"role": ..., "content": ...}``, and what else the chat template reads, such as ``tool_calls``.
@@ -46,8 +47,8 @@ def as_prompt(item: Any, where: str) -> Prompt:
     """A prompt from any accepted form.
 
     Args:
-        item: A text, a list of token ids, a list of chat messages, a mapping with ``prompt`` (any of those; or
-            ``prompt_ids`` or ``messages``) and optionally ``task``, or a :class:`Prompt`.
+        item: A text, token ids (a list, array or tensor), a list of chat messages, a mapping with ``prompt`` (any of
+            those; or ``prompt_ids`` or ``messages``) and optionally ``task``, or a :class:`Prompt`.
         where: Names the prompt in errors, e.g. ``"prompt 3"``.
 
     Raises:
@@ -59,7 +60,9 @@ def as_prompt(item: Any, where: str) -> Prompt:
         return Prompt(text=item)
     if isinstance(item, Mapping):
         return _from_mapping(cast("Mapping[str, Any]", item), where)
-    if isinstance(item, (Sequence, np.ndarray)):
+    if hasattr(item, "tolist"):  # an array or a tensor
+        item = item.tolist()
+    if isinstance(item, Sequence):
         if len(item) and all(isinstance(part, Mapping) for part in item):
             return _from_messages(cast("Sequence[Message]", item), where)
         if all(isinstance(part, (int, np.integer)) for part in item):
@@ -77,6 +80,9 @@ def _from_mapping(item: Mapping[str, Any], where: str) -> Prompt:
     if task is not None and not isinstance(task, str):
         raise DataError(f"{where}: 'task' must be a text, got {task!r}")
     inner = as_prompt(item[given[-1]], where)
+    wanted = {"prompt_ids": ("ids", "token ids"), "messages": ("messages", "chat messages")}.get(given[-1])
+    if wanted is not None and getattr(inner, wanted[0]) is None:
+        raise DataError(f"{where}: {given[-1]!r} must be {wanted[1]}, got {type(item[given[-1]]).__name__}")
     text = item["prompt"] if isinstance(item.get("prompt"), str) else inner.text
     return Prompt(text=text, ids=inner.ids, messages=inner.messages, task=task)
 
@@ -98,8 +104,22 @@ def _from_messages(item: Sequence[Message], where: str) -> Prompt:
     return Prompt(text="\n".join(lines), messages=tuple(item))
 
 
+def _each(items: Any) -> Iterable[Any]:
+    """The prompts of a list, a dataset (whatever its format), or a data frame, one after the other."""
+    if hasattr(items, "with_format"):  # a Hugging Face dataset
+        return items.with_format(None)
+    if hasattr(items, "to_dicts"):  # a polars data frame
+        return items.to_dicts()
+    if hasattr(items, "iloc"):  # pandas
+        if hasattr(items, "columns") and not items.columns.is_unique:
+            raise DataError(f"a column of the prompts stands there more than once: {list(items.columns)}")
+        filled = items.astype(object).where(items.notna(), None)
+        return filled.to_dict("records") if hasattr(items, "columns") else filled.tolist()
+    return items if hasattr(items, "__iter__") else (items[i] for i in range(len(items)))
+
+
 class PromptList(Sequence[Prompt]):
-    """Prompts in memory, or any sequence-like collection such as a Hugging Face dataset.
+    """Prompts in memory, from any sequence-like collection such as a Hugging Face dataset or a data frame.
 
     Args:
         items: Prompts in any form that :func:`as_prompt` takes.
@@ -114,7 +134,8 @@ class PromptList(Sequence[Prompt]):
     def __init__(self, items: Any, task_weights: Mapping[str, float] | None = None) -> None:
         if isinstance(items, Mapping):
             raise DataError(f"prompts must be a sequence, got a mapping with {sorted(items)}; choose one of its splits")
-        self._items = [as_prompt(items[i], f"prompt {i}") for i in range(len(items))]
+        self._items = [as_prompt(item, f"prompt {i}") for i, item in enumerate(_each(items))]
+        self.dropped: frozenset[int] = frozenset()
         if not self._items:
             raise DataError("there are no prompts; give at least one")
         self.task_weights = None if task_weights is None else dict(task_weights)
@@ -122,7 +143,7 @@ class PromptList(Sequence[Prompt]):
             self._check_weights(self.task_weights)
 
     def _check_weights(self, weights: Mapping[str, float]) -> None:
-        tasks = {prompt.task for prompt in self._items}
+        tasks = {self._items[i].task for i in self._kept()}
         for task in sorted(tasks, key=str):
             if task not in weights:
                 raise ConfigError(f"task_weights lacks the task {task!r} of the prompts; it has {sorted(weights)}")
@@ -140,17 +161,35 @@ class PromptList(Sequence[Prompt]):
     def __getitem__(self, index: Any) -> Any:
         return self._items[index]
 
+    def without(self, indices: Iterable[int]) -> PromptList:
+        """The same prompts under the same indices, of which these are never dealt.
+
+        Raises:
+            DataError: If none is left.
+            ConfigError: If none of a task with a weight is left.
+        """
+        kept = copy.copy(self)
+        kept.dropped = self.dropped.union(int(i) for i in indices)
+        if not kept._kept():
+            raise DataError(f"all {len(self)} prompts are dropped; there is none left to deal")
+        if kept.task_weights is not None:
+            kept._check_weights(kept.task_weights)
+        return kept
+
+    def _kept(self) -> list[int]:
+        return [i for i in range(len(self._items)) if i not in self.dropped]
+
     def sample(self, rng: np.random.Generator) -> int:
         """Index of a uniformly drawn prompt, with replacement; environments deal with :meth:`dealer` instead."""
-        return int(rng.integers(len(self._items)))
+        return int(rng.choice(self._kept())) if self.dropped else int(rng.integers(len(self._items)))
 
     def dealer(self) -> PromptDealer:
         """A fresh dealer over these prompts."""
         if self.task_weights is None:
-            return PromptDealer(len(self._items))
+            return PromptDealer(len(self._items), groups=[self._kept()] if self.dropped else None)
         groups: dict[str, list[int]] = {}
-        for index, prompt in enumerate(self._items):
-            groups.setdefault(str(prompt.task), []).append(index)
+        for index in self._kept():
+            groups.setdefault(str(self._items[index].task), []).append(index)
         weights = [self.task_weights[task] for task in groups]
         return PromptDealer(len(self._items), groups=list(groups.values()), weights=weights)
 
@@ -159,8 +198,8 @@ def load_prompts(prompts: Any, task_weights: Mapping[str, float] | None = None) 
     """A prompt source from whatever the user has.
 
     Args:
-        prompts: A list of prompts, a Hugging Face dataset, a path to ``.jsonl`` or ``.parquet``, or a prompt source
-            with its own ``sample`` or ``dealer``, which is returned as it is.
+        prompts: A list of prompts, a Hugging Face dataset, a data frame (pandas, polars), a path to a file (see
+            :func:`read_prompts`), or a prompt source with its own ``sample`` or ``dealer``, which is returned as it is.
         task_weights: Sampling weight by task; see :class:`PromptList`.
 
     Raises:
@@ -170,7 +209,7 @@ def load_prompts(prompts: Any, task_weights: Mapping[str, float] | None = None) 
     """
     if isinstance(prompts, (str, Path)):
         return PromptList(read_prompts(Path(prompts)), task_weights)
-    if hasattr(prompts, "sample") or hasattr(prompts, "dealer"):
+    if _deals_for_itself(prompts):
         if task_weights is not None:
             raise ConfigError(f"task_weights cannot be given for a {type(prompts).__name__}, which deals for itself")
         return prompts
@@ -179,11 +218,17 @@ def load_prompts(prompts: Any, task_weights: Mapping[str, float] | None = None) 
     return PromptList(prompts, task_weights)
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a JSONL or Parquet file.
+def _deals_for_itself(prompts: Any) -> bool:
+    """Whether it is a prompt source; data frames have a ``sample`` of another kind."""
+    is_frame = hasattr(prompts, "iloc") or hasattr(prompts, "to_dicts")
+    return (hasattr(prompts, "sample") or hasattr(prompts, "dealer")) and not is_frame
 
-    Each JSONL line is a text, a list of token ids, or an object with ``prompt``, ``prompt_ids`` or ``messages``, and
-    optionally ``task``. A Parquet file has columns of those names.
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a JSON, JSONL, CSV or Parquet file; see :func:`textenv.records.read_rows`.
+
+    Each row is a text, a list of token ids, or an object with ``prompt``, ``prompt_ids`` or ``messages``, and
+    optionally ``task``. CSV (with a header) and Parquet have columns of those names.
 
     Raises:
         DataError: If the file is missing, of another kind, or malformed; with path and line.
@@ -191,36 +236,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such prompt file")
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    if path.suffix not in (".jsonl", ".json", ".ndjson"):
-        raise DataError(f"{path}: prompt files are .jsonl or .parquet, not {path.suffix!r}")
-    found = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON: {error.msg}") from error
-            found.append(as_prompt(item, f"{path}:{number}: the prompt"))
+    found = [as_prompt(row.value, f"{row.where}: the prompt") for row in read_rows(path)]
     if not found:
         raise DataError(f"{path}: the file holds no prompts")
     return found
-
-
-def _read_parquet(path: Path) -> list[Prompt]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
-    return [as_prompt(row, f"{path}: row {number}") for number, row in enumerate(rows)]
 
 
 class _Shuffle:
@@ -255,7 +274,7 @@ class PromptDealer:
 
     Args:
         size: Number of prompts.
-        groups: Indices by task, where tasks are weighted.
+        groups: Indices by task, where tasks are weighted; or one list, where only some of the prompts are dealt.
         weights: Sampling weight of each group, not necessarily summing to 1.
     """
 
@@ -268,8 +287,10 @@ class PromptDealer:
 
     def deal(self, rng: np.random.Generator) -> int:
         """Index of the next prompt."""
-        if self._groups is None or self._cumulative is None:
+        if self._groups is None:
             return self._shuffles[0].draw(rng)
+        if self._cumulative is None:
+            return self._groups[0][self._shuffles[0].draw(rng)]
         group = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._groups) - 1)
         return self._groups[group][self._shuffles[group].draw(rng)]
 

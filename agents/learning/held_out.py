@@ -16,8 +16,9 @@ from agents.learning.rewards import shape_rewards
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, Rollout
 from textenv.envs import TextGenerationVectorEnv
-from textenv.envs.task import EncodedPrompt
 from textenv.episode import FinishReason
+from textenv.errors import DataError
+from textenv.prompts import as_prompt
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import distinct_n
 
@@ -48,11 +49,12 @@ class HeldOut:
         Raises:
             DataError: If one is unusable or too long; the message names it.
         """
-        for prompt in self._encoded(envs):
-            envs.make_room(len(prompt.ids))
-
-    def _encoded(self, envs: TextGenerationVectorEnv) -> list[EncodedPrompt]:
-        return [envs.task.encode_prompt(prompt, where=f"held-out prompt {i}") for i, prompt in enumerate(self.prompts)]
+        prompts = [as_prompt(prompt, f"held-out prompt {i}") for i, prompt in enumerate(self.prompts)]
+        if not prompts:
+            raise DataError("there are no held-out prompts; give at least one, or leave `held_out` out")
+        envs.make_room(int(envs.task.prompt_lengths(prompts, "held-out prompt").max()))
+        for i, prompt in enumerate(prompts):
+            envs.task.encode_prompt(prompt, where=f"held-out prompt {i}")
 
     def measure(
         self, policy: CausalLMPolicy, reference: Reference, collector: Collector, config: LearnerConfig

@@ -96,7 +96,7 @@ def test_an_adapter_is_trained_merged_and_saved_as_a_plain_model(base: Path, tmp
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('{"question": "q", "answer": "a"}\n{"question": "q"', "mine.jsonl:2: expected one JSON object"),
+        ('{"question": "q", "answer": "a"}\n{"question": "q"', "mine.jsonl:2: not valid JSON"),
         ('{"question": "q", "answer": {}}\n', "mine.jsonl:1: field 'answer': expected a text or a list of texts"),
         ('{"text": "q"}\n', "mine.jsonl:1: field 'question': expected a text, got nothing (the record has text)"),
     ],

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -61,7 +62,13 @@ def test_read_prompts_reads_parquet(tmp_path):
         ("p.jsonl", '"one"\n{"prompt": \n', r"p\.jsonl:2: not valid JSON"),
         ("p.jsonl", '"one"\n12\n', r"p\.jsonl:2: the prompt must be a text"),
         ("p.jsonl", "\n", r"p\.jsonl: the file holds no prompts"),
-        ("p.csv", "a", r"p\.csv: prompt files are \.jsonl or \.parquet, not '\.csv'"),
+        ("p.csv", "prompt\n", r"p\.csv: the file holds no prompts"),
+        ("p.csv", "text\na\n", r"p\.csv:2: the prompt has none of the fields 'prompt', .*; it has \['text'\]"),
+        ("p.csv", "prompt_ids\n1 2\n", r"p\.csv:2: the prompt: 'prompt_ids' must be token ids, got str"),
+        ("p.jsonl", '{"messages": "hi"}', r"p\.jsonl:1: the prompt: 'messages' must be chat messages, got str"),
+        ("p.json", '[{"prompt": "a"}, 12]', r"p\.json:1: the prompt must be a text"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}', r"p\.jsonl:1: the key 'prompt' stands there more than once"),
+        ("p.txt", "a", r"p\.txt: expected a file of \.jsonl, \.ndjson, \.json, \.csv, \.parquet, got '\.txt'"),
         ("p.parquet", "no", r"p\.parquet: not a readable Parquet file"),
     ],
 )
@@ -183,3 +190,72 @@ def test_sample_draws_uniformly():
     prompts = PromptList(["a", "b"])
     rng = np.random.default_rng(0)
     assert {prompts.sample(rng) for _ in range(20)} == {0, 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.jsonl", '{"prompt": "zwölf"}\n{"prompt": "two", "task": "t"}\n'),
+        ("p.json", '[{"prompt": "zwölf"},\n {"prompt": "two", "task": "t"}]'),
+        ("p.csv", "prompt,task\nzwölf,\ntwo,t\n"),
+        ("p.csv.gz", "prompt,task\nzwölf,\ntwo,t\n"),
+        ("p.jsonl.gz", '{"prompt": "zwölf"}\n{"prompt": "two", "task": "t"}\n'),
+    ],
+)
+def test_read_prompts_reads_what_people_have(tmp_path, name: str, content: str, encoding: str):
+    raw = content.encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    assert list(load_prompts(tmp_path / name)) == [Prompt(text="zwölf"), Prompt(text="two", task="t")]
+
+
+def test_data_frames_are_prompts():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"prompt": ["a", "b"], "task": ["t", None]}, index=[7, 9])
+    expected = [Prompt(text="a", task="t"), Prompt(text="b")]
+    assert list(load_prompts(frame)) == expected
+    assert list(load_prompts(frame["prompt"])) == [Prompt(text="a"), Prompt(text="b")]
+    with pytest.raises(DataError, match="a column of the prompts stands there more than once"):
+        load_prompts(pandas.concat([frame, frame], axis=1))
+    frame.loc[9, "prompt"] = None
+    with pytest.raises(DataError, match=r"prompt 1 has none of the fields 'prompt'"):
+        load_prompts(frame)
+
+
+@pytest.mark.parametrize("form", [None, "torch", "numpy", "pandas"])
+def test_datasets_are_prompts_in_every_format(form):
+    datasets = pytest.importorskip("datasets")
+    columns = {"prompt": ["a", "b"], "prompt_ids": [[1, 2], [3]], "task": ["t", "u"]}
+    found = load_prompts(datasets.Dataset.from_dict(columns).with_format(form))
+    assert list(found) == [Prompt(text="a", ids=(1, 2), task="t"), Prompt(text="b", ids=(3,), task="u")]
+
+
+def test_tensors_and_arrays_are_token_ids():
+    torch = pytest.importorskip("torch")
+    assert as_prompt(torch.tensor([1, 2]), "p") == Prompt(ids=(1, 2))
+    assert as_prompt({"prompt_ids": torch.tensor([1, 2])}, "p") == Prompt(ids=(1, 2))
+    assert list(load_prompts(torch.tensor([[1, 2], [3, 4]]))) == [Prompt(ids=(1, 2)), Prompt(ids=(3, 4))]
+    assert list(load_prompts(np.array(["a", "b"]))) == [Prompt(text="a"), Prompt(text="b")]
+    with pytest.raises(DataError, match="p must be a text, token ids"):
+        as_prompt(torch.tensor([1.5]), "p")
+
+
+@pytest.mark.parametrize("weights", [None, {"a": 1.0, "b": 2.0}])
+def test_dropped_prompts_are_never_dealt_and_the_others_keep_their_indices(weights):
+    every = PromptList([{"prompt": str(i), "task": "ab"[i % 2]} for i in range(10)], weights)
+    left = every.without([0, 3, 4])
+    dealer, rng = left.dealer(), np.random.default_rng(0)
+    assert {dealer.deal(rng) for _ in range(200)} == {1, 2, 5, 6, 7, 8, 9}
+    assert {left.sample(rng) for _ in range(200)} == {1, 2, 5, 6, 7, 8, 9}
+    assert (len(left), left[3].text, every.dropped) == (10, "3", frozenset())
+    state = json.loads(json.dumps(dealer.get_state()))
+    again, saved = left.dealer(), rng.bit_generator.state
+    again.set_state(state)
+    expected = [dealer.deal(rng) for _ in range(9)]
+    rng.bit_generator.state = saved
+    assert [again.deal(rng) for _ in range(9)] == expected
+    with pytest.raises(DataError, match="all 10 prompts are dropped"):
+        every.without(range(10))
+    if weights:
+        with pytest.raises(ConfigError, match="names the task 'a', but no prompt belongs to it"):
+            every.without(range(0, 10, 2))

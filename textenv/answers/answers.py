@@ -97,13 +97,39 @@ class Answers:
             ConfigError: If a conversation needs a chat template and there is none.
             DataError: If the template refuses it.
         """
-        if isinstance(prompt, str):
-            if not self.format.chat:
-                return self.encode_text(prompt)
-            prompt = [{"role": "user", "content": prompt}]
-        if not len(prompt) or not isinstance(prompt[0], Mapping):
-            return EncodedText([int(token) for token in prompt], None)  # type: ignore[arg-type]
-        return self.encode_chat(prompt, where=where)  # type: ignore[arg-type]
+        return self.encode_prompts([prompt], [where])[0]
+
+    def encode_prompts(self, prompts: Sequence[PromptLike], wheres: Sequence[str] | None = None) -> list[EncodedText]:
+        """Many prompts, whose texts go through the tokenizer together; see :meth:`encode_prompt`.
+
+        Args:
+            prompts: Texts, token ids and conversations as they come.
+            wheres: Name each of them in errors.
+
+        Raises:
+            ConfigError: If a conversation needs a chat template and there is none.
+            DataError: If the template refuses one.
+        """
+        found: list[EncodedText] = []
+        for number, prompt in enumerate(prompts):
+            where = f"prompt {number}" if wheres is None else wheres[number]
+            if isinstance(prompt, str) and not self.format.chat:
+                found.append(EncodedText([], prompt))
+            elif isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], Mapping)):
+                found.append(EncodedText([], self._render(prompt, where), True))
+            else:
+                found.append(EncodedText([int(token) for token in prompt], None))  # type: ignore[arg-type]
+        for templated in (False, True):
+            rows = [i for i, read in enumerate(found) if read.text is not None and read.templated is templated]
+            special = self.format.add_special_tokens and not templated
+            encoded = self._encode_many([str(found[i].text) for i in rows], special)
+            for i, ids in zip(rows, encoded, strict=True):
+                found[i] = found[i]._replace(ids=self._templated(ids) if templated else self._trimmed(ids))
+        return found
+
+    def _render(self, prompt: str | Sequence[Any], where: str) -> str:
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return render_chat(self.tokenizer, turns, system=self.format.system, where=where)
 
     def encode_text(self, text: str) -> EncodedText:
         """A plain text as it stands, without a chat template."""
@@ -116,7 +142,7 @@ class Answers:
             ConfigError: If there is no chat template.
             DataError: If it refuses them.
         """
-        text = render_chat(self.tokenizer, messages, system=self.format.system, where=where)
+        text = self._render(messages, where)
         return EncodedText(self._templated(list(self._encode(text, False))), text, True)
 
     def _encode(self, text: str, special: bool) -> Sequence[int]:
@@ -207,8 +233,8 @@ class Answers:
                 yield whole[len(before) :]
 
     def _encode_many(self, texts: list[str], special: bool) -> list[list[int]]:
-        if texts and callable(self.tokenizer):
-            encoded: Any = self.tokenizer(texts, add_special_tokens=special)
+        if len(texts) > 1 and callable(self.tokenizer):
+            encoded: Any = self.tokenizer(texts, add_special_tokens=special, verbose=False)
             return [list(ids) for ids in encoded["input_ids"]]
         return [list(self._encode(text, special)) for text in texts]
 

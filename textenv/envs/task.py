@@ -5,6 +5,7 @@ Left out on purpose: the state of episodes (``slots``) and what observations loo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,17 @@ from textenv.answers import AnswerFormat, Answers, EncodedText, declare_format, 
 from textenv.envs.tokenizers import ToyTokenizer
 from textenv.episode import Episode
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
-from textenv.prompts import Prompt, as_prompt, load_prompts
+from textenv.prompts import Prompt, PromptList, as_prompt, load_prompts
 from textenv.protocols import Tokenizer
 from textenv.rewards import LazyReward
 
 EAGERLY_CHECKED_PROMPTS = 1024
-"""Up to this many prompts are tokenised and checked at construction; of more, those that come as token ids."""
+"""Up to this many prompts of a source that deals for itself are checked at construction; of lists, all are."""
+
+_MEASURED_TOGETHER = 4096  # texts in one call of a fast tokenizer
+_MOST_ENUMERATED = 1_000_000  # prompts of a source that deals for itself
+
+_logger = logging.getLogger(__name__)
 
 DEFAULT_NEW_TOKENS = 64
 """Length limit of answers where neither the caller nor the model says."""
@@ -65,6 +71,7 @@ class TaskOptions(TypedDict, total=False):
     obs_dtype: str
     padding_side: Literal["right", "left"]
     on_length_limit: Literal["terminate", "truncate"]
+    on_long_prompt: Literal["error", "drop", "truncate"]
     truncate_prompts: Literal["error", "left", "right"]
     task_weights: Mapping[str, float] | None
     chat: bool | None
@@ -174,7 +181,12 @@ class GenerationTask:
         obs_dtype: Data type of token observations, e.g. ``"float32"`` for libraries that want floats.
         padding_side: ``"right"``, or ``"left"``: the newest token always in the last column.
         on_length_limit: ``"terminate"`` scores an answer at the limit; ``"truncate"`` cuts it off unscored.
-        truncate_prompts: What to do with longer prompts: ``"error"``, or drop tokens on the ``"left"`` or ``"right"``.
+        on_long_prompt: What to do with prompts longer than ``max_prompt_tokens``: ``"error"`` refuses them, ``"drop"``
+            never deals them (the others keep their indices), ``"truncate"`` cuts tokens off. What is dropped or cut is
+            counted in one logged line. All prompts are looked at when the environment is made; those of a source that
+            deals for itself and has more than 1,024 when they are dealt, as such sources may be endless.
+        truncate_prompts: The side that loses tokens, ``"left"`` or ``"right"``, which asks for ``on_long_prompt=
+            "truncate"``; ``"error"`` leaves it to ``on_long_prompt``, and the side is the left one.
         task_weights: Sampling weight by task; prompts are then drawn by task.
         chat: True wraps text prompts as a user message in the tokenizer's chat template.
         system: System message of conversations that do not begin with one; ``""`` for none.
@@ -210,6 +222,7 @@ class GenerationTask:
         obs_dtype: str = "int64",
         padding_side: Literal["right", "left"] = "right",
         on_length_limit: Literal["terminate", "truncate"] = "terminate",
+        on_long_prompt: Literal["error", "drop", "truncate"] = "error",
         truncate_prompts: Literal["error", "left", "right"] = "error",
         task_weights: Mapping[str, float] | None = None,
         chat: bool | None = None,
@@ -237,6 +250,9 @@ class GenerationTask:
         _one_of("padding_side", padding_side, ("right", "left"))
         _one_of("on_length_limit", on_length_limit, ("terminate", "truncate"))
         _one_of("truncate_prompts", truncate_prompts, ("error", "left", "right"))
+        _one_of("on_long_prompt", on_long_prompt, ("error", "drop", "truncate"))
+        if on_long_prompt == "drop" and truncate_prompts != "error":
+            raise ConfigError(f"on_long_prompt='drop' and truncate_prompts={truncate_prompts!r} contradict each other")
         _one_of("info_level", info_level, ("flat", "full"))
         _one_of("obs_dtype", obs_dtype, ("int64", "int32", "float32", "float64"))
         known = load_answers(tokenizer)
@@ -260,6 +276,7 @@ class GenerationTask:
         self.obs_dtype = np.dtype(obs_dtype)
         self.padding_side = padding_side
         self.on_length_limit = on_length_limit
+        self.on_long_prompt = on_long_prompt if truncate_prompts == "error" else "truncate"
         self.truncate_prompts = truncate_prompts
         self.responder = responder
         self.max_turns = max_turns
@@ -284,8 +301,10 @@ class GenerationTask:
             raise DataError("there are no prompts; give at least one")
         self._encoded: dict[int, EncodedPrompt] = {}
         self.longest_prompt_given = max_prompt_tokens is not None
-        self.max_prompt_tokens = self._longest_prompt() if max_prompt_tokens is None else int(max_prompt_tokens)
-        self._check_prompts()
+        self.max_prompt_tokens = 2**62 if max_prompt_tokens is None else int(max_prompt_tokens)
+        lengths = self._check_prompts()
+        if max_prompt_tokens is None:
+            self.max_prompt_tokens = max(lengths)
 
     # --- what an answer is --------------------------------------------------------------------------------------------
 
@@ -349,16 +368,63 @@ class GenerationTask:
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
-    def _longest_prompt(self) -> int:
-        self.max_prompt_tokens = 2**62
-        return max(len(self.prompt(i).ids) for i in range(len(self.prompts)))
+    def _check_prompts(self) -> Sequence[int]:
+        """Finds prompts that are empty or too long before the first episode; returns their lengths in tokens."""
+        prompts = self.prompts
+        if not isinstance(prompts, PromptList):
+            if self.on_long_prompt == "drop":
+                raise ConfigError(
+                    f"on_long_prompt='drop' needs prompts that the environment deals; a {type(prompts).__name__} deals "
+                    "for itself"
+                )
+            if len(prompts) > EAGERLY_CHECKED_PROMPTS and self.max_prompt_tokens < 2**62:
+                return []  # looked at when they are dealt
+            if len(prompts) > _MOST_ENUMERATED:
+                raise ConfigError(
+                    f"there are {len(prompts)} prompts, too many to look for the longest: give max_prompt_tokens"
+                )
+            return [len(self.prompt(i).ids) for i in range(len(prompts))]
+        lengths = self.prompt_lengths(prompts)
+        long = np.flatnonzero(lengths > self.max_prompt_tokens)
+        refused = [*np.flatnonzero(lengths == 0), *(long if self.on_long_prompt == "error" else ())]
+        if refused:
+            self.prompt(int(min(refused)))  # raises
+        if len(long):
+            done = "never dealt" if self.on_long_prompt == "drop" else "truncated"
+            _logger.warning(
+                "%d of %d prompts have more than max_prompt_tokens = %d tokens and are %s; "
+                "the first: prompt %d, with %d",
+                len(long),
+                len(prompts),
+                self.max_prompt_tokens,
+                done,
+                long[0],
+                lengths[long[0]],
+            )
+            if self.on_long_prompt == "drop":
+                self.prompts = prompts.without(long)
+        return lengths.tolist()
 
-    def _check_prompts(self) -> None:
-        """Finds prompts that are too long before the first episode, where that is cheap."""
-        every = len(self.prompts) <= EAGERLY_CHECKED_PROMPTS
-        for index in range(len(self.prompts)):
-            if every or (isinstance(self.prompts[index], Prompt) and self.prompts[index].ids is not None):
-                self.prompt(index)
+    def prompt_lengths(self, prompts: Sequence[Prompt], name: str = "prompt") -> NDArray[np.int64]:
+        """Tokens of each prompt; the texts of many go through the tokenizer together.
+
+        Args:
+            prompts: The prompts.
+            name: What they are called in errors.
+
+        Raises:
+            DataError: If the chat template refuses one, or ids are no tokens.
+        """
+        lengths = np.zeros(len(prompts), np.int64)
+        for start in range(0, len(prompts), _MEASURED_TOGETHER):
+            chunk = prompts[start : start + _MEASURED_TOGETHER]
+            wheres = [f"{name} {start + i}" for i in range(len(chunk))]
+            encoded = self.answers.encode_prompts([_asked(prompt) for prompt in chunk], wheres)
+            for i, (prompt, read) in enumerate(zip(chunk, encoded, strict=True)):
+                lengths[start + i] = len(read.ids)
+                if prompt.ids and not 0 <= min(prompt.ids) <= max(prompt.ids) < self.num_tokens:
+                    self.encode_prompt(prompt, where=wheres[i])  # raises
+        return lengths
 
     def prompt(self, index: int) -> EncodedPrompt:
         """The prompt with this index, encoded once.
@@ -393,21 +459,28 @@ class GenerationTask:
         if not ids:
             raise DataError(f"{where} ({shown}) has no tokens; a policy needs at least one to start from")
         if len(ids) > self.max_prompt_tokens:
-            if self.truncate_prompts == "error":
+            if self.on_long_prompt != "truncate":
                 raise DataError(
                     f"{where} ({shown}) has {len(ids)} tokens, more than max_prompt_tokens = {self.max_prompt_tokens}; "
-                    "raise it, shorten the prompt, or pass truncate_prompts='left'"
+                    "raise it, shorten the prompt, or pass on_long_prompt='drop', or truncate_prompts='left'"
                 )
             kept = self.max_prompt_tokens
-            ids = ids[-kept:] if self.truncate_prompts == "left" else ids[:kept]
+            ids = ids[:kept] if self.truncate_prompts == "right" else ids[-kept:]
         return EncodedPrompt(index, text, ids, prompt.task)
 
     def _encode(self, prompt: Prompt, where: str) -> EncodedText:
-        return self.answers.encode_prompt(str(prompt.text) if prompt.messages is None else prompt.messages, where)
+        return self.answers.encode_prompt(_asked(prompt), where)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenerationTask:
         """The task itself: it does not change, and its models and tokenizers are heavy."""
         return self
+
+
+def _asked(prompt: Prompt) -> Any:
+    """What of a prompt is encoded."""
+    if prompt.ids is not None:
+        return prompt.ids
+    return prompt.messages if prompt.messages is not None else str(prompt.text)
 
 
 def _as_tuple(ids: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Tasks from files and datasets: JSONL, CSV, Parquet, Hugging Face datasets, and lists of mappings.
+"""Tasks from files and datasets: JSON, JSONL, CSV, Parquet, Hugging Face datasets, and lists of mappings.
 
 Whatever is malformed is named with file, line (row where the format has no lines), field, what was expected and what
 was found. Records are read again wherever they are gone through, so that a file larger than memory can be trained on.
@@ -7,15 +7,14 @@ Left out: downloads, which are the user's or :mod:`textenv.datasets`' business.
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, overload
 
+from textenv import records
 from textenv.datasets.records import SPLITS, Split
 from textenv.errors import DataError, MissingDependencyError
 from textenv.tasks.items import LABELERS, Conversation, Format, Item
@@ -95,7 +94,7 @@ def read_task(
     verifier: Verifier | None = same_text,
     split: Split | None = None,
 ) -> Task:
-    """A task from a ``.jsonl``, ``.csv`` or ``.parquet`` file, which is read again wherever its items are gone through.
+    """A task from a JSONL, JSON, CSV or Parquet file, which is read again wherever its items are gone through.
 
     Args:
         path: The file.
@@ -198,69 +197,18 @@ def _conversation(where: str, row: Mapping[str, Any], task: str) -> Conversation
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The records of a file with the place of each.
+    """The records of a file with the place of each; see :func:`textenv.records.read_rows`.
 
     Raises:
         DataError: If the file is missing, empty, of another kind or malformed.
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: expected a file of {', '.join(readers)}, got {path.suffix or 'no suffix'!r}")
     empty = True
-    for row in readers[path.suffix](path):
+    for row in records.read_rows(path):
         empty = False
-        yield row
+        yield row.where, _mapping(row.where, row.value)
     if empty:
         raise DataError(f"{path}: the file holds no records")
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                record = json.loads(line) if line else None
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where}: expected UTF-8, got byte {raw[error.start]:#x} at {error.start}") from error
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: expected one JSON object: {error.msg} at column {error.colno}") from error
-            if line:
-                yield where, _mapping(where, record)
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in row or None in row.values():
-                    names = reader.fieldnames or []
-                    raise DataError(f"{where}: expected {len(names)} columns ({', '.join(names)}), got another number")
-                yield where, {name: value or None for name, value in row.items()}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    yield f"{path}: row {number}", row
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
 
 
 def _item(where: str, row: Mapping[str, Any], fields: Fields, split: Split | None) -> Item:

@@ -138,10 +138,79 @@ def test_unknown_argument_is_refused():
         make_env(max_new_token=3)
 
 
-def test_long_prompt_of_a_large_set_is_named_when_it_is_dealt():
-    env = make_env(prompts=["xxxxxx"] * 2000, max_prompt_tokens=5)
+class Endless:
+    """A source that deals for itself, with more prompts than anybody could look at."""
+
+    def __init__(self, text="xxxxxx", size=10**15):
+        self.text, self.size = text, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return self.text
+
+    def sample(self, rng):
+        return int(rng.integers(self.size))
+
+
+def test_long_prompt_of_an_endless_source_is_named_when_it_is_dealt():
+    env = make_env(prompts=Endless(), max_prompt_tokens=5)
     with pytest.raises(DataError, match=r"prompt \d+ \('xxxxxx'\) has 6 tokens"):
         env.reset(seed=0)
+    with pytest.raises(DataError, match=r"prompt 0 \('xxxxxx'\) has 6 tokens"):
+        make_env(prompts=Endless(size=3), max_prompt_tokens=5)
+    with pytest.raises(ConfigError, match="on_long_prompt='drop' needs prompts that the environment deals; a Endless"):
+        make_env(prompts=Endless(), max_prompt_tokens=5, on_long_prompt="drop")
+    cut = make_env(prompts=Endless(), max_prompt_tokens=5, on_long_prompt="truncate")
+    assert cut.reset(seed=0)[1]["prompt_tokens"] == 5
+    with pytest.raises(ConfigError, match="give max_prompt_tokens"):
+        make_env(prompts=Endless())
+
+
+@pytest.mark.parametrize("make", [make_env, make_envs])
+@pytest.mark.parametrize(("bad", "message"), [("xxxxxx", "has 6 tokens"), ("", "has no tokens")])
+def test_unusable_prompt_of_a_large_set_is_named_before_training(make, bad, message):
+    prompts = ["x"] * 3000
+    prompts[2900] = bad
+    with pytest.raises(DataError, match=f"prompt 2900 .*{message}"):
+        make(prompts=prompts, max_prompt_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({"on_long_prompt": "drop"}, None),
+        ({"on_long_prompt": "truncate"}, [4, 2]),
+        ({"truncate_prompts": "left"}, [4, 2]),
+        ({"truncate_prompts": "right"}, [5, 4]),
+        ({"truncate_prompts": "right", "on_long_prompt": "truncate"}, [5, 4]),
+    ],
+)
+def test_long_prompts_are_dropped_or_truncated_and_counted(how, expected, caplog):
+    env = make_envs(2, prompts=["a", "abcabca", "c", "bcbcbcx"], max_prompt_tokens=2, prompt_dealing="shared", **how)
+    done = "truncated" if expected else "never dealt"
+    assert caplog.messages == [
+        f"2 of 4 prompts have more than max_prompt_tokens = 2 tokens and are {done}; the first: prompt 1, with 5"
+    ]
+    seen = {int(i) for _ in range(8) for i in env.reset()[1]["prompt_index"]}
+    assert seen == ({0, 1, 2, 3} if expected else {0, 2})
+    if expected:
+        assert env.reset(options={"prompt_index": 1})[0][0, :2].tolist() == expected
+    else:
+        with pytest.raises(DataError, match=r"prompt 1 .* has 5 tokens"):
+            env.reset(options={"prompt_index": 1})
+
+
+def test_long_prompts_are_told_in_one_way_only():
+    with pytest.raises(ConfigError, match="on_long_prompt='drop' and truncate_prompts='left' contradict each other"):
+        make_env(on_long_prompt="drop", truncate_prompts="left")
+    with pytest.raises(ConfigError, match="on_long_prompt must be one of"):
+        make_env(on_long_prompt="cut")
+    with pytest.raises(DataError, match=r"prompt 0 .* has no tokens"):
+        make_env(prompts=["", "abcabc"], max_prompt_tokens=2, on_long_prompt="drop")
+    with pytest.raises(DataError, match="all 2 prompts are dropped"):
+        make_env(prompts=["abcabc"] * 2, max_prompt_tokens=2, on_long_prompt="drop")
 
 
 def test_long_prompt_of_a_large_tokenised_set_is_named_at_construction():

@@ -102,3 +102,12 @@ def test_tokenizer_is_loaded_from_a_folder(tmp_path):
     env = make_env(tokenizer=str(tmp_path), prompts=["the cat"])
     env.reset(seed=0)
     assert env.step(env.task.tokenizer.eos_token_id)[2]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_prompts_are_measured_together_as_they_are_encoded_alone(tokenizer, chat):
+    prompts = ["ab ba", {"prompt": "abc", "task": "t"}, [3, 4, 5], [{"role": "user", "content": "a b"}], "b" * 40]
+    env = TextGenerationEnv(tokenizer, prompts, lambda p, r: [0.0] * len(r), chat=chat)
+    expected = [len(env.task.prompt(i).ids) for i in range(len(prompts))]
+    assert list(env.task._check_prompts()) == expected
+    assert env.task.max_prompt_tokens == max(expected)

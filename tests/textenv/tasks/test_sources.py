@@ -72,7 +72,7 @@ def test_documents_of_a_file_are_read_one_after_the_other(tmp_path: Path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"question": "a?", "answer": "b"}', '{"question": "a?"'], r"a\.jsonl:2: expected one JSON object: .*column"),
+        (['{"question": "a?", "answer": "b"}', '{"question": "a?"'], r"a\.jsonl:2: not valid JSON: .*column"),
         (["[1, 2]"], r"a\.jsonl:1: expected an object with named fields, got '\[1, 2\]' \(list\)"),
         (['{"answer": "b"}'], r"a\.jsonl:1: field 'question': expected a text, got nothing \(the record has answer\)"),
         (['{"question": 3, "answer": "b"}'], r"a\.jsonl:1: field 'question': expected a text, got '3' \(int\)"),
