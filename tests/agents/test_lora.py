@@ -41,13 +41,16 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["tied", "untied"])
-def folder(request: pytest.FixtureRequest, tokenizer, tmp_path: Path) -> Path:
+def slowly(form: str) -> Any:
+    return pytest.param(form, marks=pytest.mark.slow)
+
+
+@pytest.fixture
+def untied(tokenizer, tmp_path: Path) -> Path:
     model = build_model(TINY, tokenizer, 3)
-    if request.param == "untied":
-        head = model.lm_head.weight
-        model.lm_head.weight = torch.nn.Parameter(head.detach().clone() + 0.1)
-        lora.untie(model)
+    head = model.lm_head.weight
+    model.lm_head.weight = torch.nn.Parameter(head.detach().clone() + 0.1)
+    lora.untie(model)
     return write(model, tokenizer, tmp_path / "lm")
 
 
@@ -81,7 +84,16 @@ def logprobs(policy: CausalLMPolicy) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_adapter_is_saved_merged_and_left_out_exactly(folder: Path, form: str, tmp_path: Path):
+def test_adapter_is_saved_merged_and_left_out_exactly(tied: Path, form: str, tmp_path: Path):
+    keeps_its_adapter(tied, form, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["head", *(slowly(form) for form in FORMS if form != "head")])
+def test_adapter_on_untied_embeddings_is_saved_merged_and_left_out_exactly(untied: Path, form: str, tmp_path: Path):
+    keeps_its_adapter(untied, form, tmp_path)
+
+
+def keeps_its_adapter(folder: Path, form: str, tmp_path: Path) -> None:
     before = logprobs(CausalLMPolicy.from_pretrained(folder))
     policy = CausalLMPolicy.from_pretrained(folder, lora=config(form))
     assert lora.is_fresh(policy.model)
@@ -100,7 +112,7 @@ def test_adapter_is_saved_merged_and_left_out_exactly(folder: Path, form: str, t
         np.testing.assert_allclose(trajectory.logprobs, own, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["DoRA", "whole head", "tokens", "both ends"])
+@pytest.mark.parametrize("form", ["whole head", slowly("tokens"), slowly("DoRA"), slowly("both ends")])
 def test_agent_of_every_form_is_loaded_as_it_was(tied: Path, tokenizer, form: str, tmp_path: Path):
     policy = CausalLMPolicy.from_pretrained(tied, lora=config(form))
     agent = PPO(policy, make_envs(tokenizer, variety), config=CONFIG)
@@ -116,7 +128,7 @@ def test_agent_of_every_form_is_loaded_as_it_was(tied: Path, tokenizer, form: st
         np.testing.assert_allclose(logprobs(CausalLMPolicy.from_pretrained(place)), logprobs(policy), atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["whole head", "tokens"])
+@pytest.mark.parametrize("form", ["tokens", slowly("whole head")])
 def test_run_with_an_adapter_is_resumed_with_the_same_numbers(tied: Path, tokenizer, form: str, tmp_path: Path):
     def train(run: Run, episodes: int, callback: Any = None) -> PPO:
         torch.manual_seed(0)
