@@ -87,7 +87,7 @@ def is_adapter(folder: Path) -> bool:
 
 def _inside(folder: Path, kind: str) -> Path:
     """A folder, or the only model of this kind in a run's or a saved agent's."""
-    if any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG, *_REWARD_FILES)):
+    if any((folder / name).is_file() for name in ("config.json", "tokenizer.json", ADAPTER_CONFIG, *_REWARD_FILES)):
         return folder
     if kind == "policy" and (folder / "learner").is_dir():
         return _inside(folder / "policy", kind)
