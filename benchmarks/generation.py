@@ -234,9 +234,13 @@ def main() -> int:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = smollm2_path()
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, args.dtype)).to(args.device).eval()
+    model: Any = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, args.dtype), trust_remote_code=False)
+        .to(args.device)
+        .eval()
+    )
     model.generation_config.eos_token_id = None
-    policy = Policy(model, AutoTokenizer.from_pretrained(path), cuda_graphs=args.cuda_graphs)
+    policy = Policy(model, AutoTokenizer.from_pretrained(path, trust_remote_code=False), cuda_graphs=args.cuda_graphs)
     rng = np.random.default_rng(0)
 
     def prompts(lengths: Sequence[int]) -> list[list[int]]:
@@ -284,7 +288,9 @@ def main() -> int:
     if stepping > STEPPING_TARGET:
         missed.append("stepping")
     for dtype in (torch.float32, torch.bfloat16):
-        other: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(args.device).eval()
+        other: Any = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False).to(args.device).eval()
+        )
         mean, largest = disagreement(other, policy.vocab_size)
         print(
             f"log-probs of decoding and of a full forward, {dtype}: {mean:.1e} nats apart (mean), {largest:.1e} at most"

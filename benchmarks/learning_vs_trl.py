@@ -127,7 +127,9 @@ def train_trl(task: Task) -> None:
             task.evaluate(state.global_step)
 
     options, tokenizer = task.options, task.policy.tokenizer
-    value_model = AutoModelForSequenceClassification.from_pretrained(options.policy, num_labels=1)
+    value_model = AutoModelForSequenceClassification.from_pretrained(
+        options.policy, num_labels=1, trust_remote_code=False
+    )
     trainer, _ = make_trainer(
         task.policy.causal_lm,
         value_model,

@@ -134,7 +134,7 @@ def measure_trl(meter: Meter, iterations: int, *, lora: bool, autocast: bool) ->
     from textenv.datasets import smollm2_path
 
     folder = smollm2_path()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     dtype = torch.float32 if autocast else torch.bfloat16
     module = ppo_trainer_module()
     module.batch_generation = meter.wrap(module.batch_generation, ROLLOUT)
@@ -156,8 +156,8 @@ def measure_trl(meter: Meter, iterations: int, *, lora: bool, autocast: bool) ->
         "learning_rate": 1e-6,
     }
     trainer, _ = make_trainer(
-        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype),
-        AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, num_labels=1),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False),
+        AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, num_labels=1, trust_remote_code=False),
         meter.wrap(free_reward, SCORE),
         token_prompts(len(tokenizer)),
         tokenizer,

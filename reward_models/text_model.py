@@ -136,11 +136,11 @@ def _padding(config: Any, tokenizer: Any) -> int:
         if own is not None and 0 <= own < size:
             return own
     if len(tokenizer) < size:
-        _log.warning("there is no padding token: the id %d, which the tokenizer does not use, is one", len(tokenizer))
+        _log.warning("the tokenizer has no padding token: the id %d, which no text has, fills up rows", len(tokenizer))
         return len(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no padding token; set `tokenizer.pad_token` to an unused one.")
-    _log.warning("there is no padding token: the end-of-text token serves as one, and is not read at a text's end")
+    _log.warning("the tokenizer has no padding token: the end-of-text token serves as one; a text is read up to it")
     return tokenizer.eos_token_id
 
 

@@ -33,6 +33,8 @@ def fuse(model: nn.Module) -> int:
     changed = 0
     verdicts: dict[type, type | None] = {}
     for module in model.modules():
+        if hasattr(module, "original_module"):  # an adapter's wrapper lends the attributes of the module inside it
+            continue
         kind = type(module)
         if kind not in verdicts:
             verdicts[kind] = _fused_class(module)

@@ -87,7 +87,7 @@ def is_adapter(folder: Path) -> bool:
 
 def _inside(folder: Path, kind: str) -> Path:
     """A folder, or the only model of this kind in a run's or a saved agent's."""
-    if any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG, *_REWARD_FILES)):
+    if any((folder / name).is_file() for name in ("config.json", "tokenizer.json", ADAPTER_CONFIG, *_REWARD_FILES)):
         return folder
     if kind == "policy" and (folder / "learner").is_dir():
         return _inside(folder / "policy", kind)
@@ -141,6 +141,11 @@ def load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a foreign file makes transformers raise anything
+        if "auto_map" in _json(folder / "config.json"):
+            raise CheckpointError(
+                f"`{folder}` needs code of its own (`auto_map`), which is not run; only models that transformers knows "
+                "are loaded"
+            ) from error
         raise CheckpointError(f"cannot read `{folder / 'config.json'}`: {_one_line(error)}") from error
 
 
@@ -196,7 +201,7 @@ def load_model(
                 output_loading_info=True,
             )
     except Exception as error:  # a foreign file makes transformers raise anything
-        raise CheckpointError(f"cannot load the model in `{folder}`: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot read the model in `{folder}`: {_one_line(error)}") from error
     _check_names(folder, model, info, kind, may_lack)
     check_finite(model, f"`{folder}`", fresh=info["missing_keys"])
     if torch.device(device).type == "cpu":

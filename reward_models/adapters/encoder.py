@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from reward_models.adapters.common import checked_scores
 from reward_models.base import paired
 from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
+from textenv.errors import CheckpointError
 from textenv.pretrained import find_folder, load_model, load_tokenizer
 
 
@@ -86,9 +87,12 @@ class EncoderSimilarity(TextModel):
         Raises:
             CheckpointError: If it cannot be read.
         """
-        folder = find_folder(path)
-        encoder = load_model(folder, "trunk", device=device, may_lack=r"\bpooler\.").model  # which is not used
-        tokenizer = load_tokenizer(folder)
+        try:
+            folder = find_folder(path)
+            encoder = load_model(folder, "trunk", device=device, may_lack=r"\bpooler\.").model  # which is not used
+            tokenizer = load_tokenizer(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot read the encoder in `{path}`: {error}") from error
         longest = getattr(encoder.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
         limit = max_tokens or min(DEFAULT_MAX_TOKENS, longest)
         return cls(encoder, tokenizer, liked=liked, disliked=disliked, max_tokens=limit)

@@ -6,6 +6,7 @@ this: `SequenceRewardModel.from_pretrained` loads it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,10 @@ def _find_head(files: Sequence[Path], folder: Path) -> tuple[torch.Tensor, float
                     if weight in names:
                         bias = weight.removesuffix("weight") + "bias"
                         value = float(tensors.get_tensor(bias)) if bias in names else 0.0
-                        return tensors.get_tensor(weight).float(), value
+                        found = tensors.get_tensor(weight).float()
+                        if not (torch.isfinite(found).all() and math.isfinite(value)):
+                            raise CheckpointError(f"the head `{weight}` in `{path}` is NaN or infinite")
+                        return found, value
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read `{path}`: {error}") from error
     raise CheckpointError(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from agents.critic import Critic
 from agents.evaluation import evaluate_policy, sequence_logprobs
 from agents.policy import CausalLMPolicy
+from agents.ppo import PPO
 from agents.pretraining import build_model
 from tests.agents.conftest import TINY
+from tests.agents.tasks import CONFIG, make_envs, variety
 from textenv.errors import CheckpointError, ConfigError, DataError
 from textenv.sampling.params import SamplingParams
 
@@ -85,8 +90,6 @@ def test_bfloat16_copy_follows_the_master_weights(make_policy):
 
 
 def test_padded_vocabulary_is_never_sampled_nor_counted(tokenizer):
-    import dataclasses
-
     class Padded:
         bos_token_id, eos_token_id, pad_token_id = (
             tokenizer.bos_token_id,
@@ -107,13 +110,23 @@ def test_padded_vocabulary_is_never_sampled_nor_counted(tokenizer):
         np.testing.assert_allclose(t.logprobs, logprobs, atol=1e-4)
 
 
-def test_policy_pad_equal_to_eos_gets_an_id_of_its_own(tokenizer, policy, caplog):
-    import copy
-
-    usual = copy.deepcopy(tokenizer)
-    usual.pad_token = usual.eos_token
-    assert CausalLMPolicy(policy.model, usual).pad_token_id == len(usual)
-    assert "fills up rows, unread" in caplog.text
+@pytest.mark.parametrize("pad", [None, "the end of text"])
+def test_policy_needs_no_padding_token_and_reserves_an_id(tokenizer, policy, pad, caplog, tmp_path: Path):
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = bare.eos_token if pad else None
+    bare.chat_template = "{{ messages }}"
+    own = CausalLMPolicy(build_model(dataclasses.replace(TINY, vocab_size=len(bare)), bare, 0), bare)
+    CausalLMPolicy(own.model, bare)
+    assert own.pad_token_id == len(bare)
+    assert caplog.text.count(f"the id {len(bare)} fills up rows") == 1
+    envs = make_envs(bare)
+    agent = PPO(own, envs, config=CONFIG)
+    agent.iterate(1e-3)
+    same = CausalLMPolicy(own.model, tokenizer)
+    for mine, theirs in zip(own.generate(PROMPTS, PARAMS), same.generate(PROMPTS, PARAMS), strict=True):
+        assert mine.token_ids.tolist() == theirs.token_ids.tolist()
+    own.save_pretrained(tmp_path)
+    assert CausalLMPolicy.from_pretrained(tmp_path).pad_token_id == len(bare)
 
 
 @pytest.mark.parametrize(
@@ -203,3 +216,85 @@ def test_lora_policy_is_its_own_reference_and_saves_merged(policy, tmp_path: Pat
     merged = CausalLMPolicy.from_pretrained(tmp_path / "merged")
     again = sequence_logprobs(merged, trajectories, temperature=1.0)
     np.testing.assert_allclose(np.concatenate(again), np.concatenate(adapted), atol=1e-5)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_policy_in_low_precision_is_trained_on_float32_weights(make_policy, tokenizer, dtype, caplog):
+    model = make_policy().model.to(dtype)
+    policy = CausalLMPolicy(model, tokenizer)
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert policy.computes_in == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+    assert "its weights that train are float32 from now on" in caplog.text
+    before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    agent = PPO(policy, make_envs(tokenizer, variety), config=CONFIG)
+    agent.iterate(1e-5)
+    moved = [float((p != before[name]).float().mean()) for name, p in policy.model.named_parameters() if "mlp" in name]
+    assert min(moved) > 0.5
+
+
+def test_policy_in_bfloat16_gets_its_rotary_frequencies_back(make_policy, tokenizer):
+    expected = {name: b.clone() for name, b in make_policy().model.named_buffers()}
+    policy = CausalLMPolicy(make_policy().model.to(torch.bfloat16), tokenizer)
+    for model in (policy.model, policy.compute.model):
+        found = dict(model.named_buffers())
+        assert all(torch.equal(found[name], buffer) for name, buffer in expected.items())
+    assert any("inv_freq" in name for name in expected)
+
+
+def test_critic_in_bfloat16_is_trained_on_float32_weights(make_policy):
+    trunk = make_policy().model.base_model.to(torch.bfloat16)
+    critic = Critic(trunk, torch.nn.Linear(TINY.hidden_size, 1, dtype=torch.bfloat16))
+    assert {p.dtype for p in critic.parameters()} == {torch.float32}
+    assert critic.compute.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_policy_to_moves_everything_that_computes(make_policy, dtype):
+    policy = make_policy(dtype=dtype)
+    policy = CausalLMPolicy(
+        policy.model, policy.tokenizer, compute_dtype=dtype, critic=Critic.from_language_model(policy.model)
+    )
+    policy.critic.compute = type(policy.compute)(policy.critic.trunk, dtype)
+    policy.to("meta")
+    modules = [policy, policy.compute.model, policy.critic.compute.model]
+    assert {t.device.type for m in modules for t in (*m.parameters(), *m.buffers())} == {"meta"}
+
+
+def test_policy_on_another_device_still_takes_gradients_and_weights(make_policy):
+    policy = make_policy(dtype=torch.bfloat16).to("cpu")
+    with torch.no_grad():
+        next(policy.model.parameters()).add_(1.0)
+    policy.push_weights()
+    twin = next(policy.compute.model.parameters())
+    assert torch.equal(twin, next(policy.model.parameters()).to(torch.bfloat16))
+
+
+def test_policy_weights_that_train_are_not_rounded(make_policy):
+    policy = make_policy()
+    for cast in (policy.half, policy.bfloat16, lambda: policy.to(torch.float16)):
+        with pytest.raises(ConfigError, match="weights that train stay in float32"):
+            cast()
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_agent_load_gives_back_what_the_policy_computed_in(policy, tokenizer, dtype, tmp_path: Path):
+    policy.save_pretrained(tmp_path / "lm")
+    own = CausalLMPolicy.from_pretrained(tmp_path / "lm", dtype=dtype)
+    assert own.computes_in == getattr(torch, dtype)
+    PPO(own, make_envs(tokenizer), config=CONFIG).save(tmp_path / "agent")
+    loaded = PPO.load(tmp_path / "agent", make_envs(tokenizer), device="cpu")
+    assert loaded.policy.computes_in == getattr(torch, dtype)
+    assert loaded.reference.model is not None
+    assert loaded.reference.model.computes_in == getattr(torch, dtype)
+
+
+def test_policy_with_nan_weights_is_named(make_policy, tokenizer):
+    model = make_policy().model
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.inf
+    with pytest.raises(CheckpointError, match=r"NaN or infinite: model\.norm\.weight"):
+        CausalLMPolicy(model, tokenizer)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForSequenceClassification
 
+from reward_models.labels import Rating
 from reward_models.sequence import SIDE_FILE, SequenceRewardModel, batches_by_length
+from reward_models.training import RewardModelConfig, train
 from tests.reward_models.tiny import save_trunk, tiny_bert, tiny_llama, word_tokenizer
 from textenv.errors import CheckpointError, ConfigError, DataError, RewardError, ShapeError
 
@@ -154,12 +156,44 @@ def test_from_trunk_limits_the_input_to_the_models_positions() -> None:
         make("encoder", max_tokens=65)
 
 
-def test_tokenizer_without_padding_token_is_an_error() -> None:
+def test_tokenizer_without_any_token_for_padding_is_an_error() -> None:
     model = make("encoder")
     tokenizer = word_tokenizer(WORDS, encoder=True)
-    tokenizer.pad_token = None
+    tokenizer.pad_token = model.model.config.pad_token_id = None
     with pytest.raises(ConfigError, match="no padding token"):
-        SequenceRewardModel(model.model, tokenizer)
+        SequenceRewardModel(model.model, tokenizer, max_tokens=64)
+
+
+@pytest.mark.parametrize("known_to", ["tokenizer", "model", "neither"])
+def test_causal_scores_do_not_depend_on_the_batch_wherever_padding_is_named(
+    known_to: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = word_tokenizer(WORDS, encoder=False)
+    config = tiny_llama(tokenizer).config
+    config.num_labels, config.vocab_size = 1, len(tokenizer) + 1
+    config.pad_token_id = 0 if known_to == "model" else None
+    torch.manual_seed(0)
+    classifier = LlamaForSequenceClassification(config)
+    if known_to != "tokenizer":
+        tokenizer.pad_token = None
+    rm = SequenceRewardModel(classifier, tokenizer, max_tokens=64)
+    together = rm.score(PROMPTS, RESPONSES)
+    alone = [float(rm.score([p], [r])[0]) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert rm.pad_token_id == (len(tokenizer) if known_to == "neither" else 0)
+    assert ("has no padding token" in caplog.text) == (known_to == "neither")
+
+
+def test_reward_model_in_bfloat16_is_trained_on_float32_weights() -> None:
+    rm = make("causal")
+    rm.model.to(torch.bfloat16)
+    labels = [Rating(p, r, float(i)) for i, (p, r) in enumerate(zip(PROMPTS, RESPONSES, strict=True))]
+    before = [p.detach().float().clone() for p in rm.model.parameters()]
+    train(rm, labels, RewardModelConfig(learning_rate=1e-5, epochs=4, batch_size=4, freeze_embeddings=False))
+    after = list(rm.model.parameters())
+    assert {p.dtype for p in after} == {torch.float32}
+    matrices = [(old, new) for old, new in zip(before, after, strict=True) if old.ndim == 2][1:]
+    assert min(float((old != new).float().mean()) for old, new in matrices) > 0.5
 
 
 def test_model_with_two_labels_is_an_error() -> None:
@@ -316,7 +350,7 @@ def test_from_pretrained_pads_with_the_end_token_where_there_is_no_padding_token
         settings = {key: value for key, value in settings.items() if key not in ("pad_token", "pad_token_id")}
         (tmp_path / name).write_text(json.dumps(settings), "utf-8")
     loaded = SequenceRewardModel.from_pretrained(tmp_path)
-    assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id == 3
+    assert loaded.pad_token_id == loaded.model.config.pad_token_id == 3
     np.testing.assert_allclose(loaded.score(PROMPTS, RESPONSES)[:4], expected[:4], atol=1e-6)
     assert "has no padding token" in caplog.text
 

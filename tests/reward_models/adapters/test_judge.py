@@ -142,7 +142,7 @@ def test_text_judge_of_a_policy_answers_greedily(tmp_path: Path) -> None:
     assert first.tolist() == second.tolist() == [0.0] * 3
     assert rm.fallbacks.count == 6
     assert rm.score(["the"], ["film " * 70]).tolist() == [0.0]  # too long to be asked
-    with pytest.raises(CheckpointError, match=r"it has no config\.json"):
+    with pytest.raises(CheckpointError, match="there is no such folder"):
         load_causal_lm(tmp_path / "none")
 
 
