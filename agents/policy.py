@@ -98,12 +98,13 @@ class CausalLMPolicy(nn.Module):
             raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
         self.critic = critic
         self.value_head: nn.Linear | None = None
-        self.eval()
+        model.eval()
         width = check_scoring(lm)
         if critic is None:
             self.value_head = nn.Linear(width, 1, device=self.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
+        self.eval()
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self.compute = ComputeCopy(lm, compute_dtype)
