@@ -116,13 +116,13 @@ class CausalLMPolicy(nn.Module):
         declare_format(tokenizer, answer)
         self.critic = critic
         self.value_head: nn.Linear | None = None
-        self.eval()
+        model.eval()
         width = check_scoring(lm)
         if critic is None:
             self.value_head = nn.Linear(width, 1, device=self.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-            self.value_head.eval()
+        self.eval()
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self._copy_weights(compute_dtype)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from agents.forward import SequenceBatch
@@ -352,7 +353,8 @@ def build(architecture: Architecture, seed: int = 0) -> Any:
     sizes = {name: size for name, size in wanted.items() if name in architecture.settings or _has(default, name)}
     config = kind(**{name: size for name, size in sizes.items() if size is not None or name == "sliding_window"})
     if config.is_encoder_decoder:
-        config.decoder_start_token_id = SIZES["pad_token_id"]
+        start = getattr(config, "decoder_start_token_id", None)
+        config.decoder_start_token_id = start if start is not None and start < VOCABULARY else SIZES["pad_token_id"]
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -444,14 +446,72 @@ def row_of(name: str, tokenizer: Any) -> Row:
     return check(name, build(ARCHITECTURES[name]), tokenizer)
 
 
-def table(rows: list[Row]) -> str:
-    """A Markdown table."""
-    lines = ["| architecture | transformers' class | verdict | sampler | learner | how, or why not |", "|---" * 6 + "|"]
-    for row in rows:
-        refused = row.verdict == "refused"
-        numbers = "| |" if refused else f"{row.sampler:.0e} | {row.learner:.0e} |"
-        lines.append(f"| {row.name} | `{row.model}` | {row.verdict} | {numbers} {row.note} |")
-    return "\n".join(lines)
+def cells(row: Row) -> list[str]:
+    """What the table shows of a row."""
+    numbers = ["", ""] if row.verdict == "refused" else [f"{row.sampler:.0e}", f"{row.learner:.0e}"]
+    return [row.name, f"`{row.model}`", row.verdict, *numbers, row.note]
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def _tokenizer(kind: str) -> Any:
+    """A trained tokenizer of a kind."""
+    specials = ["<pad>", "<s>", "</s>", "<unk>"]
+    if kind == "BPE, byte level (GPT-2)":
+        return train_tokenizer(TEXTS, VOCABULARY)
+    settings: dict[str, Any] = {"special_tokens": specials, "show_progress": False}
+    blanks = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    if kind == "WordPiece (BERT)":
+        made = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+        trainer: Any = trainers.WordPieceTrainer(vocab_size=120, **settings)
+    elif kind == "Unigram, Metaspace (T5)":
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", **settings)
+    else:
+        made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback="byte fallback" in kind))
+        trainer = trainers.BpeTrainer(vocab_size=120, **settings)
+        if kind == "BPE, Metaspace":
+            made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        else:  # as Llama 2's tokenizer.json has it
+            settings["special_tokens"] = [*specials, *(f"<0x{byte:02X}>" for byte in range(256))]
+            trainer = trainers.BpeTrainer(vocab_size=380, **settings)
+            made.normalizer = normalizers.Sequence(blanks)
+            back = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+            made.decoder = decoders.Sequence(back)
+    made.train_from_iterator(TEXTS, trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+TOKENIZERS = (
+    "BPE, byte level (GPT-2)",
+    "BPE, Metaspace",
+    "BPE, Prepend and byte fallback (Llama 2)",
+    "Unigram, Metaspace (T5)",
+    "WordPiece (BERT)",
+)
+
+
+def tokenizer_row(kind: str) -> list[str]:
+    """Cells of the second table: what a Llama and a GPT-2 with this tokenizer are found to be."""
+    tokenizer, found = _tokenizer(kind), []
+    for name in ("Llama", "GPT-2"):
+        architecture = ARCHITECTURES[name]
+        sized = architecture._replace(settings=architecture.settings | {"vocab_size": len(tokenizer)})
+        row = check(name, build(sized), tokenizer)
+        found.append(row.verdict if row.verdict != "WRONG" else f"WRONG: {row.note}")
+    return [kind, *found]
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [" | ".join(line).join(("| ", " |")) for line in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def written(page: str, part: str, text: str) -> str:
@@ -477,10 +537,18 @@ def main(arguments: list[str] | None = None) -> int:
         rows.append(row_of(name, tokenizer))
         print(*rows[-1], sep="  ", flush=True)
     wrong = [row.name for row in rows if row.verdict == "WRONG"]
+    tokenizers = [] if options.only else [tokenizer_row(kind) for kind in TOKENIZERS]
+    for row in tokenizers:
+        print(*row, sep="  ", flush=True)
+    wrong += [row[0] for row in tokenizers if row[1:] != ["exact", "exact"]]
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("exact", "exact, slow", "refused")}
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), "| wrong:", ", ".join(wrong) or "none")
     if options.write and not wrong:
-        options.write.write_text(written(options.write.read_text("utf-8"), "architectures", table(rows)), "utf-8")
+        head = ["architecture", "transformers' class", "verdict", "sampler", "learner", "decoding, or why not"]
+        page = options.write.read_text("utf-8")
+        page = written(page, "architectures", markdown(head, [cells(row) for row in rows]))
+        page = written(page, "tokenizers", markdown(["tokenizer", "Llama", "GPT-2"], tokenizers))
+        options.write.write_text(page, "utf-8")
     return int(bool(wrong))
 
 

@@ -59,8 +59,8 @@ def text_config(config: Any) -> Any:
 def trunk_of(model: Any) -> Any:
     """The model without its head: what gives the last hidden states."""
     base = model.base_model
-    # Llama 4's text model counts its trunk among the parts of a larger model, and says that it is its own base.
-    return base.model if base is model and model.get_output_embeddings() is not None else base
+    # Llama 4's text model, a part of a larger one, says that it is its own base.
+    return getattr(model, "model", base) if base is model and model.get_output_embeddings() is not None else base
 
 
 def output_head(model: Any, embedding: Any = None) -> OutputHead:
@@ -140,7 +140,8 @@ def structure(model: Any) -> tuple[Hashable, ...]:
     where = model.get_input_embeddings().weight
     kinds = tuple((type(module), module.training) for module in model.modules())
     attention = getattr(text_config(model.config), "_attn_implementation", None)
-    return repr(model.config), attention, model.dtype, where.device.type, "forward" in vars(model), kinds
+    forward = getattr(model.forward, "__func__", model.forward)
+    return repr(model.config), attention, model.dtype, where.device.type, forward, kinds
 
 
 def agrees(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool | None:

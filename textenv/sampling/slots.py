@@ -46,13 +46,13 @@ def smallest_window(config: Any, max_length: int) -> int | None:
 
 
 @torch.no_grad()
-def _caches(model: Any, length: int) -> bool:
+def _caches(model: Any, length: int, packed: bool) -> bool:
     """Whether cached decoding gives the model's own numbers; where not, computing whole sequences anew must.
 
     Raises:
         ConfigError: If neither does.
     """
-    known = (*structure(model), length)
+    known = (*structure(model), length, packed)
     if known in _tried:
         return _tried[known]
     reason, verdict = "", None
@@ -167,7 +167,7 @@ class SlotEngine:
         self._recorded: RecordedSteps | None = None
         self._window = smallest_window(model.config, max_length)
         length = min(max_length, 8 if self._window is None else self._window + 4)
-        self._caches = _trying[model] if model in _trying else _caches(model, length)
+        self._caches = _trying[model] if model in _trying else _caches(model, length, self._packed is not None)
         self._output_head = self._make_head()
         if cuda_graphs and self._packed is not None and model.get_input_embeddings().weight.device.type == "cuda":
             self._recorded = RecordedSteps(self._packed, self._cache)

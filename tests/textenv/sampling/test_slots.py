@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB, soft_capping_model
 from textenv.errors import ConfigError, ShapeError
@@ -39,6 +40,8 @@ def rerun(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Te
     return replay, result
 
 
+# What fresh forward passes of a model say about single rows: every path is driven alike, so each is computed once.
+WHOLE: dict[str, dict[bytes, torch.Tensor]] = {}
 PATHS = ["packed", "packed without compiled helpers", "sdpa", "eager"]
 
 
@@ -53,13 +56,16 @@ def test_engine_under_an_adversarial_driver_equals_full_forward(monkeypatch: pyt
     rng = np.random.default_rng(1)
     count = 20
     engine = make_engine(monkeypatch, model, path, count, CONTEXT)
+    whole: dict[bytes, torch.Tensor] = WHOLE.setdefault(name, {})
     tokens, lengths = rng.integers(3, VOCAB, (count, CONTEXT)), rng.integers(1, 8, count)
     for turn in range(20):
         rows = rng.permutation(count)[: rng.integers(1, count + 1 if turn % 3 else 4)]
         found = engine.logits(tokens[rows], lengths[rows], rows)
         for i, row in enumerate(rows):
-            expected = model(torch.as_tensor(tokens[row : row + 1, : lengths[row]])).logits[0, -1]
-            torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+            key = tokens[row].tobytes()
+            if key not in whole:
+                whole[key] = model(torch.as_tensor(tokens[row : row + 1])).logits[0]
+            torch.testing.assert_close(found[i], whole[key][lengths[row] - 1], atol=1e-4, rtol=1e-4)
         for row in range(count):
             event, other = rng.random(), rng.integers(count)
             if event < 0.5:
@@ -299,12 +305,84 @@ def test_nan_in_the_cache_does_not_outlive_drop(name: str):
         check_against(model, engine, tokens, length)
 
 
-def test_models_whose_logits_would_come_out_wrong_are_refused():
-    with pytest.raises(ConfigError, match="changes its logits after the output embedding"):
-        SlotEngine(soft_capping_model(), 1, 8)
+def drive(model: Any, engine: SlotEngine) -> None:
+    """Two slots at different lengths, one of which starts again: what single rows say."""
+    rows = np.random.default_rng(0).integers(3, VOCAB, (2, 20))
+    for length, other in ((12, 5), (13, 6), (14, 3), (15, 4)):
+        rows[1, other - 1] += length > 13
+        found = engine.logits(rows, np.array([length, other]), np.arange(2))
+        for row, size in enumerate((length, other)):
+            expected = model(torch.as_tensor(rows[row : row + 1, :size])).logits[0, -1]
+            torch.testing.assert_close(found[row], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_soft_capped_logits_are_the_models_own():
+    model = soft_capping_model()
+    engine = SlotEngine(model, 2, 20)
+    drive(model, engine)
+    assert engine.decoding == "cached"
+    assert engine.logits(np.full((1, 1), 5), np.ones(1, np.int64), np.zeros(1, np.int64)).abs().max() <= 0.1
+
+
+@torch.no_grad()
+def test_a_model_that_no_cache_suits_reads_whole_sequences_and_says_so(caplog: pytest.LogCaptureFixture):
+    config = BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4)
+    model = BloomForCausalLM(config).eval()
+    engine = SlotEngine(model, 2, 20)
+    assert engine.decoding == "anew"
+    assert (
+        "BloomForCausalLM is decoded without a cache, every step from the first token on, which is slow" in caplog.text
+    )
+    drive(model, engine)
+    engine.fork(np.array([0]), np.array([1]))
+    found = engine.step(np.array([7, 7]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("method", ["anew", "cached"])
+@torch.no_grad()
+def test_models_whose_logits_would_come_out_wrong_are_refused(monkeypatch: pytest.MonkeyPatch, method: str):
+    model = MODELS["gpt2"]()
+    own = model.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        output = own(*arguments, **options)
+        if method == "cached":
+            raise IndexError("nothing there")
+        output.logits = output.logits * 2
+        return output
+
+    monkeypatch.setattr(model, "forward", forward)
+    reason = "its logits come out otherwise" if method == "anew" else "cannot be decoded: IndexError: nothing there"
+    with pytest.raises(ConfigError, match=f"decoding of GPT2LMHeadModel does not give the model's own.*{reason}"):
+        SlotEngine(model, 1, 8)
+
+
+def test_a_model_in_training_mode_is_refused():
     model = MODELS["gpt2"]().train()
     with pytest.raises(ConfigError, match=r"training mode, where dropout is at work: call `model.eval\(\)`"):
         SlotEngine(model, 1, 8)
+
+
+def test_models_of_one_structure_are_tried_once(monkeypatch: pytest.MonkeyPatch):
+    SlotEngine(MODELS["gpt2"](), 1, 8)
+    calls = []
+    monkeypatch.setattr(slots, "_gives_its_own", lambda *arguments: calls.append(arguments) or True)
+    SlotEngine(MODELS["gpt2"](), 1, 8)
+    assert calls == []
+    SlotEngine(MODELS["gpt2"]().double(), 1, 8)
+    assert len(calls) == 1
+
+
+@torch.no_grad()
+def test_a_trial_on_weights_that_are_not_finite_proves_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slots, "_tried", {})
+    model = MODELS["gpt2"]()
+    for p in model.parameters():
+        p.fill_(torch.nan)
+    SlotEngine(model, 1, 8)
+    assert slots._tried == {}
 
 
 @pytest.mark.parametrize(
