@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 def write(agent: DPO, folder: Path) -> None:
     """Write all that decides how training goes on, the reference's log-probs included."""
     tensors = {f"policy/{name}": p for name, p in agent.policy.model.named_parameters() if p.requires_grad}
-    meta = {"iteration": agent.iteration, "checks": agent.checks, "comparisons": fingerprint(agent.pairs)}
+    meta = {
+        "iteration": agent.iteration,
+        "checks": agent.checks,
+        "comparisons": fingerprint(agent.pairs),
+        "batch_size": agent.config.batch_size,
+    }
     save_state(folder, {**tensors, "ref_logprobs": agent.prepare(), **optimizer_tensors(agent.optimizer)}, meta)
 
 
@@ -31,11 +36,14 @@ def read(agent: DPO, folder: Path) -> None:
     """Put back what :func:`write` wrote.
 
     Raises:
-        CheckpointError: If the folder is damaged, does not fit the model, or belongs to other comparisons.
+        CheckpointError: If the folder is damaged, does not fit the model, or belongs to other comparisons or batches.
     """
     tensors, meta = load_state(folder)
     if meta["comparisons"] != fingerprint(agent.pairs):
         raise CheckpointError(f"`{folder}` was trained on other comparisons; resume it with the same ones")
+    batch_size = meta.get("batch_size", agent.config.batch_size)
+    if batch_size != agent.config.batch_size:  # what has been read is counted in batches
+        raise CheckpointError(f"`{folder}` was trained with `batch_size` {batch_size}; resume it with the same one")
     for name, p in agent.policy.model.named_parameters():
         if p.requires_grad:
             saved = tensors.get(f"policy/{name}")

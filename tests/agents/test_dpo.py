@@ -305,3 +305,18 @@ def test_unusable_comparisons_are_explained(policy):
         TokenPair((1,), (), (2,))
     with pytest.raises(DataError, match=r"`weight` finite and ≥ 0, got 0\.0 and -1\.0"):
         TokenPair((1,), (1,), (2,), weight=-1.0)
+
+
+def test_finished_training_is_extended_with_the_same_batches(make_policy, tmp_path: Path):
+    def train(total: int, where: str = "run", **changes: Any) -> DPO:
+        run = Run(tmp_path / where, tensorboard=False)
+        config = replace(CONFIG, lr_schedule="constant", checkpoint_every=100, **changes)
+        return DPO(make_policy(), COMPARISONS, config=config, run=run).learn(total)
+
+    step = 2 * CONFIG.batch_size
+    train(step)
+    extended, whole = train(2 * step), train(2 * step, "whole")
+    for a, b in zip(extended.policy.model.parameters(), whole.policy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(CheckpointError, match=rf"was trained with `batch_size` {CONFIG.batch_size}; resume"):
+        train(3 * step, batch_size=CONFIG.batch_size + 1)
