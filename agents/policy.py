@@ -100,7 +100,6 @@ class CausalLMPolicy(nn.Module):
             adapters.check_adapter(model)
         check_finite(lm, f"the {type(lm).__name__}")
         own_memory(lm, all_of_it=False)
-        compute_dtype = compute_dtype or float32_masters(lm)
         if len(tokenizer) > lm.config.vocab_size:
             raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the model only {lm.config.vocab_size}")
         self.critic = critic
@@ -111,6 +110,8 @@ class CausalLMPolicy(nn.Module):
             nn.init.zeros_(self.value_head.bias)
         self.eval()
         check_output_head(lm)
+        found = float32_masters(lm)  # after the trial: the weights that train may have another type than the others now
+        compute_dtype = compute_dtype or found
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self._copy_weights(compute_dtype)
