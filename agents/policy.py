@@ -107,7 +107,6 @@ class CausalLMPolicy(nn.Module):
             adapters.check_adapter(model)
         check_finite(lm, f"the {type(lm).__name__}")
         own_memory(lm, all_of_it=False)
-        compute_dtype = compute_dtype or float32_masters(lm)
         self.vocabulary = _shared_vocabulary(tokenizer, lm)
         if answer is None:
             own = AnswerFormat.of_tokenizer(tokenizer, lm.config, getattr(lm, "generation_config", None))
@@ -123,6 +122,8 @@ class CausalLMPolicy(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.eval()
+        found = float32_masters(lm)  # after the trial: the weights that train may have another type than the others now
+        compute_dtype = compute_dtype or found
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self._copy_weights(compute_dtype)

@@ -17,9 +17,11 @@ from agents.policy import CausalLMPolicy
 from agents.ppo import PPO
 from agents.pretraining import build_model
 from agents.sb3.kl import FrozenReference
+from reward_models import SequenceRewardModel
 from tests.agents.conftest import TINY
 from tests.agents.tasks import CONFIG, PROMPTS, make_envs, variety
-from textenv.cli.stages import check_folder
+from textenv.cli.configs import RewardStageConfig
+from textenv.cli.stages import check_folder, start_reward_model
 from textenv.errors import CheckpointError, ConfigError
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
@@ -188,6 +190,18 @@ def test_adapter_folder_is_a_policy(tied: Path, tokenizer, named: str, tmp_path:
     reference = loaded.reference.model.logprobs([IDS[0][0]], [IDS[1][0]])[0]
     np.testing.assert_allclose(reference, expected, atol=1e-5)
     np.testing.assert_allclose(logprobs(loaded.policy), logprobs(policy), atol=1e-6)
+
+
+def test_adapter_folder_is_a_trunk_for_a_reward_model(tied: Path, tmp_path: Path):
+    folder, _ = peft_folder(tied, tmp_path / "tuned")
+    _, rm = start_reward_model(RewardStageConfig(trunk="policy"), folder, auto="policy", seed=0)
+    policy = CausalLMPolicy.from_pretrained(folder)
+    ids = torch.tensor([[1, 5, 6]])
+    with torch.no_grad():
+        states = [rm.model.base_model(ids)[0], policy.causal_lm.base_model(ids)[0]]
+    torch.testing.assert_close(*states, atol=1e-5, rtol=0)
+    with pytest.raises(CheckpointError, match="holds an adapter; save it merged into its model first"):
+        SequenceRewardModel.from_trunk(folder)
 
 
 def test_adapter_folder_of_wrong_weights_is_refused_by_name(tied: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
+from agents.lora import merged
 from agents.policy import CausalLMPolicy
 from agents.ppo import PPO
 from agents.pretraining import PretrainConfig, pretrain
@@ -42,7 +43,7 @@ from textenv.datasets import minilm_path, smollm2_path
 from textenv.envs import TextGenerationVectorEnv
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
-from textenv.pretrained import find_folder
+from textenv.pretrained import find_folder, is_adapter
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 from textenv.trajectories import Trajectory
@@ -166,7 +167,13 @@ def start_reward_model(
     source = {"minilm": minilm_path, "smollm2": smollm2_path}.get(trunk, lambda: trunk_folder)()
     assert source is not None
     limit = config.max_tokens or None
-    return trunk, SequenceRewardModel.from_trunk(source, seed=seed, template=config.template, max_tokens=limit)
+    tokenizer = None
+    if is_adapter(source):
+        policy = CausalLMPolicy.from_pretrained(source)
+        source, tokenizer = merged(policy.model), policy.tokenizer
+    return trunk, SequenceRewardModel.from_trunk(
+        source, tokenizer, seed=seed, template=config.template, max_tokens=limit
+    )
 
 
 def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Accuracy]]:
