@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test test-slow lint format types setup setup-dev compat clean
+.PHONY: quickstart test test-slow test-all lint format types setup setup-dev compat clean
 
 quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (about eight minutes on two cores)
 	$(BIN)/textenv quickstart $(ARGS)
 
 test: $(VENV)/.dev ## the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev ## the tests that the default run leaves out: slow, learning and network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or learning or network" $(ARGS)
+
+test-all: $(VENV)/.dev ## all of these in one go, the long ones beside the short ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## lint, format check, types
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from textenv.envs.tokenizers import read_tokenizer
 from textenv.errors import CheckpointError, ConfigError
+from textenv.sampling.models import trial, trunk_of
 
 
 def load_pretrained(folder: Path) -> tuple[Any, Any]:
@@ -43,7 +44,7 @@ def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[A
 
     Raises:
         CheckpointError: If the folder cannot be read.
-        ConfigError: If a loaded model comes without a tokenizer.
+        ConfigError: If a loaded model comes without a tokenizer, or cannot become a classifier.
     """
     if isinstance(trunk, str | Path):
         model, own, missing = _load(Path(trunk), num_labels=1)
@@ -76,14 +77,18 @@ def _load(folder: Path, *, num_labels: int | None) -> tuple[Any, Any, set[str]]:
 
 
 def _from_model(source: Any) -> tuple[Any, set[str]]:
-    """A float32 classifier with the weights of a loaded model of the same family."""
-    config = copy.deepcopy(source.config)
-    config.num_labels = 1
+    """A float32 classifier with the weights of a loaded model of the same family.
+
+    Raises:
+        ConfigError: If transformers has no classifier of that family, or one with another trunk.
+    """
     # Building draws throw-away weights; the caller's generator must not notice.
-    with torch.random.fork_rng(devices=[]):
+    with trial(source, "cannot become a sequence classifier"), torch.random.fork_rng(devices=[]):
+        config = copy.deepcopy(source.config)
+        config.num_labels = 1
         model = AutoModelForSequenceClassification.from_config(config).float()
-    trunk = model.base_model
-    missing = trunk.load_state_dict(source.base_model.state_dict(), strict=False).missing_keys
+        trunk = model.base_model
+        missing = trunk.load_state_dict(trunk_of(source).state_dict(), strict=False).missing_keys
     inside = {f"{model.base_model_prefix}.{name}" for name in missing}
     prefix = f"{model.base_model_prefix}."
     return model, inside | {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
