@@ -10,7 +10,7 @@ quickstart: $(VENV)/.core ## pre-train, fine-tune, reward model, PPO, report (ab
 	$(BIN)/textenv quickstart $(ARGS)
 
 test: $(VENV)/.dev ## the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev ## the tests that the default run leaves out: slow, learning and network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or learning or network" $(ARGS)

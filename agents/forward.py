@@ -204,7 +204,10 @@ def _why_not(model: Any, prompts: list[list[int]], answers: list[list[int]], hid
         return "what it says before a token depends on later tokens: it is not causal"
     if agrees(hidden, alone, model.dtype) is False:
         return "what it says about a sequence depends on the sequences beside it"
-    return "it makes its logits of the hidden states otherwise than by an output embedding, a factor and a soft cap"
+    return (
+        "it changes its logits after the output embedding, or its states before it, otherwise than by a factor and a "
+        "soft cap"
+    )
 
 
 def _alone(model: Any, prompt: list[int], answer: list[int], *, headed: bool) -> torch.Tensor:

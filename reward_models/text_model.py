@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from reward_models.base import make_template
 from textenv.errors import ConfigError
+from textenv.sampling.models import agrees, structure, trial
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 128
 # Measured on two CPU cores with MiniLM: 1,024 to 4,096 tokens are equally fast, 8,192 a third slower.
+_checked: set[Any] = set()  # structures of models that score texts one by one and side by side alike
 _BATCH_TOKENS_CPU = 2048
 _BATCH_TOKENS_GPU = 65_536
 
@@ -41,7 +43,8 @@ class TextModel:
         autocast: Compute in bfloat16.
 
     Raises:
-        ConfigError: If no id can fill up rows, the template is unusable, or `max_tokens` does not fit.
+        ConfigError: If no id can fill up rows, the template is unusable, `max_tokens` does not fit, or the model's scores
+            depend on the texts beside a text.
     """
 
     def __init__(
@@ -69,6 +72,30 @@ class TextModel:
         self.autocast = autocast
         # A fast tokenizer keeps its truncation settings in itself, so only one caller may use it at a time.
         self._tokenizer_lock = threading.Lock()
+        self._try_out()
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Make sure that a text's logits do not depend on the texts beside it.
+
+        Raises:
+            ConfigError: If they do, or the model cannot read what the tokenizer makes of a text.
+        """
+        weight = self.model.get_input_embeddings().weight
+        with trial(self.model, "cannot score texts"):
+            known = structure(self.model)
+            if known in _checked:
+                return
+            rows = self.encode(["a", "a b c", "c b a d e f"], ["b", "d", "a"])
+            ids, mask = self.pad(rows)
+            found = self.model(input_ids=ids, attention_mask=mask).logits
+            single = [self.pad([row]) for row in rows]
+            expected = torch.cat([self.model(input_ids=one, attention_mask=own).logits for one, own in single])
+        verdict = agrees(found, expected, weight.dtype)
+        if verdict is False:
+            raise ConfigError(f"{type(self.model).__name__} scores a text otherwise where a longer one is beside it.")
+        if verdict:
+            _checked.add(known)
 
     @property
     def device(self) -> torch.device:

@@ -18,6 +18,7 @@ from textenv.pretrained import find_folder, load_model, load_tokenizer
 
 _HEADS = r"^(score|classifier|classification_head|pre_classifier|qa_outputs|head|pooler)\b|\bpooler\."
 """Weights that a classifier has and its trunk has not; the pooler of an encoder is fresh where its trunk had none."""
+from textenv.sampling.models import trial, trunk_of
 
 
 def load_pretrained(folder: Path, *, device: str | torch.device = "cpu") -> tuple[Any, Any]:
@@ -42,7 +43,7 @@ def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[A
 
     Raises:
         CheckpointError: If the folder cannot be read.
-        ConfigError: If a loaded model comes without a tokenizer.
+        ConfigError: If a loaded model comes without a tokenizer, or cannot become a classifier.
     """
     if isinstance(trunk, str | Path):
         folder = find_folder(trunk)
@@ -59,14 +60,18 @@ def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[A
 
 
 def _from_model(source: Any) -> tuple[Any, set[str]]:
-    """A float32 classifier with the weights of a loaded model of the same family."""
-    config = copy.deepcopy(source.config)
-    config.num_labels = 1
+    """A float32 classifier with the weights of a loaded model of the same family.
+
+    Raises:
+        ConfigError: If transformers has no classifier of that family, or one with another trunk.
+    """
     # Building draws throw-away weights; the caller's generator must not notice.
-    with torch.random.fork_rng(devices=[]):
+    with trial(source, "cannot become a sequence classifier"), torch.random.fork_rng(devices=[]):
+        config = copy.deepcopy(source.config)
+        config.num_labels = 1
         model = AutoModelForSequenceClassification.from_config(config).float()
-    trunk = model.base_model
-    missing = trunk.load_state_dict(source.base_model.state_dict(), strict=False).missing_keys
+        trunk = model.base_model
+        missing = trunk.load_state_dict(trunk_of(source).state_dict(), strict=False).missing_keys
     inside = {f"{model.base_model_prefix}.{name}" for name in missing}
     prefix = f"{model.base_model_prefix}."
     return model, inside | {name for name, _ in model.named_parameters() if not name.startswith(prefix)}

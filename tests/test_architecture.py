@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,14 @@ def imported(node: ast.AST) -> Iterator[str]:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def all_imports(path: Path) -> set[str]:
-    return {name for node in ast.walk(ast.parse(path.read_text("utf-8"))) for name in imported(node)}
+    return {name for node in ast.walk(tree(path)) for name in imported(node)}
 
 
 def import_time_imports(body: list[ast.stmt]) -> Iterator[str]:
@@ -74,7 +81,7 @@ def test_imports_are_absolute():
     relative = [
         name
         for name, path in modules().items()
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     assert relative == []
@@ -89,7 +96,7 @@ def test_modules_import_each_other_without_cycles():
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
         targets = set()
-        for target in import_time_imports(ast.parse(path.read_text("utf-8")).body):
+        for target in import_time_imports(tree(path).body):
             while target and target not in known:
                 target = target.rpartition(".")[0]
             if target and target != name and not name.startswith(target + "."):

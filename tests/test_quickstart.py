@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=15)
 @pytest.mark.network
 def test_quickstart_on_human_ratings_reaches_its_figures(tmp_path: Path):
     command = [sys.executable, "-m", "textenv", "quickstart", "--runs_dir", str(tmp_path)]

@@ -106,12 +106,12 @@ def test_separate_critic_is_saved_and_resumed(folder, tokenizer, tmp_path: Path,
         policy = CausalLMPolicy.from_pretrained(folder, critic="separate", dtype=dtype)
         return PPO(policy, make_envs(tokenizer, variety), config=CONFIG)
 
-    whole = start().learn(32)
+    whole = start().learn(24)
     half = start()
     while half.iteration < 2:
-        half.iterate(CONFIG.learning_rate_at(half.iteration, 4))
+        half.iterate(CONFIG.learning_rate_at(half.iteration, 3))
     half.save(tmp_path / "agent")
-    resumed = PPO.load(tmp_path / "agent", make_envs(tokenizer, variety)).learn(32)
+    resumed = PPO.load(tmp_path / "agent", make_envs(tokenizer, variety)).learn(24)
     assert resumed.policy.critic is not None
     for (name, a), b in zip(whole.policy.named_parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -262,14 +262,14 @@ def test_lora_agent_saved_and_loaded_goes_on_with_the_same_numbers(
                     p.copy_(torch.linspace(-0.1, 0.1, p.numel()).view_as(p))
         return PPO(policy, make_envs(tokenizer, variety), config=replace(CONFIG, kl_target=0.5))
 
-    whole = start().learn(32)
+    whole = start().learn(24)
     half = start()
     while half.iteration < 2:
-        half.iterate(CONFIG.learning_rate_at(half.iteration, 4))
+        half.iterate(CONFIG.learning_rate_at(half.iteration, 3))
     half.save(tmp_path / "agent")
     resumed = PPO.load(tmp_path / "agent", make_envs(tokenizer, variety))
     assert resumed.reference.model is None
-    resumed.learn(32)
+    resumed.learn(24)
     for (name, a), b in zip(whole.policy.named_parameters(), resumed.policy.parameters(), strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b), name

@@ -166,12 +166,9 @@ def variation(mdp: toy.ToyMDP, policy: np.ndarray, other: np.ndarray) -> float:
     return 0.5 * apart / mdp.num_prompts
 
 
-@pytest.mark.parametrize(
-    "beta", [0.3, pytest.param(1.0, marks=pytest.mark.learning), pytest.param(3.0, marks=pytest.mark.learning)]
-)
-@pytest.mark.parametrize(
-    "dense", [False, pytest.param(True, marks=pytest.mark.learning)], ids=["score at the end", "dense"]
-)
+@pytest.mark.learning
+@pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("dense", [False, True], ids=["score at the end", "dense"])
 def test_ppo_reaches_the_regularised_optimum(beta: float, dense: bool):
     mdp = toy.ToyMDP.random(np.random.default_rng(11), 3, 3, num_prompts=1, dense=dense)
     config = PPOConfig(

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.architectures import ARCHITECTURES, build
 from reward_models.adapters.classifier import ClassifierRewardModel
 from reward_models.adapters.dpo import DPOReward
 from reward_models.adapters.encoder import EncoderSimilarity
@@ -25,7 +26,7 @@ from reward_models.ensembles import Clipped, Ensemble, WeightedSum, ZScored
 from reward_models.lexicon import Lexicon
 from reward_models.loading import KINDS, SPEC_FILE, load_reward_model, save_reward_model
 from reward_models.sequence import SequenceRewardModel
-from tests.reward_models.tiny import save_trunk, tiny_bert, tiny_llama, word_tokenizer
+from tests.reward_models.tiny import builtin_tokenizer, save_trunk, tiny_bert, tiny_llama, word_tokenizer
 from textenv.cli.stages import load_reward
 from textenv.errors import CheckpointError, ConfigError
 from textenv.rewards import register_reward
@@ -208,3 +209,32 @@ def test_damaged_description_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="zscore: expected the fields"):
         load_reward_model(spec)
     assert "zscore" in KINDS
+
+
+def test_trunks_that_cannot_score_texts_are_refused_and_say_why():
+    tokenizer = builtin_tokenizer(encoder=False)
+    for name, message in (
+        ("Mamba", "MambaForCausalLM cannot become a sequence classifier: ValueError: Unrecognized configuration"),
+        ("BART", "BartForSequenceClassification cannot score texts: ValueError: Each example must contain"),
+    ):
+        architecture = ARCHITECTURES[name]
+        trunk = build(architecture._replace(settings=architecture.settings | {"vocab_size": len(tokenizer)}))
+        with pytest.raises(ConfigError, match=message):
+            SequenceRewardModel.from_trunk(trunk, tokenizer)
+
+
+def test_a_model_whose_scores_depend_on_the_texts_beside_a_text_is_refused(monkeypatch: pytest.MonkeyPatch):
+    tokenizer = builtin_tokenizer(encoder=False)
+    architecture = ARCHITECTURES["Llama"]
+    trunk = build(architecture._replace(settings=architecture.settings | {"vocab_size": len(tokenizer)}))
+    model = SequenceRewardModel.from_trunk(trunk, tokenizer).model
+    own = model.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        output = own(*arguments, **options)
+        output.logits = output.logits * len(output.logits)
+        return output
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(ConfigError, match="scores a text otherwise where a longer one is beside it"):
+        SequenceRewardModel(model, tokenizer)

@@ -141,7 +141,7 @@ def structure(model: Any) -> tuple[Hashable, ...]:
     kinds = tuple((type(module), module.training) for module in model.modules())
     attention = getattr(text_config(model.config), "_attn_implementation", None)
     forward = getattr(model.forward, "__func__", model.forward)
-    return repr(model.config), attention, model.dtype, where.device.type, forward, kinds
+    return repr(model.config), attention, where.dtype, where.device.type, forward, kinds
 
 
 def agrees(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool | None:
