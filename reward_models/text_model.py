@@ -43,8 +43,8 @@ class TextModel:
         autocast: Compute in bfloat16.
 
     Raises:
-        ConfigError: If no id can fill up rows, the template is unusable, `max_tokens` does not fit, or the model's scores
-            depend on the texts beside a text.
+        ConfigError: If no id can fill up rows, the template is unusable, `max_tokens` does not fit, or the model's
+            scores depend on the texts beside a text.
     """
 
     def __init__(

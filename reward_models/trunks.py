@@ -15,10 +15,10 @@ from transformers import AutoModelForSequenceClassification
 
 from textenv.errors import CheckpointError, ConfigError
 from textenv.pretrained import find_folder, load_model, load_tokenizer
+from textenv.sampling.models import trial, trunk_of
 
 _HEADS = r"^(score|classifier|classification_head|pre_classifier|qa_outputs|head|pooler)\b|\bpooler\."
 """Weights that a classifier has and its trunk has not; the pooler of an encoder is fresh where its trunk had none."""
-from textenv.sampling.models import trial, trunk_of
 
 
 def load_pretrained(folder: Path, *, device: str | torch.device = "cpu") -> tuple[Any, Any]:
