@@ -157,7 +157,7 @@ def answer_tasks(
     sampling, _ = settle(policy, sampling)
     if reference is not None and (not sampling.stochastic or sampling.truncates or sampling.repetition_penalty != 1):
         raise ConfigError("a KL needs answers that are drawn plainly: give a temperature alone, or no reference")
-    prompts = [one.prompt for one in asked]
+    prompts = [_asked_as(one, policy) for one in asked]
     drawn = policy.generate(prompts, sampling, seed=seed)
     likeliest = policy.generate(prompts, SamplingParams(0.0, max_new_tokens=sampling.max_new_tokens), seed=seed)
     log_likelihood = _reference_logprobs(policy, asked, drawn)
@@ -182,6 +182,11 @@ def answer_tasks(
     return answers
 
 
+def _asked_as(asked: Asked, policy: CausalLMPolicy) -> str:
+    """The prompt in the task's form; the question alone for a policy that was taught by conversations."""
+    return asked.item.question if policy.answer.chat else asked.prompt
+
+
 def _judged(asked: Asked, answer: Trajectory) -> dict[str, float]:
     """The verifier's word on an answer; nothing where there is no verifier."""
     if asked.task.verifier is None:
@@ -198,7 +203,7 @@ def _judged(asked: Asked, answer: Trajectory) -> dict[str, float]:
 
 def _reference_logprobs(policy: CausalLMPolicy, asked: Sequence[Asked], answers: Sequence[Trajectory]) -> list[float]:
     """Log-probability of the reference answer and its end token, nats per token."""
-    read = [policy.answers.encode_prompt(one.prompt) for one in asked]
+    read = policy.answers.encode_prompts([_asked_as(one, policy) for one in asked])
     ends = bool(policy.answer.eos_token_ids)
     encoded = policy.answers.encode_responses(read, [one.reference for one in asked], end=ends)
     given = []

@@ -99,7 +99,11 @@ class TokenModel(Protocol):
 
 @runtime_checkable
 class GenerativePolicy(Protocol):
-    """What the samplers and sampling methods need of a policy."""
+    """What the samplers and sampling methods need of a policy.
+
+    One that has ``answers`` (:class:`textenv.answers.Answers`) says with it what its answers are; of others the
+    tokenizer decides.
+    """
 
     @property
     def tokenizer(self) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from agents import CausalLMPolicy
 from textenv.cli.main import main
+from textenv.trajectories import TrajectoryStore
 
 SMALL = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 48, "vocab_size": 300, "context": 96}
 TRAINING = {"steps": 6, "batch_size": 4, "eval_every": 3, "warmup_steps": 2, "checkpoint_every": 2, "accumulation": 2}
@@ -79,6 +81,16 @@ def test_fine_tuning_on_tasks_and_conversations(base: Path, tmp_path: Path):
     lines = (folder / "sft" / "generations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 3, 6, 6]
     assert (folder / "sft" / "chat_template.jinja").exists()
+    store = str(tmp_path / "store")  # whoever samples from it asks as it was taught, without being told
+    told = ["--policy", str(folder), "--prompts", '["hi 3"]', "--sampling.max_new_tokens", "2", "--store", store]
+    assert main(["sample", *told]) == 0
+    (answer,) = TrajectoryStore(store)
+    policy = CausalLMPolicy.from_pretrained(folder)
+    assert policy.answer.chat
+    text = policy.tokenizer.apply_chat_template(
+        [turns[0] | {"content": "hi 3"}], tokenize=False, add_generation_prompt=True
+    )
+    assert answer.prompt_ids.tolist() == policy.tokenizer.encode(text, add_special_tokens=False)
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")  # GPT-2 has Conv1D layers

@@ -15,12 +15,14 @@ from typing import Any
 from agents.finetuning import SFTConfig
 from agents.pretraining import PretrainConfig
 from agents.task_evaluation import EvaluationConfig
+from textenv.answers import format_of_folder
 from textenv.cli.configs import PPOCommand, PPOStageConfig, RunConfig
 from textenv.cli.evaluate import evaluate_models
 from textenv.cli.stages import load_reward, once, ppo_on_prompts
 from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
 from textenv.datasets.records import SPLITS
 from textenv.errors import ConfigError
+from textenv.pretrained import find_folder
 from textenv.report import answers_table
 from textenv.rewards import SumReward
 from textenv.runs import Run
@@ -136,11 +138,13 @@ def verified_stage(
         seed: Of everything random.
     """
     learned = verifiable_tasks(tasks)
-    dealt = [task.prompts("train") for task in learned]
+    answer = format_of_folder(find_folder(start))
+    chat = answer is not None and answer.chat
+    dealt = [task.prompts("train", chat=chat) for task in learned]
     most = max(len(own) for own in dealt)  # prompts of small tasks come more than once: all tasks have the same share
     prompts = [prompt for own in dealt for prompt in islice(cycle(own), most)]
     each = -(-config.eval_prompts // len(learned))
-    held_out = [str(prompt.text) for task in learned for prompt in task.prompts("validation")[:each]]
+    held_out = [prompt for task in learned for prompt in task.prompts("validation", chat=chat)[:each]]
     # A part of each task, whatever `eval_prompts` is.
     config = replace(config, eval_prompts=max(len(held_out), 1))
     return ppo_on_prompts(run, prompts, held_out, config, policy_folder=start, reward=reward(learned), seed=seed)

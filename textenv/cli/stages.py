@@ -247,7 +247,7 @@ def ppo_stage(
 def ppo_on_prompts(
     run: Run,
     prompts: Any,
-    held_out: Sequence[str],
+    held_out: Sequence[Any],
     config: PPOStageConfig,
     *,
     policy_folder: Path,
