@@ -81,7 +81,6 @@ class TextModel:
         Raises:
             ConfigError: If they do, or the model cannot read what the tokenizer makes of a text.
         """
-        weight = self.model.get_input_embeddings().weight
         with trial(self.model, "cannot score texts"):
             known = structure(self.model)
             if known in _checked:
@@ -91,7 +90,7 @@ class TextModel:
             found = self.model(input_ids=ids, attention_mask=mask).logits
             single = [self.pad([row]) for row in rows]
             expected = torch.cat([self.model(input_ids=one, attention_mask=own).logits for one, own in single])
-        verdict = agrees(found, expected, weight.dtype)
+        verdict = agrees(found, expected, next(self.model.parameters()).dtype)
         if verdict is False:
             raise ConfigError(f"{type(self.model).__name__} scores a text otherwise where a longer one is beside it.")
         if verdict:

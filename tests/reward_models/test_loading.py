@@ -237,4 +237,4 @@ def test_a_model_whose_scores_depend_on_the_texts_beside_a_text_is_refused(monke
 
     monkeypatch.setattr(model, "forward", forward)
     with pytest.raises(ConfigError, match="scores a text otherwise where a longer one is beside it"):
-        SequenceRewardModel(model, tokenizer)
+        SequenceRewardModel(model, tokenizer, max_tokens=32)

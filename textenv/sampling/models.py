@@ -137,7 +137,7 @@ def start_token(model: Any) -> int:
 
 def structure(model: Any) -> tuple[Hashable, ...]:
     """What decides how a model computes, its weights apart: models of equal structure need one trial."""
-    where = model.get_input_embeddings().weight
+    where = next(model.parameters())
     kinds = tuple((type(module), module.training) for module in model.modules())
     attention = getattr(text_config(model.config), "_attn_implementation", None)
     forward = getattr(model.forward, "__func__", model.forward)
