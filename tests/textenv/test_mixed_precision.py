@@ -23,7 +23,7 @@ from transformers import (
 
 from textenv.mixed_precision import ComputeCopy, float32_masters, lower
 
-SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
 MODELS: dict[str, tuple[Any, Any]] = {
     "Llama": (LlamaForCausalLM, LlamaConfig(**SMALL, num_hidden_layers=1, intermediate_size=16)),
     "Gemma 3": (

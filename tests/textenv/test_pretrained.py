@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     return save(LlamaForCausalLM(config()), tmp_path / "lm")
 
 
-def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], None], **metadata: str) -> None:
+def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], object], **metadata: str) -> None:
     weights = {name: tensor.clone() for name, tensor in load_file(file).items()}
     change(weights)
     save_file(weights, file, metadata={"format": "pt", **metadata})
