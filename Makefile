@@ -18,7 +18,7 @@ test-slow: $(VENV)/.dev ## the tests that the default run leaves out: slow, lear
 lint: $(VENV)/.dev ## lint, format check, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 
 format: $(VENV)/.dev ## mend what can be mended
 	$(BIN)/ruff check --fix .

@@ -395,7 +395,7 @@ class Collector:
         slots, count = self.core.slots, len(playing)
         tokens, lengths = slots.tokens[:count].copy(), slots.lengths[:count].copy()
         prompt_lengths = slots.prompt_lengths[:count].copy()
-        taken, rewards, behaviour, truncated = (part[:count] for part in (taken, rewards, behaviour, truncated))
+        taken, rewards, behaviour, truncated = taken[:count], rewards[:count], behaviour[:count], truncated[:count]
         chosen = taken != IDLE
         rows, steps = chosen.nonzero()
         if (tokens[rows, prompt_lengths[rows] + steps] != taken[rows, steps]).any():

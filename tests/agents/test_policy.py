@@ -257,6 +257,7 @@ def test_policy_to_moves_everything_that_computes(make_policy, dtype):
     policy = CausalLMPolicy(
         policy.model, policy.tokenizer, compute_dtype=dtype, critic=Critic.from_language_model(policy.model)
     )
+    assert policy.critic is not None
     policy.critic.compute = type(policy.compute)(policy.critic.trunk, dtype)
     policy.to("meta")
     modules = [policy, policy.compute.model, policy.critic.compute.model]

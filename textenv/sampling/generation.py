@@ -255,7 +255,9 @@ def may_end(answers: Answers, sizes: NDArray[np.int64], logits: torch.Tensor) ->
     if not early.any() or not answers.format.eos_token_ids:
         return None
     allowed = np.ones(logits.shape, np.bool_)
-    allowed[np.ix_(early, [i for i in answers.format.eos_token_ids if i < logits.shape[1]])] = False
+    for token in answers.format.eos_token_ids:
+        if token < logits.shape[1]:
+            allowed[early, token] = False
     return torch.as_tensor(allowed, device=logits.device)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.textenv.answers.kinds import make_tokenizer
-from textenv.answers import AnswerFormat, format_of_folder, format_of_model, save_format
+from textenv.answers import AnswerFormat, declared_format, format_of_folder, format_of_model, save_format
 from textenv.envs.task import load_tokenizer
 from textenv.errors import CheckpointError, ConfigError
 from textenv.sampling.params import SamplingParams
@@ -58,14 +58,14 @@ def test_folder_with_a_generation_config_says_where_answers_end(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [4, 2]}))
     assert format_of_model(tmp_path, tokenizer).eos_token_ids == (2, 4)
-    assert load_tokenizer(str(tmp_path)).textenv_answer_format.eos_token_ids == (2, 4)
+    assert declared_format(load_tokenizer(str(tmp_path))).eos_token_ids == (2, 4)
 
 
 def test_sampling_settings_come_before_the_format():
     told = AnswerFormat((2,), ("x",), 2, 9)
     assert SamplingParams().settled(told).stop == ("x",)
     assert SamplingParams().settled(told).max_new_tokens == 9
-    own = SamplingParams(max_new_tokens=1, stop="y", eos_token_id=4).settled(told)
+    own = SamplingParams(max_new_tokens=1, stop=("y",), eos_token_id=(4,)).settled(told)
     assert (own.max_new_tokens, own.min_new_tokens, own.stop, own.eos_token_id) == (1, 1, ("y",), (4,))
     assert SamplingParams().settled(AnswerFormat()).max_new_tokens == 32
     with pytest.raises(ConfigError, match="`min_new_tokens` must not exceed `max_new_tokens`, got 3 > 2"):

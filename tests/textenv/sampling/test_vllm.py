@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_the_sample_command_lets_vllm_decode(generator: VLLMGenerator, temperatu
     ]
     assert found[0].logprobs.tolist() == ([-0.5, -1.5] if temperature == 1 else [-9, -9])
     assert found[0].provenance["backend"] == "vllm"
-    assert _vllm(SampleConfig(policy="p")) is None
+    assert _vllm(SampleConfig(policy="p"), Path("p")) is None
 
 
 @pytest.mark.parametrize(
