@@ -42,8 +42,8 @@ from textenv.wrappers.vector import DenyTokens, LengthPenalty, WhitenReward
 PROMPTS = ["the old film", "a new", "the one is"]
 RULES = [
     AnswerFormat((2, 4), max_new_tokens=12),
-    AnswerFormat((2,), stop=("i", "e "), max_new_tokens=12),
-    AnswerFormat((2, 4), stop=("o",), min_new_tokens=5, max_new_tokens=12),
+    AnswerFormat((2,), stop=("i", "e ", "a", "f"), max_new_tokens=12),
+    AnswerFormat((2, 4), stop=("o", "a", "e", "f"), min_new_tokens=5, max_new_tokens=12),
     AnswerFormat((2, 4), chat=True, system="be kind", max_new_tokens=12),
 ]
 

@@ -127,7 +127,7 @@ def test_runs_dir_that_is_a_file_ends_in_one_line(tmp_path: Path, capsys: pytest
 def test_cut_off_model_file_ends_in_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name, message in (
         ("model.safetensors", "cannot load a language model"),
-        ("value_head.safetensors", "value head"),
+        ("value_head.safetensors", "value_head.safetensors`: Error"),
     ):
         folder = tmp_path / name
         shutil.copytree(finished / "runs" / "tiny" / "ppo", folder)

@@ -172,7 +172,7 @@ def test_show_prints_answers_or_writes_the_page(stores: dict[str, Path], tmp_pat
         (["sample", "--policy", "x", "--prompts", "p.csv"], "`--prompts p.csv`: there is no such prompt file; to"),
         (
             ["sample", "--policy", "x", "--reward_model", "runs/none"],
-            "`--reward_model runs/none`: there is no such folder",
+            "no reward model: `runs/none`: there is no such folder",
         ),
         (["sample", "--policy", "x", "--sampling.top_p", "0"], "`top_p` must lie in (0, 1]"),
         (["sample", "--policy", "x", "--sampling.topp", "0"], "topp"),

@@ -65,7 +65,7 @@ def test_rating_judge_too_long_question() -> None:
 def test_rating_judge_asks_in_the_chat_template() -> None:
     tokenizer = word_tokenizer(WORDS, encoder=False)
     policy = CausalPolicy(MODEL, tokenizer)
-    with pytest.raises(ConfigError, match='"chat" needs a tokenizer with a chat template'):
+    with pytest.raises(ConfigError, match=r"chat prompts need a chat template, which .* lacks"):
         RatingJudge(policy, question=QUESTION, ratings=RATINGS, chat=True).score(["the"], ["film"])
     tokenizer.chat_template = "{{ messages[0]['role'] }} {{ messages[0]['content'] }}"
     chat = RatingJudge(policy, question=QUESTION, ratings=RATINGS, chat=True).score(["the"], ["film"])
