@@ -17,6 +17,7 @@ from textenv.answers.stops import StopMatcher
 from textenv.answers.vocabulary import Vocabulary, vocabulary
 from textenv.errors import ConfigError
 
+_REMEMBERED = 4096  # texts of contexts
 _TAIL_TOKENS = 64  # of a prompt, before which nothing changes how an answer is decoded
 _ANCHORS = ("a", "\n", ".", ":", "0")  # texts that an answer may be encoded after without growing into them
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what incomplete UTF-8 decodes to
@@ -58,6 +59,7 @@ class Answers:
         self.tokenizer = tokenizer
         self.format = declared_format(tokenizer) if answer is None else answer
         self.vocabulary = vocabulary(tokenizer) if ids is None else ids
+        self._contexts: dict[tuple[Any, ...], str] = {}
         silent = getattr(tokenizer, "all_special_ids", ()) if self.format.skip_special_tokens else ()
         stop = self.format.stop
         self.stops = StopMatcher(tokenizer, stop, self.decode_after, silent) if stop else None
@@ -256,10 +258,10 @@ class Answers:
         if self.format.encoder_decoder or not len(context):
             return self._decode(ids, skip_special_tokens)
         tail = context[-_TAIL_TOKENS:]
-        before = self._decode(tail, skip_special_tokens)
+        before = self._text_before(tail, skip_special_tokens)
         if len(tail) < len(context) and not before.strip():
             tail = context
-            before = self._decode(tail, skip_special_tokens)
+            before = self._text_before(tail, skip_special_tokens)
         whole = self._decode([*tail, *ids], skip_special_tokens)
         if not whole.startswith(before):  # half a character may have found its other half
             before = before.rstrip(_REPLACEMENT)
@@ -285,9 +287,20 @@ class Answers:
         """:meth:`text` of a whole answer, stop strings before ``min_new_tokens`` left in."""
         return self.text(context, ids, self.format.min_new_tokens - 1)
 
+    def _text_before(self, context: TokenIds, skip: bool | None) -> str:
+        """The context's text; that of prompts, which come again and again, is remembered."""
+        key = (skip, *(context if isinstance(context, tuple) else map(int, context)))
+        found = self._contexts.get(key)
+        if found is None:
+            if len(self._contexts) >= _REMEMBERED:
+                self._contexts.clear()
+            found = self._contexts[key] = self._decode(context, skip)
+        return found
+
     def _decode(self, ids: TokenIds, skip: bool | None = None) -> str:
         skip = self.format.skip_special_tokens if skip is None else skip
-        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=skip)
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        return self.tokenizer.decode(ids, skip_special_tokens=skip)
 
     # --- where answers end --------------------------------------------------------------------------------------------
 
