@@ -208,7 +208,10 @@ def test_long_rotations_end_where_a_neighbour_would_change_them(tokenizer: Any):
 # --- tokenizers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", architectures.TOKENIZERS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if i < 2 else pytest.mark.slow) for i, kind in enumerate(architectures.TOKENIZERS)],
+)
 def test_tokenizer_is_what_the_page_says(kind: str, committed: dict[str, list[str]]):
     row = architectures.tokenizer_row(kind)
     assert row == [kind, *committed[kind]]

@@ -35,7 +35,10 @@ def train(name: str, mdp: toy.ToyMDP, beta: float, *, iterations: int, num_envs:
     return agent.learn(num_envs * iterations)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.learning if "without" in name else ()) for name in KINDS],
+)
 @pytest.mark.parametrize(
     "beta", [1.0, pytest.param(0.3, marks=pytest.mark.learning), pytest.param(3.0, marks=pytest.mark.learning)]
 )

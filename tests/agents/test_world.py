@@ -66,8 +66,18 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         torch.testing.assert_close(found["weights"][name], p, atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("config", [replace(CONFIG, eval_every=99), ALL], ids=["plain", "everything on"])
-@pytest.mark.parametrize("size", [2, 4])
+PLAIN = replace(CONFIG, eval_every=99)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        pytest.param(PLAIN, 2, id="plain-2"),
+        pytest.param(ALL, 4, id="everything on-4"),
+        pytest.param(PLAIN, 4, id="plain-4", marks=pytest.mark.slow),
+        pytest.param(ALL, 2, id="everything on-2", marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_processes_gives_the_numbers_of_one(make_policy, tokenizer, config, size: int):
     def make(rank: int) -> Any:
         return make_policy(value_noise=1.0)

@@ -38,6 +38,7 @@ def test_mistakes_are_explained_in_one_line(arguments, message, tmp_path, capsys
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_overoptimize_runs_end_to_end(tmp_path):
     small = ["--samples", "8", "--episodes", "128", "--language_model_steps", "3", "--labels", "20"]
     assert main(["benchmark", "overoptimize", *small, "--resamples", "20", "--out", str(tmp_path)]) == 0

@@ -316,7 +316,7 @@ class Answers:
         last = int(ids[-1])
         if self.is_eos[last]:
             return "eos"
-        if self.stops is None or len(ids) < self.format.min_new_tokens or not self.stops.could_end[last]:
+        if self.stops is None or len(ids) < self.format.min_new_tokens or not self.stops.could_end_with(last):
             return None
         return "stop" if self.stops.matches(ids, context) else None
 

@@ -15,29 +15,44 @@ from textenv.protocols import Tokenizer
 _REPLACEMENT = "�"  # what incomplete UTF-8 decodes to
 _MARGIN_TOKENS = 4  # a character of UTF-8 has at most 4 bytes, so at most 4 byte-level tokens
 _CONTEXT_TOKENS = 64  # before them nothing changes how the next ones are decoded
-_piece_cache: weakref.WeakKeyDictionary[Tokenizer, list[str | None]] = weakref.WeakKeyDictionary()
+
+
+class _Pieces:
+    """Texts that tokens add after other text, made when they are first asked for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.size, absent = vocabulary(tokenizer)
+        self.gaps = frozenset(absent.tolist())
+        ids = (i for i in range(self.size) if i not in self.gaps)
+        self.anchor = next((i for i in ids if _plain(tokenizer.decode([i]))), None)
+        self.before = "" if self.anchor is None else tokenizer.decode([self.anchor])
+        self.known: dict[int, str | None] = dict.fromkeys(self.gaps, "")
+
+    def of(self, tokenizer: Tokenizer, token: int) -> str | None:
+        if token not in self.known:
+            text = tokenizer.decode([token] if self.anchor is None else [self.anchor, token])
+            self.known[token] = text[len(self.before) :] if text.startswith(self.before) else None
+        return self.known[token]
+
+
+_pieces: weakref.WeakKeyDictionary[Tokenizer, _Pieces] = weakref.WeakKeyDictionary()
+
+
+def token_piece(tokenizer: Tokenizer, token: int) -> str | None:
+    """Text that a token adds after other text; None where the tokenizer does not say (remembered per tokenizer).
+
+    A token decoded alone may lose its leading space, so it is decoded after an ordinary one. Ids that are no tokens add
+    nothing.
+    """
+    found = _pieces.get(tokenizer)
+    if found is None or found.size != vocabulary(tokenizer).size:
+        found = _pieces[tokenizer] = _Pieces(tokenizer)
+    return found.of(tokenizer, token)
 
 
 def token_pieces(tokenizer: Tokenizer) -> list[str | None]:
-    """Text that each token adds after other text; None where the tokenizer does not say (cached per tokenizer).
-
-    A token decoded alone may lose its leading space, so each is decoded after an ordinary token. Ids that are no tokens
-    add nothing.
-    """
-    size, absent = vocabulary(tokenizer)
-    cached = _piece_cache.get(tokenizer)
-    if cached is not None and len(cached) == size:
-        return cached
-    gaps = set(absent.tolist())
-    ids = [i for i in range(size) if i not in gaps]
-    pieces: list[str | None] = [""] * size
-    anchor = next((i for i in ids if _plain(tokenizer.decode([i]))), None)
-    before = "" if anchor is None else tokenizer.decode([anchor])
-    for i in ids:
-        text = tokenizer.decode([i] if anchor is None else [anchor, i])
-        pieces[i] = text[len(before) :] if text.startswith(before) else None
-    _piece_cache[tokenizer] = pieces
-    return pieces
+    """:func:`token_piece` of every id."""
+    return [token_piece(tokenizer, token) for token in range(vocabulary(tokenizer).size)]
 
 
 def _plain(text: str) -> bool:
@@ -70,9 +85,11 @@ class StopMatcher:
     @cached_property
     def could_end(self) -> NDArray[np.bool_]:
         """True for tokens after which some stop string could be complete, shape ``(tokens,)``; made at first use."""
-        return np.array([self._could_end(piece) for piece in token_pieces(self.tokenizer)])
+        return np.array([self.could_end_with(token) for token in range(vocabulary(self.tokenizer).size)])
 
-    def _could_end(self, piece: str | None) -> bool:
+    def could_end_with(self, token: int) -> bool:
+        """Whether some stop string could be complete after this token."""
+        piece = token_piece(self.tokenizer, token)
         if piece is None:
             return True
         if _REPLACEMENT in piece and any(not stop.isascii() for stop in self.stops):
@@ -91,10 +108,9 @@ class StopMatcher:
             response_ids: The turn's tokens.
             context: Tokens before the turn; stop strings do not begin in them.
         """
-        pieces = token_pieces(self.tokenizer)
 
         def size(token: int) -> int:
-            return 0 if token in self._silent else len(pieces[token] or "")
+            return 0 if token in self._silent else len(token_piece(self.tokenizer, token) or "")
 
         start, characters = len(response_ids), 0
         needed = self._longest + size(int(response_ids[-1]))

@@ -280,8 +280,7 @@ def finish_reasons(
     last = tokens[rows, lengths[rows] - 1]
     found: list[str | None] = ["eos" if ended else None for ended in answers.is_eos[last].tolist()]
     if answers.stops is not None:
-        for i in np.flatnonzero(answers.stops.could_end[last]):
-            row = rows[i]
+        for i, row in enumerate(rows):
             found[i] = answers.finish(tokens[row, start[row] : lengths[row]], tokens[row, : start[row]])
     return found
 
