@@ -59,7 +59,7 @@ class Answers:
         self.tokenizer = tokenizer
         self.format = declared_format(tokenizer) if answer is None else answer
         self.vocabulary = vocabulary(tokenizer) if ids is None else ids
-        self._contexts: dict[tuple[Any, ...], str] = {}
+        self._contexts: dict[tuple[tuple[int, ...], bool], tuple[list[int], str]] = {}
         silent = getattr(tokenizer, "all_special_ids", ()) if self.format.skip_special_tokens else ()
         stop = self.format.stop
         self.stops = StopMatcher(tokenizer, stop, self.decode_after, silent) if stop else None
@@ -255,17 +255,34 @@ class Answers:
         """
         if not len(ids):
             return ""
+        skip = self.format.skip_special_tokens if skip_special_tokens is None else skip_special_tokens
+        said = _listed(ids)
         if self.format.encoder_decoder or not len(context):
-            return self._decode(ids, skip_special_tokens)
-        tail = context[-_TAIL_TOKENS:]
-        before = self._text_before(tail, skip_special_tokens)
-        if len(tail) < len(context) and not before.strip():
-            tail = context
-            before = self._text_before(tail, skip_special_tokens)
-        whole = self._decode([*tail, *ids], skip_special_tokens)
+            return self.tokenizer.decode(said, skip_special_tokens=skip)
+        tail, before = self._before(context, skip)
+        whole = self.tokenizer.decode([*tail, *said], skip_special_tokens=skip)
         if not whole.startswith(before):  # half a character may have found its other half
             before = before.rstrip(_REPLACEMENT)
-        return whole[len(before) :] if whole.startswith(before) else self._decode(ids, skip_special_tokens)
+            if not whole.startswith(before):
+                return self.tokenizer.decode(said, skip_special_tokens=skip)
+        return whole[len(before) :]
+
+    def _before(self, context: TokenIds, skip: bool) -> tuple[list[int], str]:
+        """The context's last tokens and their text; those of prompts, which come again and again, are remembered."""
+        key = (context, skip) if isinstance(context, tuple) else None
+        found = self._contexts.get(key) if key is not None else None
+        if found is None:
+            tail = _listed(context[-_TAIL_TOKENS:])
+            before = self.tokenizer.decode(tail, skip_special_tokens=skip)
+            if len(tail) < len(context) and not before.strip():
+                tail = _listed(context)
+                before = self.tokenizer.decode(tail, skip_special_tokens=skip)
+            found = tail, before
+            if key is not None:
+                if len(self._contexts) >= _REMEMBERED:
+                    self._contexts.clear()
+                self._contexts[key] = found
+        return found
 
     def text(self, context: TokenIds, ids: TokenIds, protected_tokens: int = 0) -> str:
         """Text of an answer: without its end token, or cut before the stop string that ended it.
@@ -287,21 +304,6 @@ class Answers:
         """:meth:`text` of a whole answer, stop strings before ``min_new_tokens`` left in."""
         return self.text(context, ids, self.format.min_new_tokens - 1)
 
-    def _text_before(self, context: TokenIds, skip: bool | None) -> str:
-        """The context's text; that of prompts, which come again and again, is remembered."""
-        key = (skip, *(context if isinstance(context, tuple) else map(int, context)))
-        found = self._contexts.get(key)
-        if found is None:
-            if len(self._contexts) >= _REMEMBERED:
-                self._contexts.clear()
-            found = self._contexts[key] = self._decode(context, skip)
-        return found
-
-    def _decode(self, ids: TokenIds, skip: bool | None = None) -> str:
-        skip = self.format.skip_special_tokens if skip is None else skip
-        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        return self.tokenizer.decode(ids, skip_special_tokens=skip)
-
     # --- where answers end --------------------------------------------------------------------------------------------
 
     @cached_property
@@ -319,6 +321,10 @@ class Answers:
         if self.stops is None or len(ids) < self.format.min_new_tokens or not self.stops.could_end_with(last):
             return None
         return "stop" if self.stops.matches(ids, context) else None
+
+
+def _listed(ids: TokenIds) -> list[int]:
+    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
 
 
 def answers_of(policy: Any) -> Answers:
