@@ -3,10 +3,10 @@
     python -m benchmarks.env_overhead            # prints the figures
     python -m benchmarks.env_overhead --check    # and fails where one misses its bound
 
-Four figures, each the best of several rounds on one core:
+Four figures in CPU time, which neighbours disturb least, each the best of several rounds on one core:
 
 * a vector step of 64 slots against Gymnasium's ``SyncVectorEnv`` over 64 of our single environments (bound: 1/20)
-* token-steps a second at 1,024 slots (bound: a million)
+* token-steps a second at 1,024 slots (bound: a million, and 40 times the SyncVectorEnv's)
 * the cost of a step after 2,048 tokens against after 64, in the same environment (bound: 1.25, noise included), for the
   vector and the single environment
 * the cost of stop strings and of left padding beside the plain step (no bound)
@@ -33,6 +33,7 @@ from textenv import TextGenerationEnv, TextGenerationVectorEnv
 LETTER = 5
 BOUNDS = {
     "sync_ratio_64": 20.0,
+    "sync_ratio_1024": 40.0,
     "token_steps_per_second_1024": 1e6,
     "growth_vector": 1.25,
     "growth_single": 1.25,
@@ -59,10 +60,10 @@ def seconds_per_call(call: Callable[[], object], calls: int, rounds: int) -> flo
     """Fastest mean time of a call over several rounds."""
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(calls):
             call()
-        times.append((time.perf_counter() - start) / calls)
+        times.append((time.process_time() - start) / calls)
     return min(times)
 
 
@@ -110,6 +111,7 @@ def measure(rounds: int) -> dict[str, float]:
         "sync_step_us_64": 1e6 * sync,
         "sync_ratio_64": sync / native,
         "vector_step_us_1024": 1e6 * large,
+        "sync_ratio_1024": (sync / 64) / (large / 1024),
         "token_steps_per_second_1024": 1024 / large,
         "vector_step_us_after_64_tokens": 1e6 * vector_early,
         "vector_step_us_after_2048_tokens": 1e6 * vector_late,
@@ -123,10 +125,17 @@ def measure(rounds: int) -> dict[str, float]:
     }
 
 
-def misses(figures: dict[str, float]) -> list[str]:
-    """Figures outside their bound, one line each."""
+def misses(figures: dict[str, float], *, undisturbed: bool = True) -> list[str]:
+    """Figures outside their bound, one line each.
+
+    Args:
+        figures: What :func:`measure` found.
+        undisturbed: Whether nothing else ran meanwhile; else only what is measured against a peer counts.
+    """
     found = []
     for name, bound in BOUNDS.items():
+        if not undisturbed and name == "token_steps_per_second_1024":
+            continue
         most = name.startswith("growth")
         if figures[name] > bound if most else figures[name] < bound:
             found.append(f"{name} is {figures[name]:.3g}, expected at {'most' if most else 'least'} {bound:g}")

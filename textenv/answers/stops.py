@@ -14,7 +14,7 @@ from textenv.protocols import Tokenizer
 
 _REPLACEMENT = "�"  # what incomplete UTF-8 decodes to
 _MARGIN_TOKENS = 4  # a character of UTF-8 has at most 4 bytes, so at most 4 byte-level tokens
-_CONTEXT_TOKENS = 64  # before them nothing changes how the next ones are decoded
+_CONTEXT_TOKENS = 8  # before them nothing changes how the next ones are decoded
 
 
 class _Pieces:
@@ -81,6 +81,7 @@ class StopMatcher:
         self._longest = max(map(len, self.stops))
         self._decode_after = decode_after or (lambda context, ids: tokenizer.decode(ids))
         self._silent = frozenset(silent)
+        self._sizes: dict[int, int] = dict.fromkeys(self._silent, 0)
 
     @cached_property
     def could_end(self) -> NDArray[np.bool_]:
@@ -108,15 +109,11 @@ class StopMatcher:
             response_ids: The turn's tokens.
             context: Tokens before the turn; stop strings do not begin in them.
         """
-
-        def size(token: int) -> int:
-            return 0 if token in self._silent else len(token_piece(self.tokenizer, token) or "")
-
         start, characters = len(response_ids), 0
-        needed = self._longest + size(int(response_ids[-1]))
+        needed = self._longest + self._size(int(response_ids[-1]))
         while start > 0 and characters < needed:
             start -= 1
-            characters += size(int(response_ids[start]))
+            characters += self._size(int(response_ids[start]))
         start = max(0, start - _MARGIN_TOKENS)
         lead = [*context[-_CONTEXT_TOKENS:], *response_ids[max(0, start - _CONTEXT_TOKENS) : start]]
         ids, lead = [int(i) for i in response_ids[start:]], [int(i) for i in lead[-_CONTEXT_TOKENS:]]
@@ -124,6 +121,13 @@ class StopMatcher:
         before = len(self._decode_after(lead, ids[:-1]).rstrip(_REPLACEMENT)) if len(ids) > 1 else 0
         # A stop string that was complete before (in the protected beginning) does not count again.
         return any(tail.find(stop, max(0, before - len(stop) + 1)) >= 0 for stop in self.stops)
+
+    def _size(self, token: int) -> int:
+        """Characters that a token adds to an answer's text."""
+        found = self._sizes.get(token)
+        if found is None:
+            found = self._sizes[token] = len(token_piece(self.tokenizer, token) or "")
+        return found
 
     def cut(self, text: str, protected: int = 0) -> str:
         """The text before the earliest stop string; the whole text where there is none.
