@@ -94,7 +94,7 @@ def growth(rounds: int, make: Callable[[], Any], actions: Any) -> tuple[float, f
         for start, found in ((64, early), (2048, late)):
             while int(env.slots.response_tokens[0]) < start:
                 env.step(actions)
-            found.append(seconds_per_call(partial(env.step, actions), 64, 1))
+            found.append(seconds_per_call(partial(env.step, actions), 8, 8))
     return min(early), min(late)
 
 
