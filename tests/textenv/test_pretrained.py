@@ -305,7 +305,7 @@ def test_hub_name_is_said_to_be_out_of_reach_at_once(monkeypatch: pytest.MonkeyP
             load("nobody/nothing")
     with pytest.raises(ConfigError, match="--model nobody/nothing"):
         check_folder("model", "nobody/nothing")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20  # a search of the network takes minutes
 
 
 def test_hub_name_is_read_from_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
