@@ -1,0 +1,166 @@
+"""Settings that check themselves: a dataclass on :class:`Settings` refuses values outside what its annotations say.
+
+Ranges are written as `annotated_types <https://github.com/annotated-types/annotated-types>`_ has them, a text among
+them is the remedy that the message ends with, and choices are a ``Literal``:
+
+    @dataclass(frozen=True)
+    class SamplingParams(Settings):
+        temperature: Annotated[float, Ge(0), "0 is greedy"] = 1.0
+        top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
+        max_new_tokens: PositiveInt | None = None
+        order: Literal["best", "worst"] = "best"
+
+    SamplingParams(temperature=-1)  # ConfigError: `temperature` must be ≥ 0, got -1; 0 is greedy
+
+Rules between fields stand in a class's own ``__post_init__``, which calls ``super().__post_init__()`` first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import types
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, Predicate
+
+from textenv.errors import ConfigError
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+UnitFloat = Annotated[float, Interval(ge=0, le=1)]
+
+
+def folder_name(name: str) -> bool:
+    """The name of a folder."""  # a predicate's docstring is what the message asks for
+    return bool(name) and not set(name) & set("/\\") and name not in (".", "..")
+
+
+FolderName = Annotated[str, Predicate(folder_name)]
+
+
+class Rule(NamedTuple):
+    """What a field asks of its values."""
+
+    number: Literal["int", "float", ""] = ""
+    choices: tuple[Any, ...] = ()
+    none: bool = False
+    limits: tuple[Any, ...] = ()
+    remedy: str = ""
+
+    @property
+    def requirement(self) -> str:
+        """In words: ``≥ 1``, ``in (0, 1]``, ``'best' or 'worst'``; empty where every value of the type will do."""
+        words = [" or ".join(map(repr, self.choices))] if self.choices else []
+        low = next((limit for limit in self.limits if isinstance(limit, (Gt, Ge))), None)
+        high = next((limit for limit in self.limits if isinstance(limit, (Lt, Le)) and _bound(limit) != math.inf), None)
+        if low and high:
+            left, right = "(["[isinstance(low, Ge)], ")]"[isinstance(high, Le)]
+            words.append(f"in {left}{_bound(low):g}, {_bound(high):g}{right}")
+        else:
+            words += [f"{_SIGNS[type(limit)]} {_bound(limit):g}" for limit in (low, high) if limit]
+        for limit in self.limits:
+            if isinstance(limit, MinLen):
+                words.append(f"at least {limit.min_length} long" if limit.min_length > 1 else "non-empty")
+            elif isinstance(limit, Predicate):
+                text = " ".join((limit.func.__doc__ or limit.func.__name__).split()).rstrip(".")
+                words.append(text[:1].lower() + text[1:])
+        return " and ".join(words)
+
+    def broken_by(self, value: Any) -> str:
+        """What the value ought to be; empty if it will do."""
+        if value is None and self.none:
+            return ""
+        kind = {"int": numbers.Integral, "float": numbers.Real}.get(self.number)
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            wanted = "a whole number" if self.number == "int" else "a number"
+        elif self.number == "float" and not math.isfinite(value) and not (value == math.inf and self._endless):
+            wanted = "a finite number"
+        elif (self.choices and value not in self.choices) or not all(_holds(limit, value) for limit in self.limits):
+            wanted = self.requirement
+        else:
+            return ""
+        return wanted + (", or None" if self.none else "")
+
+    @property
+    def _endless(self) -> bool:
+        return any(isinstance(limit, Le) and _bound(limit) == math.inf for limit in self.limits)
+
+
+_SIGNS = {Gt: ">", Ge: "≥", Lt: "<", Le: "≤"}
+
+
+def _bound(limit: Any) -> float:
+    return next(getattr(limit, name) for name in ("gt", "ge", "lt", "le") if hasattr(limit, name))
+
+
+def _holds(limit: Any, value: Any) -> bool:
+    if isinstance(limit, Gt):
+        return value > limit.gt
+    if isinstance(limit, Ge):
+        return value >= limit.ge
+    if isinstance(limit, Lt):
+        return value < limit.lt
+    if isinstance(limit, Le):
+        return value <= limit.le
+    if isinstance(limit, MinLen):
+        return len(value) >= limit.min_length
+    if isinstance(limit, Predicate):
+        return limit.func(value)
+    raise TypeError(f"{limit!r} is no limit that a setting can have")
+
+
+class Settings:
+    """Base of dataclasses of settings: checks every field once, when an object is made.
+
+    A field of whole numbers refuses bools and floats, one of numbers refuses bools, NaN and, unless ``Le(math.inf)``
+    stands in its annotation, infinity; numpy's scalars count as the numbers that they are.
+
+    Raises:
+        ConfigError: If a value is not what its field's annotation asks for: names field, requirement, value and remedy.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name, rule in rules(type(self)).items():
+            value = getattr(self, name)
+            wanted = rule.broken_by(value)
+            if wanted:
+                got = value if isinstance(value, numbers.Number) else repr(value)
+                raise ConfigError(f"`{name}` must be {wanted}, got {got}{rule.remedy and '; ' + rule.remedy}")
+
+
+@functools.cache
+def rules(kind: type) -> dict[str, Rule]:
+    """What each field of a class of settings asks for, read from its annotations; only fields that ask something."""
+    fields = getattr(kind, "__dataclass_fields__", {})
+    hints = get_type_hints(kind, include_extras=True)
+    field_rules = {name: _rule(hints[name]) for name in fields}
+    return {name: rule for name, rule in field_rules.items() if rule.number or rule.choices or rule.limits}
+
+
+def _rule(hint: Any) -> Rule:
+    """The rule in an annotation: ``Annotated``, a union with None, ``Literal`` and plain numbers, in any order."""
+    if get_origin(hint) is Annotated:
+        base, *extras = get_args(hint)
+        inner = _rule(base)
+        remedies = [extra for extra in extras if isinstance(extra, str)]
+        limits = tuple(_limits(extra for extra in extras if not isinstance(extra, str)))
+        return inner._replace(limits=(*inner.limits, *limits), remedy=(remedies or [inner.remedy])[-1])
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        optional = len(kinds) < len(get_args(hint))
+        return _rule(kinds[0])._replace(none=optional) if len(kinds) == 1 else Rule(none=optional)
+    if get_origin(hint) is Literal:
+        return Rule(choices=get_args(hint))
+    return Rule(number="int") if hint is int else Rule(number="float") if hint is float else Rule()
+
+
+def _limits(extras: Iterable[Any]) -> Iterator[Any]:
+    for extra in extras:
+        yield from extra if isinstance(extra, GroupedMetadata) else (extra,)
