@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from agents.forward import SequenceBatch
 from agents.lm.models import train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig
+from agents.algorithms.ppo import PPO, PPOConfig
 from textenv import TextGenerationVectorEnv
 from textenv.errors import ConfigError
 from textenv.sampling import SamplingParams

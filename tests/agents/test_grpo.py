@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig, group_relative, grpo_advantages, grpo_loss
+from agents.algorithms.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig, group_relative, grpo_advantages, grpo_loss
 from tests.agents.groups import MDPS, expected_gradient, make_agent, make_experience, make_tokens
 from textenv.envs import toy
 from textenv.envs.toy_mdp import ENDED

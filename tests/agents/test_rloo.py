@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rloo import RLOO, RLOOConfig, leave_one_out, rloo_advantages, rloo_loss
+from agents.algorithms.rloo import RLOO, RLOOConfig, leave_one_out, rloo_advantages, rloo_loss
 from tests.agents.groups import MDPS, expected_gradient, make_agent, make_experience, make_tokens
 from textenv.envs import toy
 from textenv.errors import ConfigError

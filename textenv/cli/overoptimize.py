@@ -21,7 +21,7 @@ from agents.evaluation import evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.language_modeling import LMConfig
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig
+from agents.algorithms.ppo import PPO, PPOConfig
 from agents.pretraining import ModelConfig, build_model, train_tokenizer
 from reward_models.benchmarking.overoptimization.curves import Curve, best_of_n_path, policy_path
 from reward_models.benchmarking.overoptimization.proxy import WordCountModel, noisy_comparisons

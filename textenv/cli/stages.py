@@ -22,7 +22,7 @@ from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
 from agents.lora import merged
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
+from agents.algorithms.ppo import PPO
 from agents.pretraining import PretrainConfig, pretrain
 from reward_models import (
     Lexicon,

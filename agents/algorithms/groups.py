@@ -1,4 +1,4 @@
-"""What the algorithms without a critic share: checks of groups, and the surrogate with its penalties.
+"""Several answers to one prompt: what the algorithms without a critic compare an answer with.
 
 An algorithm's advantages are its own and stand in its module. Answers that were not scored (something cut them off) are
 left out of baselines, spreads and losses: as answers worth 0 they would be the best ones wherever rewards are negative.
@@ -11,11 +11,8 @@ import math
 
 import torch
 
-from agents.kl import ESTIMATORS
 from agents.learning.config import LearnerConfig
-from agents.learning.experience import Experience, OldTokens, TokenLoss
-from agents.losses import PolicyLoss, clipped_policy_loss
-from agents.policy import SequenceScores
+from agents.learning.experience import Experience
 from textenv.errors import ConfigError
 
 
@@ -33,17 +30,6 @@ def check_groups(config: LearnerConfig) -> None:
         )
     if config.gamma != 1.0:
         raise ConfigError(f"`gamma` must be 1, got {config.gamma}: `{name}` compares whole answers, undiscounted")
-
-
-def check_clip_ranges(**ranges: float | None) -> None:
-    """Make sure that clip ranges are positive; None does not clip.
-
-    Raises:
-        ConfigError: Naming the one that is not.
-    """
-    for name, value in ranges.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"`{name}` must be positive and finite, or None, got {value}")
 
 
 def scored_groups(experience: Experience) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,53 +69,3 @@ def spread(per_answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         Shape ``(N, T)``, 0 off the mask.
     """
     return torch.where(mask, per_answer[:, None], 0.0)
-
-
-def surrogate_loss(
-    new: SequenceScores,
-    old: OldTokens,
-    config: LearnerConfig,
-    *,
-    clip_range: float | None,
-    clip_range_high: float | None = None,
-) -> TokenLoss:
-    """Probability ratio times advantage of each token, with the penalties of the configuration.
-
-    At ratio 1, so in the first step of every iteration, the gradient is that of REINFORCE, ``−A ∇ log π``.
-
-    Args:
-        new: The policy's scores now.
-        old: The same tokens at rollout time.
-        config: Entropy bonus and KL in the loss.
-        clip_range: The ratio is clipped at 1 ± this; None does not clip it.
-        clip_range_high: Another distance for above; None takes ``clip_range``.
-    """
-    width = math.inf if clip_range is None else clip_range
-    policy = clipped_policy_loss(
-        new.logprobs, old.logprobs, old.advantages, old.mask, clip_range=width, clip_range_high=clip_range_high
-    )
-    return penalized(policy.loss, policy, new, old, config)
-
-
-def penalized(
-    objective: torch.Tensor, policy: PolicyLoss, new: SequenceScores, old: OldTokens, config: LearnerConfig
-) -> TokenLoss:
-    """A policy objective with entropy bonus and, where the configuration puts it there, the KL in the loss.
-
-    Args:
-        objective: What each token adds to the loss on behalf of its advantage, shape ``(B, T)``.
-        policy: Ratio, approx-KL and clipping of the same tokens, for the log.
-        new: The policy's scores now.
-        old: The same tokens at rollout time.
-        config: Entropy bonus and KL in the loss.
-    """
-    total = old.importance * objective - config.ent_coef * new.entropy
-    if config.kl_placement == "loss":
-        total = total + old.kl_coef * ESTIMATORS[config.kl_estimator](new.logprobs - old.ref_logprobs)
-    figures = {
-        "loss/policy": objective,
-        "policy/approx_kl": policy.approx_kl,
-        "policy/clip_fraction": policy.clipped,
-        "policy/ratio": policy.ratio,
-    }
-    return TokenLoss(total, figures)

@@ -13,19 +13,14 @@ from typing import Literal
 
 import torch
 
-from agents.critic_free import (
-    above_mean,
-    check_clip_ranges,
-    check_groups,
-    scored_groups,
-    spread,
-    surrogate_loss,
-)
+from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
+from agents.algorithms.losses import Aggregation
+from agents.algorithms.surrogate import surrogate_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.losses import Aggregation
 from agents.policy import SequenceScores
+from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -49,22 +44,20 @@ class GRPOConfig(LearnerConfig):
         ConfigError: If a value is out of its range.
     """
 
-    learning_rate: float = 1e-6
-    group_size: int = 64
-    kl_coef: float = 0.04
+    learning_rate: PositiveFloat = 1e-6
+    group_size: PositiveInt = 64
+    kl_coef: NonNegativeFloat = 0.04
     kl_placement: Literal["reward", "loss"] = "loss"
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     loss_aggregation: Aggregation = "sequence_mean"
     divide_by_std: bool = True
-    std_eps: float = 1e-4
-    clip_range: float = 0.2
-    clip_range_high: float | None = None
+    std_eps: NonNegativeFloat = 1e-4
+    clip_range: PositiveFloat = 0.2
+    clip_range_high: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_groups(self)
-        check_clip_ranges(clip_range=self.clip_range, clip_range_high=self.clip_range_high)
-        self._not_negative("std_eps")
 
 
 @dataclass(frozen=True)
@@ -83,8 +76,8 @@ class DrGRPOConfig(GRPOConfig):
         ConfigError: If a value is out of its range.
     """
 
-    group_size: int = 8
-    kl_coef: float = 0.0
+    group_size: PositiveInt = 8
+    kl_coef: NonNegativeFloat = 0.0
     kl_placement: Literal["reward", "loss"] = "reward"
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     loss_aggregation: Aggregation = "constant"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.advantages import gae, whiten
-from agents.critic_free import penalized
+from agents.algorithms.advantages import gae, whiten
+from agents.algorithms.losses import clipped_value_loss
+from agents.algorithms.surrogate import likelihood_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.losses import clipped_policy_loss, clipped_value_loss
 from agents.policy import SequenceScores
+from textenv.settings import NonNegativeFloat, UnitFloat
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,9 @@ class A2CConfig(LearnerConfig):
         ConfigError: If a value is out of its range.
     """
 
-    gae_lambda: float = 1.0
-    vf_coef: float = 0.5
+    gae_lambda: UnitFloat = 1.0
+    vf_coef: NonNegativeFloat = 0.5
     whiten_advantages: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._not_negative("vf_coef")
-        self._shares("gae_lambda")
 
 
 def a2c_advantages(experience: Experience, config: A2CConfig) -> Advantages:
@@ -59,10 +55,9 @@ def a2c_loss(new: SequenceScores, old: OldTokens, config: A2CConfig) -> TokenLos
 
     Source: Mnih et al. 2016, arXiv:1602.01783, algorithm S3.
     """
-    policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, old.mask, clip_range=float("inf"))
-    found = penalized(-old.advantages * new.logprobs, policy, new, old, config)
+    actor = likelihood_loss(new, old, config)
     value = clipped_value_loss(new.values, old.values, old.returns, clip_range_vf=None)
-    return TokenLoss(found.total + config.vf_coef * value, {**found.figures, "loss/value": value})
+    return TokenLoss(actor.total + config.vf_coef * value, {**actor.figures, "loss/value": value})
 
 
 class A2C(Learner[A2CConfig]):

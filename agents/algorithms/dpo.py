@@ -8,27 +8,106 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 
-from agents import dpo_files
-from agents.dpo_objective import DPOConfig, DPOLoss, dpo_loss
+from agents import policy_files
 from agents.forward import SequenceBatch
 from agents.learning.protocols import Callback
-from agents.learning.world import World
 from agents.lora import is_fresh
 from agents.policy import CausalLMPolicy
-from agents.preference_pairs import PairBatches, TokenPair, tokenize_comparisons
+from agents.preference_pairs import PairBatches, TokenPair, fingerprint, tokenize_comparisons
 from reward_models.labels import Comparison
-from textenv.checkpoints import Checkpoints
-from textenv.errors import ConfigError, RunCheckError
-from textenv.progress import StageProgress
+from reward_models.losses import bradley_terry
+from textenv.checkpoints import load_state, save_state
+from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.runs import Run
+from textenv.settings import NonNegativeFloat, OldName, PositiveFloat, PositiveInt
+from textenv.training.settings import TrainingSettings
+from textenv.training.trainer import State, Trainer, make_optimizer
+from textenv.training.world import World
+
+
+@dataclass(frozen=True)
+class DPOConfig(TrainingSettings):
+    """Settings of DPO; defaults follow Rafailov et al. 2023, arXiv:2305.18290, appendix B, with Adam for RMSProp.
+
+    Attributes:
+        beta: Strength of the KL constraint: reward units per nat.
+        learning_rate: Peak of Adam's learning rate.
+        batch_size: Comparisons per optimiser step, in all processes.
+        micro_batch_size: Comparisons per forward and backward pass.
+        label_smoothing: Believed share of wrong labels, from 0 to below 0.5.
+        max_grad_norm: Gradient clip; 10 is that of the authors' code.
+        adam_eps: Adam's epsilon.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    old_names: ClassVar = {"warmup_iterations": OldName("warmup_steps")}
+
+    beta: PositiveFloat = 0.1
+    learning_rate: PositiveFloat = 1e-6
+    lr_schedule: Literal["linear", "cosine", "wsd", "constant"] = "constant"
+    warmup_steps: NonNegativeFloat = 150
+    batch_size: PositiveInt = 64
+    micro_batch_size: PositiveInt = 16
+    label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0
+    max_grad_norm: PositiveFloat = 10.0
+    adam_eps: PositiveFloat = 1e-8
+    checkpoint_every: PositiveInt = 20
+
+
+class DPOLoss(NamedTuple):
+    """The loss of a batch of comparisons and what one wants to know about it.
+
+    Attributes:
+        loss: Nats per comparison, the weighted mean, a scalar.
+        chosen: Implicit rewards β·log(π/π_ref) of the preferred answers, shape ``(P,)``.
+        rejected: Those of the others, shape ``(P,)``.
+    """
+
+    loss: torch.Tensor
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+
+
+def dpo_loss(
+    logprobs: torch.Tensor,
+    ref_logprobs: torch.Tensor,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+    margin: torch.Tensor | float = 0.0,
+    weights: torch.Tensor | None = None,
+) -> DPOLoss:
+    """Bradley-Terry likelihood of the labels with β·log(π/π_ref) as the reward.
+
+    Args:
+        logprobs: Of whole answers under the policy, preferred ones in column 0, nats, shape ``(P, 2)``.
+        ref_logprobs: Under the reference, shape ``(P, 2)``.
+        beta: Reward units per nat.
+        label_smoothing: Believed share of wrong labels.
+        margin: By how much the preferred answer's reward should at least be larger, a number or shape ``(P,)``.
+        weights: Of the comparisons, shape ``(P,)``; None counts all alike.
+
+    Raises:
+        ShapeError: If the shapes disagree.
+    Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing: Mitchell 2023, "A note on DPO with noisy
+        preferences"; margin: Amini et al. 2024, arXiv:2402.10571.
+    """
+    rewards = beta * (logprobs - ref_logprobs)
+    chosen, rejected = rewards.unbind(1)
+    loss = bradley_terry(chosen, rejected, margin=margin, label_smoothing=label_smoothing, weights=weights)
+    return DPOLoss(loss, chosen.detach(), rejected.detach())
 
 
 class DPO:
@@ -80,15 +159,24 @@ class DPO:
         weights = [p for p in policy.model.parameters() if p.requires_grad]
         self.world.share_weights(weights)
         policy.push_weights()
-        self.optimizer = torch.optim.Adam(
-            weights,
-            lr=self.config.learning_rate,
-            eps=self.config.adam_eps,
-            fused=policy.device.type == "cpu" or None,
+        self.optimizer = make_optimizer(weights, learning_rate=self.config.learning_rate, eps=self.config.adam_eps)
+        self.trainer = Trainer(
+            self,
+            self.config,
+            self.optimizer,
+            push=policy.push_weights,
+            run=run,
+            stage=stage,
+            world=self.world,
         )
         self.ref_logprobs: torch.Tensor | None = None
-        self.iteration = 0
+        self.tokens = 0
         self.checks: dict[str, bool] = {}
+
+    @property
+    def iteration(self) -> int:
+        """Optimiser steps taken, those before a resume included."""
+        return self.trainer.step
 
     @property
     def episodes(self) -> int:
@@ -112,24 +200,10 @@ class DPO:
         Raises:
             RunCheckError: If a check of the run fails or a figure stops being finite.
         """
-        if self.run is not None:
-            self._resume(self.run)
+        self.trainer.resume()
         self.prepare()
-        total = math.ceil(total_episodes / (2 * self.config.batch_size))
-        console = self.run.console if self.run is not None and self.world.is_main else None
-        with StageProgress(self.stage, total, console, start=self.iteration) as progress:
-            while self.iteration < total:
-                measured = self.iterate(self.config.learning_rate_at(self.iteration, total))
-                if self.iteration % self.config.eval_every == 0 or self.iteration == total:
-                    measured |= self.evaluate()
-                for called in (*self.callbacks, *([callback] if callback else [])):
-                    called(self, measured)
-                progress.update(self.iteration, {"loss": measured["loss/policy"], "accuracy": measured["dpo/accuracy"]})
-                if self.run is not None:
-                    if self.world.is_main:
-                        self.run.log(self.stage, self.iteration, measured)
-                    if self.iteration % self.config.checkpoint_every == 0 or self.iteration == total:
-                        self._save_checkpoint(self.run)
+        called = [*self.callbacks, *([callback] if callback else [])]
+        self.trainer.fit(math.ceil(total_episodes / (2 * self.config.batch_size)), callbacks=called)
         return self
 
     @torch.no_grad()
@@ -192,16 +266,9 @@ class DPO:
             self._check_start(logprobs, ref_logprobs[torch.as_tensor(part, device=ref_logprobs.device)])
         summed = self.world.sum(torch.stack(list(totals.values())))
         measured = dict(zip(totals, summed.tolist(), strict=True))
-        self.world.reduce_gradients(self.policy.model.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.config.max_grad_norm)
-        measured |= {"policy/grad_norm": float(norm), "policy/learning_rate": learning_rate}
-        self._check_finite(measured, rows)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.policy.push_weights()
-        self.iteration += 1
+        norm = self.trainer.optimize(learning_rate, measured, blame=lambda: f", in comparisons {_shown(rows)}")
+        measured |= {"policy/grad_norm": norm, "policy/learning_rate": learning_rate}
+        self.trainer.step += 1
         measured["rollout/episodes"] = float(self.episodes)
         return measured | {"time/iteration_seconds": time.monotonic() - began}
 
@@ -222,7 +289,7 @@ class DPO:
         return {"loss/policy": loss_share * found.loss.detach().double(), **figures}
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, *, last: bool = False) -> dict[str, float]:
         """Loss and share of rightly ordered answers on the held-out comparisons; empty where there are none."""
         rows = np.arange(self.batches.count, len(self.pairs))
         if not len(rows):
@@ -234,6 +301,10 @@ class DPO:
             _add(totals, self._figures(found, logprobs, share, len(part) / len(rows)))
         names = {"loss/policy": "eval/loss", "dpo/accuracy": "eval/accuracy", "dpo/margin": "eval/margin"}
         return {shown: float(totals[name]) for name, shown in names.items()}
+
+    def shown(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Loss and accuracy, for the line of progress."""
+        return {"loss": figures["loss/policy"], "accuracy": figures["dpo/accuracy"]}
 
     # --- checks -------------------------------------------------------------------------------------------------------
 
@@ -250,43 +321,43 @@ class DPO:
             )
         self.checks["KL(reference‖reference) is 0"] = True
 
-    def _check_finite(self, measured: Mapping[str, float], rows: NDArray[np.int64]) -> None:
-        broken = [name for name, value in measured.items() if not math.isfinite(value)]
-        if broken:
-            last = None if self.run is None else self._checkpoints(self.run).latest()
-            raise RunCheckError(
-                f"update of iteration {self.iteration}: {', '.join(broken)} is not finite, in comparisons "
-                f"{', '.join(map(str, rows[:8]))}{', …' if len(rows) > 8 else ''}; the weights were not changed by "
-                f"this step; last good checkpoint: {last or 'none'}"
-            )
-
     # --- state on disk ------------------------------------------------------------------------------------------------
 
-    def _checkpoints(self, run: Run) -> Checkpoints:
-        return run.checkpoints(self.stage, keep=self.config.keep_checkpoints)
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is trained."""
+        return ((f"policy/{name}", p) for name, p in self.policy.model.named_parameters() if p.requires_grad)
 
-    def _save_checkpoint(self, run: Run) -> None:
-        if self.world.is_main:
-            self._checkpoints(run).save(self.iteration, lambda folder: dpo_files.write(self, folder))
-        self.world.barrier()
+    def get_state(self) -> State:
+        """The reference's log-probs, and what they belong to."""
+        meta = {
+            "checks": self.checks,
+            "comparisons": fingerprint(self.pairs),
+            "batch_size": self.config.batch_size,
+        }
+        return State({"ref_logprobs": self.prepare()}, meta)
 
-    def _resume(self, run: Run) -> None:
-        """Go on from a run's newest checkpoint, where there is one and the agent is new."""
-        if self.iteration:
-            return
-        self.world.barrier()
-        latest = self._checkpoints(run).latest()
-        if latest is not None:
-            dpo_files.read(self, latest)
-        if self.world.is_main:
-            run.rewind(self.stage, self.iteration)
-        self.world.barrier()
+    def set_state(self, state: State, folder: Path) -> None:
+        """Put back what :meth:`get_state` gave.
+
+        Raises:
+            CheckpointError: If it belongs to other comparisons or batches.
+        """
+        if state.meta["comparisons"] != fingerprint(self.pairs):
+            raise CheckpointError(f"`{folder}` was trained on other comparisons; resume it with the same ones")
+        batch_size = state.meta.get("batch_size", self.config.batch_size)
+        if batch_size != self.config.batch_size:  # what has been read is counted in batches
+            raise CheckpointError(f"`{folder}` was trained with `batch_size` {batch_size}; resume it with the same one")
+        self.ref_logprobs = state.tensors["ref_logprobs"].to(self.policy.device)
+        self.checks = state.meta["checks"]
 
     def save(self, folder: str | Path) -> None:
         """Write policy, optimiser and the reference's log-probs; :meth:`load` goes on from there."""
-        self.prepare()
+        state, folder = self.trainer.state(), Path(folder)
         if self.world.is_main:
-            dpo_files.save(self, Path(folder))
+            meta = {"config": asdict(self.config), "stage": self.stage}
+            meta |= policy_files.save_for_learner(self.policy, folder)
+            save_state(folder / "learner", *state)
+            save_state(folder, {}, meta)
         self.world.barrier()
 
     @classmethod
@@ -303,10 +374,16 @@ class DPO:
         Raises:
             CheckpointError: If the folder is not complete, or the comparisons are others.
         """
-        policy, options = dpo_files.load(Path(folder), device)
-        agent = cls(policy, comparisons, validation=validation, **options)
-        dpo_files.read(agent, Path(folder) / "learner")
+        _, meta = load_state(Path(folder))
+        policy = policy_files.load_for_learner(Path(folder), meta, device)
+        config = DPOConfig(**meta["config"])
+        agent = cls(policy, comparisons, validation=validation, config=config, stage=meta["stage"])
+        agent.trainer.read(Path(folder) / "learner")
         return agent
+
+
+def _shown(rows: NDArray[np.int64]) -> str:
+    return ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
 
 
 def _add(totals: dict[str, torch.Tensor], figures: Mapping[str, torch.Tensor]) -> None:

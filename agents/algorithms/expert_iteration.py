@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.critic_free import check_groups, penalized, scored_groups, spread
+from agents.algorithms.groups import check_groups, scored_groups, spread
+from agents.algorithms.losses import Aggregation
+from agents.algorithms.surrogate import likelihood_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.losses import Aggregation, clipped_policy_loss
 from agents.policy import SequenceScores
+from textenv.settings import NonNegativeFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class ExpertIterationConfig(LearnerConfig):
         ConfigError: If a value is out of its range.
     """
 
-    group_size: int = 8
-    kl_coef: float = 0.0
+    group_size: PositiveInt = 8
+    kl_coef: NonNegativeFloat = 0.0
     loss_aggregation: Aggregation = "constant"
 
     def __post_init__(self) -> None:
@@ -70,8 +72,7 @@ def expert_advantages(experience: Experience, config: ExpertIterationConfig) -> 
 
 def expert_loss(new: SequenceScores, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:
     """−A·log π of each token: the cross-entropy of supervised fine-tuning on the best answers."""
-    policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, old.mask, clip_range=float("inf"))
-    return penalized(-old.advantages * new.logprobs, policy, new, old, config)
+    return likelihood_loss(new, old, config)
 
 
 class ExpertIteration(Learner[ExpertIterationConfig]):

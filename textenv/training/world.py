@@ -145,3 +145,18 @@ def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
         found[-1].append(tensor)
         size += tensor.numel()
     return found
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor of which this process may hold a part; all processes call it together."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def place_like(parameter: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, divided as a parameter is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(parameter, DTensor) or saved.shape != parameter.shape:
+        return saved
+    return distribute_tensor(saved.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -8,15 +8,19 @@ surrogate for a few epochs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from agents.advantages import gae, whiten
-from agents.kl import ESTIMATORS
+import torch
+from annotated_types import Interval
+
+from agents.algorithms.advantages import gae, whiten
+from agents.algorithms.losses import clipped_policy_loss, clipped_value_loss, ratio_figures
+from agents.algorithms.surrogate import penalties
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.losses import clipped_policy_loss, clipped_value_loss
 from agents.policy import SequenceScores
-from textenv.errors import ConfigError
+from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,13 @@ class PPOConfig(LearnerConfig):
         ConfigError: If a value is out of its range.
     """
 
-    epochs: int = 4
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    clip_range_vf: float | None = 0.2
-    vf_coef: float = 0.1
+    epochs: PositiveInt = 4
+    gae_lambda: UnitFloat = 0.95
+    clip_range: Annotated[float, Interval(gt=0, lt=1)] = 0.2
+    clip_range_vf: PositiveFloat | None = 0.2
+    vf_coef: NonNegativeFloat = 0.1
     whiten_rewards: bool = False
     whiten_advantages: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._positive_or_none("clip_range_vf")
-        self._not_negative("vf_coef")
-        self._shares("gae_lambda")
-        if not 0 < self.clip_range < 1:
-            raise ConfigError(f"`clip_range` must lie between 0 and 1, got {self.clip_range}")
 
 
 def gae_advantages(experience: Experience, config: PPOConfig) -> Advantages:
@@ -79,19 +75,17 @@ def ppo_loss(new: SequenceScores, old: OldTokens, config: PPOConfig) -> TokenLos
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9.
     """
-    policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, old.mask, clip_range=config.clip_range)
+    # 1. How much likelier each token is now than when it was played: 1 in the first step of an iteration.
+    log_ratio = torch.where(old.mask, new.logprobs - old.logprobs, 0.0)
+    ratio = log_ratio.exp()
+    # 2. Raise what turned out better than expected, by no more than the clip range: the estimate holds nearby only.
+    policy = clipped_policy_loss(ratio, old.advantages, clip_range=config.clip_range)
+    # 3. Move the critic towards the returns, by no more than its own clip range.
     value = clipped_value_loss(new.values, old.values, old.returns, clip_range_vf=config.clip_range_vf)
-    total = old.importance * policy.loss + config.vf_coef * value - config.ent_coef * new.entropy
-    if config.kl_placement == "loss":
-        total = total + old.kl_coef * ESTIMATORS[config.kl_estimator](new.logprobs - old.ref_logprobs)
-    figures = {
-        "loss/policy": policy.loss,
-        "loss/value": value,
-        "policy/approx_kl": policy.approx_kl,
-        "policy/clip_fraction": policy.clipped,
-        "policy/ratio": policy.ratio,
-    }
-    return TokenLoss(total, figures)
+    # 4. Entropy bonus, and the KL where the configuration puts it into the loss rather than into the reward.
+    total = old.importance * policy + config.vf_coef * value + penalties(new, old, config)
+    figures = ratio_figures(log_ratio, clip_range=config.clip_range)
+    return TokenLoss(total, {"loss/policy": policy, "loss/value": value, **figures})
 
 
 class PPO(Learner[PPOConfig]):

@@ -6,19 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.critic_free import (
-    above_mean,
-    check_clip_ranges,
-    check_groups,
-    scored_groups,
-    spread,
-    surrogate_loss,
-)
+from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
+from agents.algorithms.losses import Aggregation
+from agents.algorithms.surrogate import surrogate_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.losses import Aggregation
 from agents.policy import SequenceScores
+from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -37,16 +32,15 @@ class RLOOConfig(LearnerConfig):
         ConfigError: If a value is out of its range.
     """
 
-    learning_rate: float = 1e-6
-    group_size: int = 4
-    kl_coef: float = 0.03
+    learning_rate: PositiveFloat = 1e-6
+    group_size: PositiveInt = 4
+    kl_coef: NonNegativeFloat = 0.03
     loss_aggregation: Aggregation = "constant"
-    clip_range: float | None = None
+    clip_range: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_groups(self)
-        check_clip_ranges(clip_range=self.clip_range)
 
 
 def leave_one_out(rewards: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:

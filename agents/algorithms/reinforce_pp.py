@@ -12,20 +12,14 @@ from typing import Literal
 
 import torch
 
-from agents.advantages import centred, gae, whiten
-from agents.critic_free import (
-    above_mean,
-    check_clip_ranges,
-    check_groups,
-    scored_groups,
-    spread,
-    surrogate_loss,
-)
+from agents.algorithms.advantages import centred, gae, whiten
+from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
+from agents.algorithms.surrogate import surrogate_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
 from agents.policy import SequenceScores
-from textenv.errors import ConfigError
+from textenv.settings import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -44,17 +38,14 @@ class ReinforcePPConfig(LearnerConfig):
         ConfigError: If a value is out of its range.
     """
 
-    learning_rate: float = 5e-7
-    kl_coef: float = 0.01
+    learning_rate: PositiveFloat = 5e-7
+    kl_coef: NonNegativeFloat = 0.01
     baseline: Literal["batch", "group"] = "batch"
     whiten_advantages: bool = True
-    clip_range: float = 0.2
+    clip_range: PositiveFloat = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_clip_ranges(clip_range=self.clip_range)
-        if self.baseline not in ("batch", "group"):
-            raise ConfigError(f"`baseline` must be 'batch' or 'group', got {self.baseline!r}")
         if self.baseline == "group":
             check_groups(self)
 

@@ -5,62 +5,61 @@ Nothing here is averaged: which tokens count, and how much, is the caller's busi
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import Literal
 
 import torch
 
-from agents.advantages import check_same_shape
+from agents.algorithms.advantages import check_same_shape
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 
-class PolicyLoss(NamedTuple):
-    """A policy loss and what one wants to know about it; each ``(B, T)``.
-
-    Attributes:
-        loss: To minimise.
-        approx_kl: (r − 1) − log r, nats: its mean estimates KL(old‖new), and it is never negative.
-        clipped: 1.0 where the ratio lies outside the clip range.
-        ratio: Probability ratio new/old; 1 before the first step.
-    """
-
-    loss: torch.Tensor
-    approx_kl: torch.Tensor
-    clipped: torch.Tensor
-    ratio: torch.Tensor
-
-
 def clipped_policy_loss(
-    logprobs: torch.Tensor,
-    old_logprobs: torch.Tensor,
-    advantages: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    clip_range: float,
-    clip_range_high: float | None = None,
-) -> PolicyLoss:
-    """PPO's clipped surrogate of each token.
+    ratio: torch.Tensor, advantages: torch.Tensor, *, clip_range: float, clip_range_high: float | None = None
+) -> torch.Tensor:
+    """PPO's clipped surrogate of each token, to minimise.
 
     Args:
-        logprobs: Of the taken tokens under the present policy, shape ``(B, T)``, nats.
-        old_logprobs: Under the policy at rollout time, same numeric path, shape ``(B, T)``.
+        ratio: Probability of the taken tokens now over that when they were played, shape ``(B, T)``.
         advantages: Shape ``(B, T)``.
-        mask: True on tokens that the policy chose, shape ``(B, T)``; elsewhere the ratio is 1.
         clip_range: The ratio is clipped below at 1 − this, and above at 1 + this.
         clip_range_high: Another distance for above; None takes ``clip_range``.
+
+    Returns:
+        Shape ``(B, T)``. At ratio 1 its gradient is that of REINFORCE, ``−A ∇ log π``.
 
     Raises:
         ShapeError: If the shapes disagree.
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; two distances: Yu et al. 2025 (DAPO), arXiv:2503.14476.
     """
-    check_same_shape("logprobs", logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
+    check_same_shape("ratio", ratio, advantages=advantages)
     high = clip_range if clip_range_high is None else clip_range_high
-    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + high) * advantages)
+
+
+def ratio_figures(
+    log_ratio: torch.Tensor, *, clip_range: float = math.inf, clip_range_high: float | None = None
+) -> dict[str, torch.Tensor]:
+    """What one wants to know about the ratio of each token, ``(B, T)`` each, without gradients.
+
+    Args:
+        log_ratio: Log of the probability ratio, 0 off the mask, nats, shape ``(B, T)``.
+        clip_range: As in :func:`clipped_policy_loss`.
+        clip_range_high: As there.
+
+    Returns:
+        ``policy/ratio``; ``policy/approx_kl``, (r − 1) − log r, whose mean estimates KL(old‖new) and which is never
+        negative; ``policy/clip_fraction``, 1 where the ratio lies outside the clip range.
+    """
+    log_ratio = log_ratio.detach()
     ratio = log_ratio.exp()
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + high) * advantages)
-    fixed = ratio.detach()
-    outside = (fixed < 1 - clip_range) | (fixed > 1 + high)
-    return PolicyLoss(-surrogate, fixed - 1 - log_ratio.detach(), outside.float(), fixed)
+    high = clip_range if clip_range_high is None else clip_range_high
+    return {
+        "policy/approx_kl": ratio - 1 - log_ratio,
+        "policy/clip_fraction": ((ratio < 1 - clip_range) | (ratio > 1 + high)).float(),
+        "policy/ratio": ratio,
+    }
 
 
 def clipped_value_loss(
