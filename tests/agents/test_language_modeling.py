@@ -130,7 +130,9 @@ def test_training_with_nan_weights_stops_and_names_the_step(tokenizer):
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(torch.nan)
     examples = {"a": text_examples(TEXTS, tokenizer, TINY.context)}
-    with pytest.raises(RunCheckError, match="pretrain, update of step 0: train/loss, the gradient.s norm is not finite"):
+    with pytest.raises(
+        RunCheckError, match="pretrain, update of step 0: train/loss, the gradient.s norm is not finite"
+    ):
         train_lm(model, examples, examples, CONFIG)
 
 
@@ -166,7 +168,7 @@ def test_pretrain_different_tasks_are_refused():
 
 
 def test_config_refuses_nonsense():
-    with pytest.raises(ConfigError, match="`steps` must be positive, got 0"):
+    with pytest.raises(ConfigError, match="`steps` must be ≥ 1, got 0"):
         LMConfig(steps=0)
 
 

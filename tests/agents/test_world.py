@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from agents.algorithms.ppo import PPO
-from agents.learning import sharding, world
+from agents.learning import sharding
 from agents.learning.held_out import HeldOut
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from tests.agents.worlds import in_parallel
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.runs import Run
+from textenv.training import world
 from textenv.training.world import World
 from textenv.wrappers.vector import WhitenReward
 

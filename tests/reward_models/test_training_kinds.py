@@ -298,7 +298,8 @@ def test_split_labels_of_one_prompt_goes_by_the_texts_whoever_won() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("accumulate", 0), ("patience", 0), ("eval_every", -1), ("lora_rank", -1), ("centering", -0.1)]
+    ("field", "value"),
+    [("micro_batch_size", 0), ("patience", 0), ("eval_every", -1), ("lora_rank", -1), ("centering", -0.1)],
 )
 def test_config_unusable_value_names_the_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"`{field}`"):
