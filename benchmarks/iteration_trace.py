@@ -82,7 +82,7 @@ def trace() -> Trace:
         agent.learn(16)
     finally:
         sys.setprofile(None)
-    return Trace(entered, max(depths))
+    return Trace(entered, min(depths))
 
 
 def calls_below(frame: FrameType, name: str) -> int:
