@@ -57,7 +57,7 @@ def test_ties_score_without_common_questions_has_accuracy_only():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", r"bad\.jsonl:2: not JSON"),
+        ("{", r"bad\.jsonl:2: not valid JSON"),
         ("[1]", r"bad\.jsonl:2: expected an object"),
         (json.dumps({"prompt": "p", "chosen": "a"}), r"bad\.jsonl:2: `rejected` must be a text, got None"),
         (json.dumps({"prompt": 3, "chosen": "a", "rejected": "b"}), r"bad\.jsonl:2: `prompt` must be a text, got 3"),
