@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from reward_models.benchmarking.resampling import Figure
+from textenv.statistics import Interval
 
 
 def plain(value: Any) -> Any:
     """A value made of dicts, lists, texts, numbers and None only; keys become texts, gaps like 0.5 stay readable."""
-    if isinstance(value, Figure):
+    if isinstance(value, Interval):
         return value.to_json()
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())  # pyright: ignore[reportAttributeAccessIssue]

@@ -266,8 +266,21 @@ def test_evaluate_a_mixture_judges_each_kind() -> None:
 def test_measure_gives_an_interval_around_the_share() -> None:
     labels = [Comparison(f"p{i}", "bb" if i % 4 else "b", "c" if i % 4 else "cc") for i in range(100)]
     found = measure(lambda_model(len), labels, np.random.default_rng(0))["accuracy"]
-    assert (found.value, found.pairs) == (0.75, 100)
+    assert (found.value, found.n) == (0.75, 100)
     assert 0.6 < found.low < 0.7 < 0.8 < found.high < 0.9
+
+
+def test_measure_resamples_prompts_whatever_kinds_of_labels_they_have() -> None:
+    # Twenty prompts, each judged ten times alike: twenty things are known, not two hundred.
+    labels: list[Any] = [Comparison(f"p{i}", "bb" if i % 4 else "b", "c" if i % 4 else "cc") for i in range(20)] * 10
+    found = measure(lambda_model(len), labels, np.random.default_rng(0))["accuracy"]
+    assert found.clusters == 20
+    assert found.low < 0.55
+    mixed = measure(
+        lambda_model(len), [*labels, *(BestOf(f"p{i}", ("aa", "a"), 0) for i in range(20))], np.random.default_rng(0)
+    )
+    assert mixed["accuracy"].n == 220
+    assert mixed["accuracy"].low < mixed["accuracy"].value < mixed["accuracy"].high
 
 
 def lambda_model(judge: Any) -> Any:

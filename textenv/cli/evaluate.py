@@ -19,6 +19,7 @@ from textenv.errors import ConfigError
 from textenv.report import answers_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
+from textenv.statistics import finite_or_none
 from textenv.tasks import Task, TaskSource, load_tasks
 
 
@@ -133,7 +134,10 @@ def evaluate_models(
         "tasks": [task.name for task in tasks],
         "verifiable": [task.name for task in tasks if task.verifier is not None],
         "models": {
-            model: {task: {name: list(figure) for name, figure in row.items()} for task, row in by_task.items()}
+            model: {
+                task: {name: [finite_or_none(number) for number in figure[:3]] for name, figure in row.items()}
+                for task, row in by_task.items()
+            }
             for model, by_task in figures.items()
         },
     }

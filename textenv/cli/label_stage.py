@@ -13,12 +13,12 @@ import numpy as np
 from agents.policy import CausalLMPolicy
 from reward_models.card import write_card
 from reward_models.labels import Label, LabelSplits, read_labels, split_labels
-from reward_models.metrics import Accuracy
 from reward_models.training import RewardModelConfig, measure, train
 from textenv.cli.configs import RewardStageConfig
 from textenv.cli.stages import start_reward_model
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
+from textenv.statistics import Interval
 
 _EVALUATIONS = 10  # of the held-out loss in a run that does not say how many
 
@@ -112,8 +112,8 @@ def _with_evaluations(config: RewardStageConfig, splits: LabelSplits, seed: int)
     return replace(training, eval_every=max(1, int(steps / _EVALUATIONS)))
 
 
-def _figures(found: dict[str, Accuracy]) -> dict[str, Any]:
+def _figures(found: dict[str, Interval]) -> dict[str, Any]:
     """As the summary holds them; NaN has no place in JSON."""
     measured = {name: [x.low, x.high] for name, x in found.items() if np.isfinite(x.low)}
-    pairs = {name: x.pairs for name, x in found.items()}
+    pairs = {name: x.n for name, x in found.items()}
     return {**{name: x.value for name, x in found.items()}, "intervals": measured, "pairs": pairs}

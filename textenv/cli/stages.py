@@ -35,7 +35,7 @@ from reward_models import (
 )
 from reward_models.card import write_card
 from reward_models.lexicon import positive_share
-from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
+from reward_models.metrics import human_rater_accuracy, pair_accuracy
 from textenv.answers import Answers
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
@@ -46,6 +46,7 @@ from textenv.mixed_precision import fast_bf16
 from textenv.pretrained import find_folder, is_adapter
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
+from textenv.statistics import Interval
 from textenv.trajectories import Trajectory
 
 
@@ -176,7 +177,7 @@ def start_reward_model(
     )
 
 
-def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Accuracy]]:
+def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Interval]]:
     """Accuracy on held-out pairs of the reward model, one human rater, the VADER lexicon, and TF-IDF with ridge."""
     test = data.rated("test", [domain])
     labels = ratings_from_texts(test)
@@ -195,12 +196,12 @@ def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str
     return found
 
 
-def _accuracy_figures(accuracies: dict[float, Accuracy]) -> dict[str, Any]:
+def _accuracy_figures(accuracies: dict[float, Interval]) -> dict[str, Any]:
     names = {gap: "accuracy" if gap == 0 else "accuracy_gap_" + f"{gap:g}".replace(".", "_") for gap in accuracies}
     return {
         **{names[gap]: found.value for gap, found in accuracies.items()},
         "intervals": {names[gap]: [found.low, found.high] for gap, found in accuracies.items()},
-        "pairs": {names[gap]: found.pairs for gap, found in accuracies.items()},
+        "pairs": {names[gap]: found.n for gap, found in accuracies.items()},
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from textenv.errors import ConfigError
-from textenv.feedback.measures.shares import Share, clustered_share, wilson_interval
+from textenv.statistics import Interval, clustered_share, student_quantile, wilson_interval
 
 
 def test_wilson_hand_worked():
@@ -31,16 +31,17 @@ def test_wilson_says_what_it_needs(value, count, confidence):
 def test_independent_values_are_wilsons():
     found = clustered_share([1] * 8 + [0] * 2)
 
-    assert found == Share(0.8, *wilson_interval(0.8, 10), 10, 10)
+    assert found == Interval(0.8, *wilson_interval(0.8, 10), 10, 10)
 
 
 def test_copies_in_clusters_count_once():
     values = np.array([1.0] * 8 + [0.0] * 2)
     found = clustered_share(np.repeat(values, 5), np.repeat(np.arange(10), 5))
 
-    # SE² = 0.16 / 9 with copies as clusters, so that nine values are left.
-    assert (found.value, found.number, found.clusters) == (0.8, 50, 10)
-    assert (found.low, found.high) == pytest.approx(wilson_interval(0.8, 9))
+    # SE² = 0.16 / 9 with copies as clusters, so that nine values are left; ten clusters know their spread roughly.
+    effective = 9 * (1.959964 / student_quantile(0.95, 9)) ** 2
+    assert (found.value, found.n, found.clusters) == (0.8, 50, 10)
+    assert (found.low, found.high) == pytest.approx(wilson_interval(0.8, effective))
 
 
 def test_where_all_agree_the_clusters_count():
@@ -51,11 +52,11 @@ def test_where_all_agree_the_clusters_count():
 
 
 def test_nothing_is_known_without_values():
-    assert clustered_share([]).number == 0
+    assert clustered_share([]).n == 0
     assert math.isnan(clustered_share([]).value)
 
 
-@pytest.mark.parametrize(("groups", "size", "truth"), [(12, 6, 0.6), (40, 4, 0.9), (200, 3, 0.5)])
+@pytest.mark.parametrize(("groups", "size", "truth"), [(5, 6, 0.7), (12, 6, 0.6), (40, 4, 0.9), (200, 3, 0.5)])
 def test_the_interval_covers_the_truth(groups, size, truth):
     rng = np.random.default_rng(5)
     covered = 0

@@ -1,18 +1,22 @@
-"""Estimates with their uncertainty: means, ratios, bootstrap intervals, paired differences."""
+"""Means and ratios with their standard errors, with clusters as units, and shares with intervals; nothing is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import NormalDist
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
-
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From resampled values ``(resamples, n)`` to one figure each, ``(resamples,)``."""
+from textenv.statistics.intervals import (
+    CONFIDENCE,
+    Interval,
+    check_confidence,
+    share_interval,
+    student_quantile,
+    wilson_interval,
+)
 
 
 class Estimate(NamedTuple):
@@ -28,15 +32,15 @@ class Estimate(NamedTuple):
     standard_error: float
     units: int
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Normal interval around the value.
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Student's interval around the value, with one degree of freedom less than units.
 
         Raises:
             ConfigError: If the confidence lies outside 0 … 1.
         """
-        _check_confidence(confidence)
-        reach = NormalDist().inv_cdf((1 + confidence) / 2) * self.standard_error
-        return self.value - reach, self.value + reach
+        check_confidence(confidence)
+        reach = student_quantile(confidence, self.units - 1) * self.standard_error if self.units > 1 else math.nan
+        return Interval(self.value, self.value - reach, self.value + reach, self.units, self.units)
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
@@ -48,7 +52,7 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     Raises:
         ShapeError: If there is no value, or they are not one row.
     """
-    array = _row(values)
+    array = row(values)
     value = float(array.mean())
     if len(array) < 2 or not np.isfinite(value):
         return Estimate(value, float("nan"), len(array))
@@ -69,7 +73,7 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
         ConfigError: If the denominators sum to 0.
     Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13.
     """
-    x, y = _row(numerators), _row(denominators)
+    x, y = row(numerators), row(denominators)
     if x.shape != y.shape:
         raise ShapeError(f"`numerators` has shape {x.shape}, expected {y.shape} to match `denominators`")
     if y.sum() == 0:
@@ -88,14 +92,12 @@ def grouped_mean(values: ArrayLike, groups: ArrayLike | None) -> Estimate:
 
     Args:
         values: Shape ``(n,)``.
-        groups: What belongs together, shape ``(n,)``. None takes each value by itself, and so does a single group: the
-            figure is then about that group (this prompt) and no other.
+        groups: What belongs together, shape ``(n,)``; see :func:`cluster_numbers`.
 
     Raises:
         ShapeError: If the shapes disagree or there is no value.
     """
-    means = None if groups is None else group_means(values, groups)
-    return mean_estimate(values if means is None or len(means) == 1 else means)
+    return mean_estimate(group_means(values, cluster_numbers(groups, len(row(values)))))
 
 
 def grouped_ratio(numerators: ArrayLike, denominators: ArrayLike, groups: ArrayLike | None) -> Estimate:
@@ -110,71 +112,11 @@ def grouped_ratio(numerators: ArrayLike, denominators: ArrayLike, groups: ArrayL
         ShapeError: If the shapes disagree or there is no value.
         ConfigError: If the denominators sum to 0.
     """
-    x, y = _row(numerators), _row(denominators)
-    if groups is None or x.shape != y.shape:
+    x, y = row(numerators), row(denominators)
+    if x.shape != y.shape:
         return ratio_estimate(x, y)
-    index = _group_index(groups, x)
-    if index.max() == 0:
-        return ratio_estimate(x, y)
+    index = cluster_numbers(groups, len(x))
     return ratio_estimate(np.bincount(index, weights=x), np.bincount(index, weights=y))
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    statistic: Statistic | None = None,
-    groups: ArrayLike | None = None,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic.
-
-    Args:
-        values: Shape ``(n,)``.
-        rng: For the resamples.
-        statistic: From resamples ``(R, n)`` to figures ``(R,)``; None takes the mean.
-        groups: What belongs together, shape ``(n,)``: answers to one prompt are not independent, so whole prompts are
-            resampled and the statistic sees their group means, ``(R, groups)``. None resamples single values.
-        resamples: Number of resamples.
-        confidence: Coverage.
-
-    Raises:
-        ShapeError: If there is no value, or the shapes disagree.
-        ConfigError: If confidence or resamples are out of range.
-    """
-    array = _row(values)
-    _check_confidence(confidence)
-    if resamples < 1:
-        raise ConfigError(f"`resamples` must be ≥ 1, got {resamples}")
-    if groups is not None:
-        array = group_means(array, groups)
-    figures = np.empty(resamples)
-    rows = max(1, 4_000_000 // len(array))
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        drawn = array[rng.integers(len(array), size=(size, len(array)))]
-        figures[start : start + size] = drawn.mean(1) if statistic is None else statistic(drawn)
-    low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def mean_interval(
-    values: ArrayLike, rng: np.random.Generator, *, resamples: int = 1000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean.
-
-    Args:
-        values: Shape ``(n,)``.
-        rng: For the resamples.
-        resamples: Number of bootstrap resamples.
-        confidence: Coverage.
-
-    Raises:
-        ShapeError: If there is no value.
-        ConfigError: If confidence or resamples are out of range.
-    """
-    return bootstrap_interval(values, rng, resamples=resamples, confidence=confidence)
 
 
 def group_means(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
@@ -183,8 +125,8 @@ def group_means(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ShapeError: If the shapes disagree or there is no value.
     """
-    array = _row(values)
-    index = _group_index(groups, array)
+    array = row(values)
+    index = _numbers(groups, len(array))
     return np.bincount(index, weights=array) / np.bincount(index)
 
 
@@ -198,27 +140,65 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     Raises:
         ShapeError: If the shapes disagree or there is no pair.
     """
-    a, b = _row(first), _row(second)
+    a, b = row(first), row(second)
     if a.shape != b.shape:
         raise ShapeError(f"`second` has shape {b.shape}, expected {a.shape} to match `first`")
     return mean_estimate(b - a)
 
 
-def _group_index(groups: ArrayLike, values: NDArray[np.float64]) -> NDArray[np.int64]:
+def clustered_share(values: ArrayLike, clusters: ArrayLike | None = None, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of values in 0…1, such as a win rate, with a Wilson interval for what its clusters are worth.
+
+    Args:
+        values: Shape ``(n,)``, each in 0…1.
+        clusters: What belongs together, e.g. the prompt, shape ``(n,)``; None: every value stands alone. A single
+            cluster is worth one value.
+        confidence: Coverage.
+
+    Source: see :func:`textenv.statistics.share_interval`.
+    """
+    x = np.asarray(values, np.float64)
+    if not len(x):
+        return Interval(math.nan)
+    value, count = float(np.clip(x.mean(), 0, 1)), len(x)
+    if clusters is None:
+        return Interval(value, *wilson_interval(value, count, confidence), count, count)
+    groups = len(np.unique(np.asarray(clusters)))
+    error = grouped_ratio(x, np.ones(count), clusters).standard_error if groups > 1 else math.nan
+    return Interval(value, *share_interval(value, error, count, groups, confidence), count, groups)
+
+
+def cluster_numbers(groups: ArrayLike | None, count: int) -> NDArray[np.int64]:
+    """A number from 0 without gaps for the group of each value, in sorted order of the groups' names.
+
+    Args:
+        groups: What belongs together, shape ``(n,)``. None takes each value by itself, and so does a single group: the
+            figure is then about that group (this prompt) and no other.
+        count: n.
+
+    Raises:
+        ShapeError: If there are not as many groups as values.
+    """
+    if groups is None:
+        return np.arange(count)
+    index = _numbers(groups, count)
+    return index if count and index.max() > 0 else np.arange(count)
+
+
+def _numbers(groups: ArrayLike, count: int) -> NDArray[np.int64]:
     names = np.asarray(groups)
-    if names.shape != values.shape:
-        raise ShapeError(f"`groups` has shape {names.shape}, expected {values.shape} to match `values`")
-    _, index = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
-    return index
+    if names.shape != (count,):
+        raise ShapeError(f"`groups` has shape {names.shape}, expected {(count,)} to match `values`")
+    return np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)[1]
 
 
-def _row(values: ArrayLike) -> NDArray[np.float64]:
+def row(values: ArrayLike) -> NDArray[np.float64]:
+    """Values as one row of numbers.
+
+    Raises:
+        ShapeError: If there is none, or they are not one row.
+    """
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not len(array):
         raise ShapeError(f"values must have shape (n,) with n ≥ 1, got {array.shape}")
     return array
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ConfigError(f"`confidence` must lie between 0 and 1, got {confidence}")
