@@ -9,7 +9,7 @@ from typing import Any
 from reward_models.benchmarking.report.charts import dot_chart, gap_chart, reliability_chart
 from reward_models.benchmarking.report.leaderboard import best_in, leaderboard, ranked
 from reward_models.benchmarking.report.tables import card, cell, heat_cell, legend, name_cell, table
-from textenv.report.numbers import short
+from textenv.pages.numbers import short
 
 Colors = Mapping[str, str]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from reward_models.benchmarking.report.tables import Figure, interval, shown
 from textenv.report.drawing.charts import Judge, accuracy_chart
 from textenv.report.drawing.svg import CHARACTER_WIDTH, Axis, Frame, clip_text, label, spread
+
+from reward_models.benchmarking.report.tables import Figure, interval, shown
 
 _LEAST_PAIRS = 10  # a point of fewer says nothing
 _GAPS = ("0", "0.5", "1", "2")

@@ -8,7 +8,7 @@ from typing import Any
 
 from reward_models.benchmarking.report.charts import dot_chart, histogram
 from reward_models.benchmarking.report.tables import card, cell, heat_cell, name_cell, table
-from textenv.report.numbers import fixed, short
+from textenv.pages.numbers import fixed, short
 
 Colors = Mapping[str, str]
 _MOST_DOTS = 15

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from textenv.report.assets import SCRIPT
+
 from reward_models.benchmarking.report.agreement_sections import (
     accuracy_section,
     calibration_section,
@@ -35,7 +37,6 @@ from reward_models.benchmarking.report.closing_sections import (
 from reward_models.benchmarking.report.leaderboard import leaderboard, ranked
 from reward_models.benchmarking.report.style import colors, page_css
 from reward_models.benchmarking.report.tables import interval, shown
-from textenv.report.assets import SCRIPT
 
 _CONTROLS = {code: "\ufffd" for code in [*range(0x20), *range(0x7F, 0xA0)] if chr(code) not in "\t\n"}
 

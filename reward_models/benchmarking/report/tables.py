@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from textenv.report.numbers import MISSING, fixed
+from textenv.pages.numbers import MISSING, fixed
 
 Figure = Mapping[str, Any]
 """A figure as JSON holds it: value, low, high, n."""

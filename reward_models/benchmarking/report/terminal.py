@@ -12,7 +12,7 @@ from rich.text import Text
 
 from reward_models.benchmarking.report.leaderboard import best_in, leaderboard, ranked
 from reward_models.benchmarking.report.tables import interval, shown
-from textenv.report.numbers import short
+from textenv.pages.numbers import short
 
 
 def summary_table(data: Mapping[str, Any]) -> RenderableType:
