@@ -83,7 +83,9 @@ def render_alone(
         template,
         style=Markup("\n".join(path.read_text("utf-8") for path in styles)),
         script=Markup(source),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
+        policy=Markup("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'; img-src data:").format(
+            digest
+        ),
         data=None if data is None else _inside_script(data),
         **values,
     )
