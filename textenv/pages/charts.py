@@ -457,7 +457,7 @@ def whisker(
     if "value" in at:
         parts.append(element("circle", cx=at["value"], cy=12, r=5))
     group = {"class_": f"row-chart {color_class(color)}", "height": 24, "role": "img", "aria_label": tip}
-    return element("svg", *parts, **group, tabindex=0 if tip else None, data_tip=tip)
+    return element("svg", *parts, **group, data_tip=tip)
 
 
 def scale(axis: Axis) -> Markup:
