@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agents.algorithms.ppo import PPOConfig
 from agents.finetuning import SFTConfig
 from agents.language_modeling import LMConfig
-from agents.algorithms.ppo import PPOConfig
 from agents.pretraining import PretrainConfig
 from reward_models.training import RewardModelConfig
 from textenv.datasets.records import check_domains

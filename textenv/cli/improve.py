@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from agents.algorithms.ppo import PPOConfig
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.language_modeling import LMConfig
 from agents.policy import CausalLMPolicy
-from agents.algorithms.ppo import PPOConfig
 from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels

@@ -180,7 +180,9 @@ class Trainer:
                 self._unfinished = None
                 for callback in callbacks:
                     callback(trained, figures)
-                progress.update(self.step, trained.shown(figures) if console else None, tokens=trained.tokens - self._began[1])
+                progress.update(
+                    self.step, trained.shown(figures) if console else None, tokens=trained.tokens - self._began[1]
+                )
                 if self.run is None:
                     continue
                 if self.world.is_main and (evaluated or last or self.step % settings.log_every == 0):

@@ -1,6 +1,11 @@
 """Numbers as people read them: signs, significant digits, thousands, durations, shares; axis ticks."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+Figure = Mapping[str, Any]
+"""A measured figure as JSON holds it: ``value``, and the ends of its interval, ``low`` and ``high``, or None."""
 
 MISSING = "–"
 """Shown where a figure is absent."""
@@ -38,6 +43,20 @@ def short(value: float | None) -> str:
 def percent(value: float | None, digits: int = 0) -> str:
     """A share as a percentage; a dash for None."""
     return MISSING if value is None else f"{100 * value:.{digits}f}%".replace("-", "−")
+
+
+def shown(found: Figure | None, digits: int = 1, *, share: bool = True, signed: bool = False) -> str:
+    """A figure's value, shares in percent but without the sign; a dash where there is none."""
+    value = None if found is None else found["value"]
+    return fixed(100 * value if share and value is not None else value, digits, signed=signed)
+
+
+def between(found: Figure | None, digits: int = 1, *, share: bool = True, signed: bool = False) -> str:
+    """A figure's interval in brackets; empty where there is none."""
+    if found is None or found.get("low") is None or found.get("high") is None:
+        return ""
+    ends = (shown({"value": found[end]}, digits, share=share, signed=signed) for end in ("low", "high"))
+    return f"[{', '.join(ends)}]"
 
 
 def duration(seconds: float | None) -> str:

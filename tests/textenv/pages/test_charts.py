@@ -7,25 +7,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textenv.report.drawing.charts import (
-    Curve,
-    Held,
-    Judge,
-    accuracy_chart,
-    histogram_chart,
-    learning_chart,
-    reward_kl_chart,
+from textenv.pages.charts import (
+    Axis,
+    Frame,
+    Line,
+    clip_text,
+    columns,
+    element,
+    grouped_chart,
+    plot,
+    share_points,
     small_chart,
+    spread,
+    stacked,
+    thin,
+    training_chart,
+    training_curve,
+    whisker,
 )
-from textenv.report.drawing.svg import Axis, Frame, clip_text, spread, thin
-from textenv.report.numbers import ticks
+from textenv.pages.numbers import ticks
+from textenv.report.sections import Measured, reward_histogram, reward_kl_chart
 
 numbers = st.floats(-1e99, 1e99, allow_nan=False, allow_infinity=False)
 
 
-def curve(name: str = "train", n: int = 5, *, held_out: bool = True) -> Curve:
+def curve(name: str = "train", n: int = 5, *, most: int = 160) -> Line:
     x = np.arange(float(n))
-    return Curve(name, x, np.sqrt(x), "sft", held_out)
+    return training_curve(name, "sft", x, np.sqrt(x), most=most)
+
+
+def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
 
 
 def texts(svg: str) -> list[str]:
@@ -103,8 +115,8 @@ def test_clip_text_marks_the_cut() -> None:
     assert clip_text("abcd", 4) == "abcd"
 
 
-def test_learning_chart_labels_each_line_with_its_last_value() -> None:
-    svg = learning_chart([curve("train"), curve("held-out")], x_label="step", y_label="nats", description="loss")
+def test_training_chart_labels_each_line_with_its_last_value() -> None:
+    svg = training_chart([curve("train"), curve("held-out")], titles=("step", "nats"), description="loss")
     assert "train 2" in texts(svg)
     assert "held-out 2" in texts(svg)
     points = coordinates(svg)
@@ -112,16 +124,20 @@ def test_learning_chart_labels_each_line_with_its_last_value() -> None:
     assert points[:, 0].max() <= 440
 
 
-def test_learning_chart_escapes_names() -> None:
-    svg = learning_chart(
-        [curve('<b onload="x">&')], x_label="</text>", y_label="<i>", description='"><script>alert(1)</script>'
-    )
+def test_charts_escape_every_text() -> None:
+    evil = '"><script>alert(1)</script>'
+    svg = training_chart([curve('<b onload="x">&')], titles=("</text>", "<i>"), description=evil)
+    svg += whisker({"value": 0.5, "low": None, "high": None}, Axis(0, 1, ((0, evil),)), tip=evil)
+    svg += stacked([(1, "sft", evil)]) + columns([1.0], [evil], [(0, evil)], unit=evil, description=evil)
+    svg += element("text", evil, data_tip=evil)
     assert "<script" not in svg
-    assert '<b onload="x">&' in {node.get("data-name") for node in ElementTree.fromstring(svg).iter("polyline")}
+    root = ElementTree.fromstring(f"<g>{svg}</g>")
+    assert '<b onload="x">&' in {node.get("data-name") for node in root.iter("polyline")}
+    assert evil in {node.get("data-tip") for node in root.iter("rect")}
 
 
 def test_chart_tips_are_as_many_as_points() -> None:
-    root = ElementTree.fromstring(small_chart(curve(n=400), description="d"))
+    root = ElementTree.fromstring(small_chart(curve(n=400, most=120), description="d"))
     line = next(root.iter("polyline"))
     tips, points = json.loads(line.get("data-tips") or ""), (line.get("points") or "").split()
     assert len(tips) == len(points) == 120
@@ -129,32 +145,46 @@ def test_chart_tips_are_as_many_as_points() -> None:
 
 @pytest.mark.parametrize("y", [[1.0], [2.0, 2.0, 2.0], [0.0, 0.0]])
 def test_small_chart_of_constant_series_is_finite(y: list[float]) -> None:
-    svg = small_chart(Curve("c", np.arange(float(len(y))), np.array(y), "ppo"), description="d")
+    svg = small_chart(training_curve("c", "ppo", np.arange(float(len(y))), np.array(y)), description="d")
     assert "nan" not in svg
     assert "inf" not in svg
 
 
+def test_bands_and_whiskers_reach_from_low_to_high() -> None:
+    frame = {"width": 100, "height": 100, "left": 0, "right": 0, "top": 0, "bottom": 0}
+    line = Line("a", "sft", [0.0, 10.0], [0.5, 0.5], dots=3, low=[0.25, np.nan], high=[0.75, np.nan])
+    drawn = plot([line], Axis(0, 10), Axis(0, 1), description="d", **frame)
+    (whiskers,) = [node for node in ElementTree.fromstring(drawn).iter("line") if node.get("class") == "whisker"]
+    assert [whiskers.get(end) for end in ("x1", "x2", "y1", "y2")] == ["0", "0", "75", "25"]
+    band = Line("a", "sft", [0.0, 10.0], [0.5, 0.5], low=[0.25, 0.25], high=[0.75, 1.0], band=True)
+    drawn = plot([band], Axis(0, 10), Axis(0, 1), description="d", **frame)
+    polygon = next(ElementTree.fromstring(drawn).iter("polygon"))
+    assert polygon.get("points") == "0.0,25.0 100.0,0.0 100.0,75.0 0.0,75.0"
+
+
 def test_reward_kl_chart_marks_start_end_and_finals() -> None:
-    path = Curve("r", np.array([0.0, 2.0, 5.0]), np.array([0.0, 1.0, 1.5]), "ppo")
-    svg = reward_kl_chart(path, None, [Held("PPO", "ppo", 5.2, 1.4, (1.3, 1.5)), Held("SFT", "sft", 0.0, 0.0, None)])
+    path = (np.array([0.0, 2.0, 5.0]), np.array([0.0, 1.0, 1.5]))
+    svg = reward_kl_chart(path, None, [Measured("ppo", 5.2, 1.4, (1.3, 1.5)), Measured("sft", 0.0, 0.0, None)])
     assert {"start", "end of training", "PPO, test: 1.40 at 5.2 nats"} <= set(texts(svg))
     assert svg.count('class="whisker"') == 1
 
 
-def test_accuracy_chart_draws_what_is_measured() -> None:
-    judges = [
-        Judge("reward model", "rm", [0.8, 0.9], [(0.79, 0.81), None]),
-        Judge("human rater", "human", [None, 0.95], [None, (0.94, 0.96)]),
+def test_grouped_chart_draws_what_is_measured() -> None:
+    groups = ["all\n1,234 pairs", "> 1"]
+    lines = [
+        share_points("reward model", "rm", [figure(0.8, 0.79, 0.81), figure(0.9)], groups),
+        share_points("human rater", "human", [None, figure(0.95, 0.94, 0.96)], groups),
+        share_points("nobody", "base", [None, None], groups),
     ]
-    svg = accuracy_chart(["all", "> 1"], [1234, None], judges)
-    assert svg.count('class="judge"') == 3
+    svg = grouped_chart(lines, groups, titles=("gap", "share"), description="d")
+    assert svg.count('class="point"') == 3
     assert svg.count('class="whisker"') == 2
     assert {"reward model 0.90", "human rater 0.95", "1,234 pairs", "> 1"} <= set(texts(svg))
 
 
 def test_histogram_shares_add_up_to_one_hundred_percent() -> None:
     rewards = np.repeat([-1.0, 0.0, 0.5, 4.0], [10, 60, 20, 10])
-    svg = histogram_chart({"sft": rewards})
+    svg = reward_histogram({"sft": rewards})
     assert "SFT mean 0.40" in texts(svg)
     root = ElementTree.fromstring(svg)
     outline = next(root.iter("polyline")).get("points") or ""
@@ -170,6 +200,32 @@ def test_histogram_shares_add_up_to_one_hundred_percent() -> None:
 
 
 def test_histogram_of_equal_rewards_is_finite() -> None:
-    svg = histogram_chart({"sft": np.zeros(10)})
+    svg = reward_histogram({"sft": np.zeros(10)})
     assert "nan" not in svg
     assert "SFT mean 0.00" in texts(svg)
+
+
+def test_whisker_puts_what_lies_outside_at_the_end() -> None:
+    drawn = whisker(figure(0.75, 0.4, 1.2), Axis(0.5, 1.0), mark=0.5, band=(0.6, 0.7), tip="75 %")
+    root = ElementTree.fromstring(drawn)
+    assert [node.get("cx") for node in root.iter("circle")] == ["50%"]
+    reach = next(node for node in root.iter("line") if node.get("class") == "reach")
+    assert (reach.get("x1"), reach.get("x2")) == ("0%", "100%")
+    band = next(root.iter("rect"))
+    assert (band.get("x"), band.get("width")) == ("20%", "20%")
+    assert root.get("aria-label") == root.get("data-tip") == "75 %"
+    assert not list(ElementTree.fromstring(whisker(figure(None), Axis(0, 1))).iter("circle"))
+
+
+def test_stacked_parts_fill_the_width_in_their_order() -> None:
+    root = ElementTree.fromstring(stacked([(1, "a", "done"), (0, "b", "none"), (3, "c", "open")]))
+    assert [(node.get("x"), node.get("width")) for node in root.iter("rect")] == [("0%", "25%"), ("25%", "75%")]
+    assert root.get("aria-label") == "1 done, 0 none, 3 open"
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=30))
+def test_columns_stay_inside(heights: list[float]) -> None:
+    drawn = columns(heights, ["t"] * len(heights), [], unit="per hour", description="d", last_open=True)
+    bars = list(ElementTree.fromstring(drawn).iter("rect"))
+    assert [bar.get("class") for bar in bars] == ["bar"] * (len(heights) - 1) + ["bar open"]
+    assert all(18 <= float(bar.get("y") or 0) <= 276 for bar in bars)
