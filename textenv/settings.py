@@ -54,15 +54,21 @@ class Rule(NamedTuple):
 
     @property
     def requirement(self) -> str:
-        """In words: ``≥ 1``, ``in (0, 1]``, ``'best' or 'worst'``; empty where every value of the type will do."""
-        words = [" or ".join(map(repr, self.choices))] if self.choices else []
-        low = next((limit for limit in self.limits if isinstance(limit, (Gt, Ge))), None)
-        high = next((limit for limit in self.limits if isinstance(limit, (Lt, Le)) and _bound(limit) != math.inf), None)
+        """In words: ``≥ 1``, ``in (0, 1]``, ``one of 'a', 'b', 'c'``; empty where every value of the type will do."""
+        words = []
+        if self.choices:
+            named = [*map(repr, self.choices)]
+            words.append(" or ".join(named) if len(named) < 3 else f"one of {', '.join(named)}")
+        low: Any = next((limit for limit in self.limits if isinstance(limit, (Gt, Ge))), None)
+        high: Any = next(
+            (limit for limit in self.limits if isinstance(limit, (Lt, Le)) and _bound(limit) != math.inf), None
+        )
         if low and high:
             left, right = "(["[isinstance(low, Ge)], ")]"[isinstance(high, Le)]
             words.append(f"in {left}{_bound(low):g}, {_bound(high):g}{right}")
         else:
-            words += [f"{_SIGNS[type(limit)]} {_bound(limit):g}" for limit in (low, high) if limit]
+            signs = [f"{_SIGNS[type(limit)]} {_bound(limit):g}" for limit in (low, high) if limit]
+            words += ["positive" if sign == "> 0" else sign for sign in signs]
         for limit in self.limits:
             if isinstance(limit, MinLen):
                 words.append(f"at least {limit.min_length} long" if limit.min_length > 1 else "non-empty")
@@ -72,9 +78,7 @@ class Rule(NamedTuple):
         return " and ".join(words)
 
     def broken_by(self, value: Any) -> str:
-        """What the value ought to be; empty if it will do."""
-        if value is None and self.none:
-            return ""
+        """What a value (not None, where that is allowed) ought to be; empty if it will do."""
         kind = {"int": numbers.Integral, "float": numbers.Real}.get(self.number)
         if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             wanted = "a whole number" if self.number == "int" else "a number"
@@ -129,10 +133,11 @@ class Settings:
     def __post_init__(self) -> None:
         for name, rule in rules(type(self)).items():
             value = getattr(self, name)
-            wanted = rule.broken_by(value)
+            wanted = "" if value is None and rule.none else rule.broken_by(value)
             if wanted:
                 got = value if isinstance(value, numbers.Number) else repr(value)
-                raise ConfigError(f"`{name}` must be {wanted}, got {got}{rule.remedy and '; ' + rule.remedy}")
+                verb = "lie" if wanted.startswith("in ") else "be"
+                raise ConfigError(f"`{name}` must {verb} {wanted}, got {got}{rule.remedy and '; ' + rule.remedy}")
 
 
 @functools.cache
