@@ -20,8 +20,10 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import operator
 import types
 from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, Predicate
@@ -33,6 +35,9 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 UnitFloat = Annotated[float, Interval(ge=0, le=1)]
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+"""What a model computes in; ``auto`` takes bfloat16 where the hardware is fast at it."""
 
 
 def folder_name(name: str) -> bool:
@@ -118,6 +123,7 @@ def _holds(limit: Any, value: Any) -> bool:
     raise TypeError(f"{limit!r} is no limit that a setting can have")
 
 
+@dataclass(frozen=True)  # jsonargparse takes apart into flags what is a dataclass through and through
 class Settings:
     """Base of dataclasses of settings: checks every field once, when an object is made.
 
@@ -138,6 +144,25 @@ class Settings:
                 got = value if isinstance(value, numbers.Number) else repr(value)
                 verb = "lie" if wanted.startswith("in ") else "be"
                 raise ConfigError(f"`{name}` must {verb} {wanted}, got {got}{rule.remedy and '; ' + rule.remedy}")
+
+
+def refuse_unused(settings: Settings, why: str, *names: str) -> None:
+    """Refuse settings that were changed although nothing that runs would look at them.
+
+    Args:
+        settings: Any settings.
+        why: Ends the message: why they have no effect here, and what to do instead.
+        names: Fields, or ``field.inner.innermost`` of settings inside settings.
+
+    Raises:
+        ConfigError: If one has another value than its default.
+    """
+    for name in names:
+        outer, _, inner = name.partition(".")
+        (field,) = (each for each in fields(settings) if each.name == outer)  # pyright: ignore[reportArgumentType]
+        usual = field.default if field.default_factory is MISSING else field.default_factory()
+        if operator.attrgetter(name)(settings) != (operator.attrgetter(inner)(usual) if inner else usual):
+            raise ConfigError(f"`{name}` has no effect {why}")
 
 
 @functools.cache
@@ -169,3 +194,16 @@ def _rule(hint: Any) -> Rule:
 def _limits(extras: Iterable[Any]) -> Iterator[Any]:
     for extra in extras:
         yield from extra if isinstance(extra, GroupedMetadata) else (extra,)
+
+
+@functools.cache
+def field_help(kind: type) -> dict[str, str]:
+    """What the docstring of a class of settings, and of those that it extends, says of each field."""
+    from docstring_parser import parse
+
+    return {
+        about.arg_name: " ".join((about.description or "").split())
+        for each in reversed(kind.__mro__)
+        if issubclass(each, Settings) and each.__doc__
+        for about in parse(each.__doc__).params
+    }
