@@ -20,9 +20,11 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import operator
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -45,6 +47,9 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 UnitFloat = Annotated[float, Interval(ge=0, le=1)]
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+"""What a model computes in; ``auto`` takes bfloat16 where the hardware is fast at it."""
 
 
 def folder_name(name: str) -> bool:
@@ -95,15 +100,21 @@ class Rule(NamedTuple):
 
     @property
     def requirement(self) -> str:
-        """In words: ``≥ 1``, ``in (0, 1]``, ``'best' or 'worst'``; empty where every value of the type will do."""
-        words = [" or ".join(map(repr, self.choices))] if self.choices else []
-        low = next((limit for limit in self.limits if isinstance(limit, (Gt, Ge))), None)
-        high = next((limit for limit in self.limits if isinstance(limit, (Lt, Le)) and _bound(limit) != math.inf), None)
+        """In words: ``≥ 1``, ``in (0, 1]``, ``one of 'a', 'b', 'c'``; empty where every value of the type will do."""
+        words = []
+        if self.choices:
+            named = [*map(repr, self.choices)]
+            words.append(" or ".join(named) if len(named) < 3 else f"one of {', '.join(named)}")
+        low: Any = next((limit for limit in self.limits if isinstance(limit, (Gt, Ge))), None)
+        high: Any = next(
+            (limit for limit in self.limits if isinstance(limit, (Lt, Le)) and _bound(limit) != math.inf), None
+        )
         if low and high:
             left, right = "(["[isinstance(low, Ge)], ")]"[isinstance(high, Le)]
             words.append(f"in {left}{_bound(low):g}, {_bound(high):g}{right}")
         else:
-            words += [f"{_SIGNS[type(limit)]} {_bound(limit):g}" for limit in (low, high) if limit]
+            signs = [f"{_SIGNS[type(limit)]} {_bound(limit):g}" for limit in (low, high) if limit]
+            words += ["positive" if sign == "> 0" else sign for sign in signs]
         for limit in self.limits:
             if isinstance(limit, MinLen):
                 words.append(f"at least {limit.min_length} long" if limit.min_length > 1 else "non-empty")
@@ -113,9 +124,7 @@ class Rule(NamedTuple):
         return " and ".join(words)
 
     def broken_by(self, value: Any) -> str:
-        """What the value ought to be; empty if it will do."""
-        if value is None and self.none:
-            return ""
+        """What a value (not None, where that is allowed) ought to be; empty if it will do."""
         kind = {"int": numbers.Integral, "float": numbers.Real}.get(self.number)
         if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             wanted = "a whole number" if self.number == "int" else "a number"
@@ -160,10 +169,11 @@ class _TakesOldNames(type):
 
     if not TYPE_CHECKING:  # type checkers are to see the constructor of the dataclass
 
-        def __call__(cls, *values: Any, **fields: Any) -> Any:
-            return super().__call__(*values, **with_new_names(cls, fields))
+        def __call__(cls, *values: Any, **given: Any) -> Any:
+            return super().__call__(*values, **with_new_names(cls, given))
 
 
+@dataclass(frozen=True)  # jsonargparse takes apart into flags what is a dataclass through and through
 class Settings(metaclass=_TakesOldNames):
     """Base of dataclasses of settings: checks every field once, when an object is made.
 
@@ -181,10 +191,30 @@ class Settings(metaclass=_TakesOldNames):
     def __post_init__(self) -> None:
         for name, rule in rules(type(self)).items():
             value = getattr(self, name)
-            wanted = rule.broken_by(value)
+            wanted = "" if value is None and rule.none else rule.broken_by(value)
             if wanted:
                 got = value if isinstance(value, numbers.Number) else repr(value)
-                raise ConfigError(f"`{name}` must be {wanted}, got {got}{rule.remedy and '; ' + rule.remedy}")
+                verb = "lie" if wanted.startswith("in ") else "be"
+                raise ConfigError(f"`{name}` must {verb} {wanted}, got {got}{rule.remedy and '; ' + rule.remedy}")
+
+
+def refuse_unused(settings: Settings, why: str, *names: str) -> None:
+    """Refuse settings that were changed although nothing that runs would look at them.
+
+    Args:
+        settings: Any settings.
+        why: Ends the message: why they have no effect here, and what to do instead.
+        names: Fields, or ``field.inner.innermost`` of settings inside settings.
+
+    Raises:
+        ConfigError: If one has another value than its default.
+    """
+    for name in names:
+        outer, _, inner = name.partition(".")
+        (field,) = (each for each in fields(settings) if each.name == outer)  # pyright: ignore[reportArgumentType]
+        usual = field.default if field.default_factory is MISSING else field.default_factory()
+        if operator.attrgetter(name)(settings) != (operator.attrgetter(inner)(usual) if inner else usual):
+            raise ConfigError(f"`{name}` has no effect {why}")
 
 
 @functools.cache
@@ -216,3 +246,16 @@ def _rule(hint: Any) -> Rule:
 def _limits(extras: Iterable[Any]) -> Iterator[Any]:
     for extra in extras:
         yield from extra if isinstance(extra, GroupedMetadata) else (extra,)
+
+
+@functools.cache
+def field_help(kind: type) -> dict[str, str]:
+    """What the docstring of a class of settings, and of those that it extends, says of each field."""
+    from docstring_parser import parse
+
+    return {
+        about.arg_name: " ".join((about.description or "").split())
+        for each in reversed(kind.__mro__)
+        if issubclass(each, Settings) and each.__doc__
+        for about in parse(each.__doc__).params
+    }

@@ -130,9 +130,7 @@ def test_training_with_nan_weights_stops_and_names_the_step(tokenizer):
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(torch.nan)
     examples = {"a": text_examples(TEXTS, tokenizer, TINY.context)}
-    with pytest.raises(
-        RunCheckError, match="pretrain, update of step 0: train/loss, the"
-    ):
+    with pytest.raises(RunCheckError, match="pretrain, update of step 0: train/loss, the"):
         train_lm(model, examples, examples, CONFIG)
 
 

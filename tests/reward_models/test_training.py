@@ -167,9 +167,7 @@ def test_train_loss_not_finite_stops_loudly() -> None:
     rm = make()
     with torch.no_grad():
         rm.model.classifier.weight.fill_(float("nan"))
-    with pytest.raises(
-        RunCheckError, match=r"reward, update of step 0: .*lower `learning_rate`"
-    ):
+    with pytest.raises(RunCheckError, match=r"reward, update of step 0: .*lower `learning_rate`"):
         train(rm, LABELS, CONFIG)
 
 

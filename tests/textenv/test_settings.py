@@ -44,7 +44,7 @@ class Basic(Settings):
     limit: Annotated[int | None, Ge(2)] = None
     bias: float = 0.0
     order: Literal["best", "worst"] = "best"
-    mode: Literal["a", "b"] | None = None
+    mode: Literal["a", "b", "c"] | None = None
     name: FolderName = "run"
     tasks: Annotated[tuple[str, ...], MinLen(1), "name them"] = ("text",)
     either: int | str = 0
@@ -80,22 +80,22 @@ class Slotted(Settings):
         ("steps", None, "`steps` must be a whole number, got None"),
         ("steps", np.bool_(True), "`steps` must be a whole number, got np.True_"),
         ("steps", np.int64(0), "`steps` must be ≥ 1, got 0"),
-        ("rate", 0, "`rate` must be > 0, got 0"),
+        ("rate", 0, "`rate` must be positive, got 0"),
         ("rate", math.nan, "`rate` must be a finite number, got nan"),
         ("rate", math.inf, "`rate` must be a finite number, got inf"),
         ("rate", False, "`rate` must be a number, got False"),
-        ("gamma", 1.5, "`gamma` must be in [0, 1], got 1.5"),
-        ("gamma", np.float32(-0.5), "`gamma` must be in [0, 1], got -0.5"),
-        ("top_p", 0, "`top_p` must be in (0, 1], got 0; 1 keeps every token"),
+        ("gamma", 1.5, "`gamma` must lie in [0, 1], got 1.5"),
+        ("gamma", np.float32(-0.5), "`gamma` must lie in [0, 1], got -0.5"),
+        ("top_p", 0, "`top_p` must lie in (0, 1], got 0; 1 keeps every token"),
         ("heat", -1, "`heat` must be ≥ 0, got -1"),
         ("clip", math.nan, "`clip` must be a finite number, got nan"),
         ("clip", -math.inf, "`clip` must be a finite number, got -inf"),
-        ("target", 0, "`target` must be > 0, or None, got 0"),
+        ("target", 0, "`target` must be positive, or None, got 0"),
         ("limit", 1, "`limit` must be ≥ 2, or None, got 1"),
         ("bias", math.nan, "`bias` must be a finite number, got nan"),
         ("order", "first", "`order` must be 'best' or 'worst', got 'first'"),
         ("order", None, "`order` must be 'best' or 'worst', got None"),
-        ("mode", "c", "`mode` must be 'a' or 'b', or None, got 'c'"),
+        ("mode", "d", "`mode` must be one of 'a', 'b', 'c', or None, got 'd'"),
         ("name", "a/b", "`name` must be the name of a folder, got 'a/b'"),
         ("tasks", (), "`tasks` must be non-empty, got (); name them"),
     ],
@@ -131,7 +131,7 @@ def test_a_derived_class_may_change_a_range_and_add_rules_between_fields() -> No
         Derived(steps=1)
     with pytest.raises(ConfigError, match="`seed` must not exceed"):
         Derived(seed=5)
-    with pytest.raises(ConfigError, match="`gamma` must be in"):
+    with pytest.raises(ConfigError, match="`gamma` must lie in"):
         replace(Derived(), gamma=2.0)
 
 
