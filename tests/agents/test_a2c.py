@@ -93,7 +93,7 @@ def test_gradient_of_the_critic_leads_to_the_exact_values(monkeypatch):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"gae_lambda": 1.5}, "`gae_lambda` must be in"), ({"vf_coef": -1.0}, "`vf_coef` must be ≥ 0")],
+    [({"gae_lambda": 1.5}, "`gae_lambda` must lie in"), ({"vf_coef": -1.0}, "`vf_coef` must be ≥ 0")],
 )
 def test_config_refuses_nonsense(change, message):
     with pytest.raises(ConfigError, match=message):

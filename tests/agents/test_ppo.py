@@ -327,8 +327,8 @@ def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
     ("change", "message"),
     [
         ({"epochs": 0}, "`epochs` must be ≥ 1"),
-        ({"gamma": 1.1}, r"`gamma` must be in \[0, 1\]"),
-        ({"clip_range": 1.0}, r"`clip_range` must be in \(0, 1\)"),
+        ({"gamma": 1.1}, r"`gamma` must lie in \[0, 1\]"),
+        ({"clip_range": 1.0}, r"`clip_range` must lie in \(0, 1\)"),
         ({"kl_target": -1.0}, "`kl_target` must be > 0, or None"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number"),
         ({"warmup_steps": -1}, "`warmup_steps` must be ≥ 0"),
@@ -338,7 +338,7 @@ def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
         ({"kl_placement": "loss"}, "`kl_estimator` must be 'k2' or 'k3' with .*the gradient of k1 is 0 on average"),
         ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or .*, got 'step'"),
         ({"reward_clip": 0.0}, "`reward_clip` must be > 0, or None"),
-        ({"reference_decay": 1.5}, r"`reference_decay` must be in \[0, 1\]"),
+        ({"reference_decay": 1.5}, r"`reference_decay` must lie in \[0, 1\]"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

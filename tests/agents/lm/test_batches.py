@@ -214,7 +214,7 @@ def test_schedules_by_hand(schedule, step, share):
     ("arguments", "message"),
     [
         ({"micro_batch_size": 0}, "`micro_batch_size` must be ≥ 1, or None, got 0"),
-        ({"decay_fraction": 0.0}, r"`decay_fraction` must be in \(0, 1\], got 0"),
+        ({"decay_fraction": 0.0}, r"`decay_fraction` must lie in \(0, 1\], got 0"),
         ({"neftune_alpha": -1.0}, "`neftune_alpha` must be ≥ 0"),
         ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or 'cosine' or 'wsd' or 'constant', got 'step'"),
         ({"loss_reduction": "sum"}, "`loss_reduction` must be 'token' or 'example'"),
