@@ -108,7 +108,7 @@ def _with_evaluations(config: RewardStageConfig, splits: LabelSplits, seed: int)
     training = replace(config.training, seed=seed)
     if training.eval_every:
         return training
-    steps = len(splits.train) * training.epochs / (training.batch_size * training.accumulate)
+    steps = len(splits.train) * training.epochs / training.batch_size
     return replace(training, eval_every=max(1, int(steps / _EVALUATIONS)))
 
 
