@@ -23,7 +23,7 @@ import numbers
 import operator
 import types
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, Predicate
@@ -204,6 +204,6 @@ def field_help(kind: type) -> dict[str, str]:
     return {
         about.arg_name: " ".join((about.description or "").split())
         for each in reversed(kind.__mro__)
-        if issubclass(each, Settings) and each.__doc__
+        if is_dataclass(each) and each.__doc__
         for about in parse(each.__doc__).params
     }
