@@ -9,54 +9,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.a2c import A2C, A2CConfig
+    from agents.algorithms.a2c import A2C, A2CConfig
+    from agents.algorithms.dpo import DPO, DPOConfig
+    from agents.algorithms.expert_iteration import ExpertIteration, ExpertIterationConfig
+    from agents.algorithms.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
+    from agents.algorithms.ppo import PPO, PPOConfig
+    from agents.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+    from agents.algorithms.rloo import RLOO, RLOOConfig
     from agents.critic import Critic
-    from agents.dpo import DPO
-    from agents.dpo_objective import DPOConfig
     from agents.evaluation import Evaluation, evaluate_policy
-    from agents.expert_iteration import ExpertIteration, ExpertIterationConfig
     from agents.finetuning import SFTConfig, sft
     from agents.forward import SequenceBatch
-    from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
     from agents.language_modeling import LMConfig
     from agents.learning.held_out import HeldOut
     from agents.learning.protocols import Agent
     from agents.learning.recording import StoreRecorder
     from agents.learning.trackers import Trackers
     from agents.policy import CausalLMPolicy
-    from agents.ppo import PPO, PPOConfig
     from agents.preference_pairs import TokenPair, pairs_from_trajectories
     from agents.pretraining import ModelConfig, PretrainConfig, pretrain
-    from agents.reinforce_pp import ReinforcePP, ReinforcePPConfig
-    from agents.rloo import RLOO, RLOOConfig
     from textenv.sampling.params import SamplingParams
 
 
 _HOMES = {
-    "A2C": "agents.a2c",
-    "A2CConfig": "agents.a2c",
+    "A2C": "agents.algorithms.a2c",
+    "A2CConfig": "agents.algorithms.a2c",
     "Agent": "agents.learning.protocols",
     "CausalLMPolicy": "agents.policy",
     "Critic": "agents.critic",
-    "DPO": "agents.dpo",
-    "DPOConfig": "agents.dpo_objective",
-    "DrGRPO": "agents.grpo",
-    "DrGRPOConfig": "agents.grpo",
+    "DPO": "agents.algorithms.dpo",
+    "DPOConfig": "agents.algorithms.dpo",
+    "DrGRPO": "agents.algorithms.grpo",
+    "DrGRPOConfig": "agents.algorithms.grpo",
     "Evaluation": "agents.evaluation",
-    "ExpertIteration": "agents.expert_iteration",
-    "ExpertIterationConfig": "agents.expert_iteration",
-    "GRPO": "agents.grpo",
-    "GRPOConfig": "agents.grpo",
+    "ExpertIteration": "agents.algorithms.expert_iteration",
+    "ExpertIterationConfig": "agents.algorithms.expert_iteration",
+    "GRPO": "agents.algorithms.grpo",
+    "GRPOConfig": "agents.algorithms.grpo",
     "HeldOut": "agents.learning.held_out",
     "LMConfig": "agents.language_modeling",
     "ModelConfig": "agents.pretraining",
-    "PPO": "agents.ppo",
-    "PPOConfig": "agents.ppo",
+    "PPO": "agents.algorithms.ppo",
+    "PPOConfig": "agents.algorithms.ppo",
     "PretrainConfig": "agents.pretraining",
-    "RLOO": "agents.rloo",
-    "RLOOConfig": "agents.rloo",
-    "ReinforcePP": "agents.reinforce_pp",
-    "ReinforcePPConfig": "agents.reinforce_pp",
+    "RLOO": "agents.algorithms.rloo",
+    "RLOOConfig": "agents.algorithms.rloo",
+    "ReinforcePP": "agents.algorithms.reinforce_pp",
+    "ReinforcePPConfig": "agents.algorithms.reinforce_pp",
     "SFTConfig": "agents.finetuning",
     "SamplingParams": "textenv.sampling.params",
     "SequenceBatch": "agents.forward",

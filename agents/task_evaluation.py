@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from annotated_types import Gt
-from numpy.typing import NDArray
 
 from agents.evaluation import SequenceScorer, TokenMasks, sequence_logprobs
 from agents.policy import CausalLMPolicy
@@ -20,6 +19,7 @@ from textenv.datasets.records import Split
 from textenv.errors import ConfigError, DataError
 from textenv.sampling.params import SamplingParams, settle
 from textenv.settings import PositiveInt, Settings
+from textenv.statistics import ClusterBootstrap, Interval, Resampled, cluster_numbers
 from textenv.tasks import Item, Task
 from textenv.trajectories import Trajectory
 
@@ -35,7 +35,7 @@ MEASURES = (
 )
 """What is measured of each answer; ``answered``, both accuracies and ``goes_on`` only where a task has a verifier."""
 
-_RESAMPLES = 1000
+_BOUNDS = dict.fromkeys(("answered", "accuracy", "greedy_accuracy", "goes_on", "eos"), (0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,6 @@ class Answer(NamedTuple):
     response: str
     finish: str
     figures: dict[str, float]
-
-
-class Figure(NamedTuple):
-    """A mean with its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def held_out(tasks: Sequence[Task], split: Split = "test", per_task: int = 200) -> list[Asked]:
@@ -221,8 +213,8 @@ def _reference_logprobs(policy: CausalLMPolicy, asked: Sequence[Asked], answers:
 
 def summarize_answers(
     asked: Sequence[Asked], answers: Sequence[Answer], *, seed: int = 0
-) -> dict[str, dict[str, Figure]]:
-    """Figures of each task, and under ``mean`` the mean over tasks, with bootstrap intervals.
+) -> dict[str, dict[str, Interval]]:
+    """Figures of each task, and under ``mean`` the mean over tasks, with bootstrap intervals over prompts.
 
     Args:
         asked: The prompts.
@@ -233,30 +225,22 @@ def summarize_answers(
         ``{task: {measure: figure}}``; a measure that a task does not have is left out, and out of the mean too.
     """
     rng = np.random.default_rng(seed)
-    found: dict[str, dict[str, Figure]] = {}
-    resampled: dict[str, list[NDArray[np.float64]]] = {}
+    figures: dict[str, dict[str, Interval]] = {}
+    resampled: dict[str, list[Resampled]] = {}
     places: dict[str, list[int]] = {}
     for place, one in enumerate(asked):
         places.setdefault(one.task.name, []).append(place)
     for name, rows in places.items():
-        draws = rng.integers(0, len(rows), size=(_RESAMPLES, len(rows)))
-        found[name] = {}
+        bootstrap = ClusterBootstrap(cluster_numbers([asked[i].prompt for i in rows], len(rows)), rng)
+        figures[name] = {}
         for measure in MEASURES:
-            values = np.array([answers[i].figures[measure] for i in rows if measure in answers[i].figures])
+            values = [answers[i].figures[measure] for i in rows if measure in answers[i].figures]
             if len(values) == len(rows):
-                means = values[draws].mean(1)
-                found[name][measure] = _figure(float(values.mean()), means)
-                resampled.setdefault(measure, []).append(means)
-    mean = {}
-    for measure, rows in resampled.items():
-        values = [figures[measure].value for figures in found.values() if measure in figures]
-        mean[measure] = _figure(float(np.mean(values)), np.mean(rows, axis=0))
-    return found | {"mean": mean}
-
-
-def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Figure(value, float(low), float(high))
+                found = bootstrap.item_mean(values)
+                figures[name][measure] = found.interval(_BOUNDS.get(measure))
+                resampled.setdefault(measure, []).append(found)
+    mean = {measure: Resampled.mean(found).interval(_BOUNDS.get(measure)) for measure, found in resampled.items()}
+    return figures | {"mean": mean}
 
 
 def answer_records(asked: Sequence[Asked], answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:

@@ -26,10 +26,11 @@ from reward_models.card import write_card
 from reward_models.degenerate import DEFAULT_SHARE, degenerate_ratings
 from reward_models.labels import Rating, ratings_from_texts
 from reward_models.lexicon import Lexicon
-from reward_models.metrics import GAPS, Accuracy, human_rater_accuracy, pair_accuracy
+from reward_models.metrics import GAPS, human_rater_accuracy, pair_accuracy
 from reward_models.tfidf import TfidfRidge
 from reward_models.training.config import RewardModelConfig
 from textenv.datasets import DOMAINS, RatedText, builtin_ratings, human_ratings, minilm_path, smollm2_path
+from textenv.statistics import Interval
 
 SENTIMENT = "{prompt}{response}\nOverall, the sentiment is"
 RECIPES = {
@@ -78,7 +79,7 @@ def main() -> None:
     labels, test = ratings_from_texts(training), ratings_from_texts(held_out)
     print(f"{len(labels)} training texts ({', '.join(arguments.train_domains)}), {len(test)} {arguments.split} texts\n")
 
-    rows: dict[str, tuple[dict[float, Accuracy], float, float]] = {}
+    rows: dict[str, tuple[dict[float, Interval], float, float]] = {}
     human = human_rater_accuracy([item.ratings for item in held_out], np.random.default_rng(0))
     rows["one human rater"] = (human, 0.0, 0.0)
     rows["VADER lexicon"], _ = measure(lambda: Lexicon(), test)
@@ -128,7 +129,7 @@ def train_trunk(labels: list[Rating], arguments: argparse.Namespace) -> Any:
     return rm
 
 
-def save(rm: Any, arguments: argparse.Namespace, rows: dict[str, tuple[dict[float, Accuracy], float, float]]) -> None:
+def save(rm: Any, arguments: argparse.Namespace, rows: dict[str, tuple[dict[float, Interval], float, float]]) -> None:
     """The model's folder with its card."""
     rm.save_pretrained(arguments.save)
     measured = {
@@ -146,7 +147,7 @@ def save(rm: Any, arguments: argparse.Namespace, rows: dict[str, tuple[dict[floa
     )
 
 
-def measure(build: Callable[[], Any], test: list[Rating]) -> tuple[tuple[dict[float, Accuracy], float, float], Any]:
+def measure(build: Callable[[], Any], test: list[Rating]) -> tuple[tuple[dict[float, Interval], float, float], Any]:
     """Accuracy by gap, seconds to build (and train) the model, seconds to score the test texts; and the model."""
     began = time.perf_counter()
     model = build()
@@ -157,14 +158,14 @@ def measure(build: Callable[[], Any], test: list[Rating]) -> tuple[tuple[dict[fl
     return (found, built - began, scored - built), model
 
 
-def print_table(rows: dict[str, tuple[dict[float, Accuracy], float, float]]) -> None:
+def print_table(rows: dict[str, tuple[dict[float, Interval], float, float]]) -> None:
     """Models down, gaps across."""
     print(f"{'':20}" + "".join(f"{f'gap > {gap:g}':>22}" for gap in GAPS) + f"{'train s':>9}{'score s':>9}")
     for name, (found, train_seconds, score_seconds) in rows.items():
         cells = "".join(f"{f'{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]':>22}" for x in found.values())
         print(f"{name:20}{cells}{train_seconds:9.1f}{score_seconds:9.1f}")
     pairs = next(iter(rows.values()))[0]
-    print(f"{'pairs':20}" + "".join(f"{x.pairs:>22,}" for x in pairs.values()))
+    print(f"{'pairs':20}" + "".join(f"{x.n:>22,}" for x in pairs.values()))
 
 
 if __name__ == "__main__":

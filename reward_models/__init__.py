@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from reward_models.lexicon import Lexicon
     from reward_models.loading import load_reward_model, save_reward_model
-    from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
+    from reward_models.metrics import human_rater_accuracy, pair_accuracy
     from reward_models.normalization import Normalization
     from reward_models.sequence import SequenceRewardModel
     from reward_models.simulation import LikertScale, Rater, SimulatedRaters, WordGold
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from reward_models.weight_averaging import average_weights
 
 _HOMES = {
-    "Accuracy": "metrics",
     "BenchmarkReport": "benchmarking",
     "BestOf": "labels",
     "ChatTemplate": "base",
@@ -78,7 +77,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "Accuracy",
     "BenchmarkReport",
     "BestOf",
     "ChatTemplate",

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, DataError
+from textenv.statistics import Interval
 
 CARD_FILE = "README.md"
 _TAGS = ("reward-model", "textenv")
@@ -30,37 +31,13 @@ _LIMITS = (
 )
 
 
-class Measured(Protocol):
-    """A share with its interval; `reward_models.Accuracy` is one."""
-
-    @property
-    def value(self) -> float:
-        """The share, from 0 to 1."""
-        ...
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval, NaN where there is none."""
-        ...
-
-    @property
-    def high(self) -> float:
-        """Upper end of the interval, NaN where there is none."""
-        ...
-
-    @property
-    def pairs(self) -> int:
-        """Number of pairs."""
-        ...
-
-
 def write_card(
     folder: str | Path,
     *,
     name: str | None = None,
     training_data: Mapping[str, Any] | str,
     settings: Mapping[str, Any],
-    accuracies: Mapping[str, Measured],
+    accuracies: Mapping[str, Interval],
     calibration: Mapping[str, float] | None = None,
     evaluation_data: str = "held-out pairs",
     base_model: str | None = None,
@@ -119,7 +96,7 @@ def write_card(
     return path / CARD_FILE
 
 
-def _check(accuracies: Mapping[str, Measured], calibration: Mapping[str, float]) -> None:
+def _check(accuracies: Mapping[str, Interval], calibration: Mapping[str, float]) -> None:
     for name, found in accuracies.items():
         if not (math.isnan(found.value) or 0 <= found.value <= 1):
             raise DataError(f"accuracy {name!r} must be a share in [0, 1], got {found.value}.")
@@ -141,7 +118,7 @@ def _side_file(folder: Path) -> dict[str, Any]:
 
 def _front_matter(
     title: str,
-    accuracies: Mapping[str, Measured],
+    accuracies: Mapping[str, Interval],
     evaluation_data: str,
     base_model: str | None,
     datasets: Sequence[str],
@@ -197,14 +174,14 @@ def _normalization(found: Mapping[str, Any] | None) -> str:
     )
 
 
-def _accuracy_table(accuracies: Mapping[str, Measured]) -> str:
+def _accuracy_table(accuracies: Mapping[str, Interval]) -> str:
     if not accuracies:
         return "Not measured."
     lines = ["| pairs | accuracy | 95 % interval | number |", "| --- | --- | --- | --- |"]
     for name, found in accuracies.items():
         interval = f"{found.low:.3f} to {found.high:.3f}" if math.isfinite(found.low + found.high) else "not measured"
         value = f"{found.value:.3f}" if math.isfinite(found.value) else "no pairs"
-        lines.append(f"| {_cell(name)} | {value} | {interval} | {found.pairs} |")
+        lines.append(f"| {_cell(name)} | {value} | {interval} | {found.n} |")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from textenv.answers.chat import message_text
 from textenv.errors import ConfigError, DataError
-from textenv.records import read_rows
+from textenv.records import each, read_rows
 
 Message = Mapping[str, Any]
 """One chat message: ``{"role": ..., "content": ...}``, and what else the chat template reads, such as ``tool_calls``.
@@ -104,20 +104,6 @@ def _from_messages(item: Sequence[Message], where: str) -> Prompt:
     return Prompt(text="\n".join(lines), messages=tuple(item))
 
 
-def _each(items: Any) -> Iterable[Any]:
-    """The prompts of a list, a dataset (whatever its format), or a data frame, one after the other."""
-    if hasattr(items, "with_format"):  # a Hugging Face dataset
-        return items.with_format(None)
-    if hasattr(items, "to_dicts"):  # a polars data frame
-        return items.to_dicts()
-    if hasattr(items, "iloc"):  # pandas
-        if hasattr(items, "columns") and not items.columns.is_unique:
-            raise DataError(f"a column of the prompts stands there more than once: {list(items.columns)}")
-        filled = items.astype(object).where(items.notna(), None)
-        return filled.to_dict("records") if hasattr(items, "columns") else filled.tolist()
-    return items if hasattr(items, "__iter__") else (items[i] for i in range(len(items)))
-
-
 class PromptList(Sequence[Prompt]):
     """Prompts in memory, from any sequence-like collection such as a Hugging Face dataset or a data frame.
 
@@ -134,7 +120,7 @@ class PromptList(Sequence[Prompt]):
     def __init__(self, items: Any, task_weights: Mapping[str, float] | None = None) -> None:
         if isinstance(items, Mapping):
             raise DataError(f"prompts must be a sequence, got a mapping with {sorted(items)}; choose one of its splits")
-        self._items = [as_prompt(item, f"prompt {i}") for i, item in enumerate(_each(items))]
+        self._items = [as_prompt(item, f"prompt {i}") for i, item in enumerate(each(items))]
         self.dropped: frozenset[int] = frozenset()
         if not self._items:
             raise DataError("there are no prompts; give at least one")
@@ -234,8 +220,6 @@ def read_prompts(path: Path) -> list[Prompt]:
         DataError: If the file is missing, of another kind, or malformed; with path and line.
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such prompt file")
     found = [as_prompt(row.value, f"{row.where}: the prompt") for row in read_rows(path)]
     if not found:
         raise DataError(f"{path}: the file holds no prompts")

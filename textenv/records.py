@@ -1,7 +1,8 @@
-"""Rows of a user's file, each with the place where it stands: JSONL, JSON arrays, CSV and Parquet, one reader for all.
+"""Rows of whatever a user has, each with the place where it stands: one reader for prompts, tasks, labels and suites.
 
-Whatever would be read in another way than it was meant is refused, with file and line: doubled keys, numbers too large
-to be kept, characters that are none. What a row must hold is the caller's business.
+Files (JSONL, JSON arrays, CSV, Parquet), folders that ``datasets`` saved, datasets, data frames and lists. Whatever
+would be read in another way than it was meant is refused, with file and line: doubled keys, numbers too large to be
+kept, characters that are none. What a row must hold is the caller's business.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from textenv.checkpoints import write_atomic
 from textenv.errors import DataError, MissingDependencyError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -38,27 +40,105 @@ class Row(NamedTuple):
     where: str
     value: Any
 
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The value as a mapping by column.
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+        Raises:
+            DataError: If it is none.
+        """
+        if not isinstance(self.value, Mapping):
+            raise DataError(f"{self.where}: expected an object with named columns, got {repr(self.value)[:80]}")
+        return self.value
+
+
+def read_rows(path: str | Path, *, suffix: str | None = None) -> Iterator[Row]:
     """The rows of a file, one after the other; blank lines are none.
 
     ``.jsonl`` and ``.ndjson`` hold one JSON value a line, ``.json`` an array of rows (or lines, too), ``.csv`` a header
-    and texts (an empty field is None), ``.parquet`` columns. Texts are UTF-8, or UTF-16 and UTF-32 where their first
-    bytes tell.
+    and texts (an empty field is None), ``.parquet`` columns; a folder is one split of a dataset that ``save_to_disk``
+    wrote. Texts are UTF-8, or UTF-16 and UTF-32 where their first bytes tell.
+
+    Args:
+        path: The file or folder.
+        suffix: Read as if it ended so; None goes by the name.
 
     Raises:
         DataError: If the file is missing, of another kind, or malformed: names file and line.
-        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
+        MissingDependencyError: If a Parquet file or a folder is given and pyarrow is not installed.
     """
     path = Path(path)
     compressed = path.suffix == ".gz"
-    suffix = Path(path.stem).suffix if compressed else path.suffix
+    suffix = suffix or (Path(path.stem).suffix if compressed else path.suffix)
+    if path.is_dir():
+        return _named_errors(path, _folder_rows(path))
     if suffix not in SUFFIXES or (compressed and suffix == ".parquet"):
-        raise DataError(f"{path}: expected a file of {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'!r}")
+        raise DataError(f"{path}: expected a file of {', '.join(SUFFIXES)}, got {suffix or 'no suffix'!r}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
     return _named_errors(path, readers.get(suffix, _jsonl_rows)(path))
+
+
+def rows_of(source: Any, name: str = "dataset") -> Iterator[Row]:
+    """The rows of a file or folder, a Hugging Face dataset, a data frame (pandas, polars), or any collection.
+
+    Args:
+        source: A path (see :func:`read_rows`), or what holds the rows.
+        name: What is not a file is called in messages, ``name: row 3``.
+
+    Raises:
+        DataError: As :func:`read_rows`, or if it is a collection of splits.
+        MissingDependencyError: As :func:`read_rows`.
+    """
+    if isinstance(source, str | Path):
+        return read_rows(source)
+    if isinstance(source, Mapping):  # a DatasetDict is one
+        splits = sorted(map(str, source))
+        raise DataError(f"{name}: expected rows, got a collection of splits {splits}; choose one, [{splits[0]!r}]")
+    return (Row(f"{name}: row {number}", row) for number, row in enumerate(each(source)))
+
+
+def each(items: Any) -> Iterable[Any]:
+    """The elements of a list, a dataset (whatever its format), or a data frame, one after the other.
+
+    Raises:
+        DataError: If a column of a data frame stands there twice.
+    """
+    if hasattr(items, "with_format"):  # a Hugging Face dataset
+        return items.with_format(None)
+    if hasattr(items, "to_dicts"):  # a polars data frame
+        return items.to_dicts()
+    if hasattr(items, "iloc"):  # pandas
+        if hasattr(items, "columns") and not items.columns.is_unique:
+            raise DataError(f"a column stands there more than once: {list(items.columns)}")
+        filled = items.astype(object).where(items.notna(), None)
+        return filled.to_dict("records") if hasattr(items, "columns") else filled.tolist()
+    return items if hasattr(items, "__iter__") else (items[i] for i in range(len(items)))
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]], *, suffix: str | None = None) -> None:
+    """Write rows into a ``.jsonl``, ``.ndjson`` or ``.parquet`` file; in the last every row has every column.
+
+    Args:
+        path: The file.
+        rows: What to write.
+        suffix: Write as if it ended so; None goes by the name.
+
+    Raises:
+        DataError: If the path ends in something else.
+        MissingDependencyError: If a Parquet file is asked for and pyarrow is not installed.
+    """
+    path = Path(path)
+    suffix = suffix or path.suffix
+    if suffix in (".jsonl", ".ndjson"):
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    elif suffix == ".parquet":
+        pa, pq = _pyarrow(path)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), path)
+    else:
+        raise DataError(f"{path}: expected a file of .jsonl or .parquet, got {suffix or 'no suffix'!r}")
 
 
 def _named_errors(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
@@ -172,8 +252,15 @@ def _decode(text: str, start: int, where: str) -> tuple[Any, int]:
     except RecursionError as error:
         raise DataError(f"{where}: nested too deeply") from error
     except _Refused as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{where}: {error}{_field_of(str(error), text, start)}") from error
     return value, end
+
+
+def _field_of(problem: str, text: str, start: int) -> str:
+    """The field that holds a constant that JSON has not, as far as the text before it tells."""
+    constant, _, rest = problem.partition(" ")
+    before = text[start : text.find(constant, start)].rsplit('":', 1)
+    return f" (field {before[0].rsplit(chr(34), 1)[-1]!r})" if rest == "is no JSON number" and len(before) > 1 else ""
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -243,17 +330,47 @@ def _skip(text: str, position: int) -> int:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    pa, pq = _pyarrow(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from _batch_rows(path, file.iter_batches(batch_size=1024))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _folder_rows(folder: Path) -> Iterator[Row]:
+    """Rows of the Arrow streams that ``Dataset.save_to_disk`` writes; ``state.json`` names them in their order."""
+    splits, state = folder / "dataset_dict.json", folder / "state.json"
+    if splits.is_file():
+        names = [str(name) for row in read_rows(splits) for name in row.columns.get("splits", ())]
+        raise DataError(f"{folder}: expected one split of a dataset, got {', '.join(names)}; name {folder / names[0]}")
+    if not state.is_file():
+        raise DataError(f"{folder}: expected a file, or a folder that the `save_to_disk` of `datasets` wrote")
+    pa, _ = _pyarrow(folder)
+    listed = [entry["filename"] for row in read_rows(state) for entry in row.columns.get("_data_files", ())]
+    try:
+        yield from _batch_rows(folder, _stream_batches([folder / name for name in listed]))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{folder}: not a readable dataset: {error}") from error
+
+
+def _stream_batches(files: Sequence[Path]) -> Iterator[Any]:
+    import pyarrow as pa
+
+    for file in files:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
+            yield from batches
+
+
+def _batch_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return (Row(f"{path}: row {number}", row) for number, row in enumerate(rows))
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingDependencyError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    yield Row(f"{path}: row {number}", row)
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+    return pa, pq

@@ -22,9 +22,21 @@ import math
 import numbers
 import operator
 import types
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, Predicate
 
@@ -46,6 +58,35 @@ def folder_name(name: str) -> bool:
 
 
 FolderName = Annotated[str, Predicate(folder_name)]
+
+
+class OldName(NamedTuple):
+    """What a field's former name stands for.
+
+    Attributes:
+        new: The field's name now.
+        value: Makes the field's value of the old one; given the old value and all fields by name.
+    """
+
+    new: str
+    value: Callable[[Any, Mapping[str, Any]], Any] = lambda value, fields: value
+
+
+def with_new_names(kind: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a class of settings under the names that they have now; warns of those that have another.
+
+    Raises:
+        ConfigError: If a field is given under both names.
+    """
+    old_names: Mapping[str, OldName] = getattr(kind, "old_names", {})
+    renamed = dict(fields)
+    for name in [name for name in fields if name in old_names]:
+        new, value = old_names[name]
+        if new in fields:
+            raise ConfigError(f"`{name}` is the old name of `{new}`: give one of them")
+        warnings.warn(f"`{name}` of {kind.__name__} is now called `{new}`", FutureWarning, stacklevel=4)
+        renamed[new] = value(renamed.pop(name), fields)
+    return renamed
 
 
 class Rule(NamedTuple):
@@ -123,8 +164,17 @@ def _holds(limit: Any, value: Any) -> bool:
     raise TypeError(f"{limit!r} is no limit that a setting can have")
 
 
+class _TakesOldNames(type):
+    """Lets a class of settings be called with the names that its fields had in the version before."""
+
+    if not TYPE_CHECKING:  # type checkers are to see the constructor of the dataclass
+
+        def __call__(cls, *values: Any, **given: Any) -> Any:
+            return super().__call__(*values, **with_new_names(cls, given))
+
+
 @dataclass(frozen=True)  # jsonargparse takes apart into flags what is a dataclass through and through
-class Settings:
+class Settings(metaclass=_TakesOldNames):
     """Base of dataclasses of settings: checks every field once, when an object is made.
 
     A field of whole numbers refuses bools and floats, one of numbers refuses bools, NaN and, unless ``Le(math.inf)``
@@ -135,6 +185,8 @@ class Settings:
     """
 
     __slots__ = ()
+    old_names: ClassVar[Mapping[str, OldName]] = {}
+    """Names of the version before: they are taken with a warning."""
 
     def __post_init__(self) -> None:
         for name, rule in rules(type(self)).items():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models.benchmarking.data import SuiteData
-from reward_models.benchmarking.measures.accuracy import AccuracyResult, pair_accuracy
+from reward_models.benchmarking.measures.accuracy import AccuracyResult, suite_accuracy
 from reward_models.benchmarking.measures.calibration import calibration
 from reward_models.benchmarking.measures.ceiling import human_ceiling
 from reward_models.benchmarking.measures.choices import choice_accuracy
@@ -20,13 +20,12 @@ from reward_models.benchmarking.measures.length import length_bias
 from reward_models.benchmarking.measures.probing import ProbeBase, probe, probe_base
 from reward_models.benchmarking.measures.ranking import ranking
 from reward_models.benchmarking.overoptimization.curves import best_of_n_path
-from reward_models.benchmarking.plain import plain
-from reward_models.benchmarking.resampling import ClusterBootstrap
-from reward_models.benchmarking.result import SCHEMA_VERSION, BenchmarkReport
+from reward_models.benchmarking.result import SCHEMA_VERSION, BenchmarkReport, as_json
 from reward_models.benchmarking.scoring import Scorer, model_parts
 from reward_models.benchmarking.suites.pool import PoolSuite
 from reward_models.benchmarking.suites.resolve import resolve_suites
 from textenv.errors import ConfigError
+from textenv.statistics import ClusterBootstrap
 
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called while texts are scored."""
@@ -94,7 +93,7 @@ def benchmark(
     }
     report["models"] = {name: _model_facts(scorer, kinds) for name, scorer in scorers.items()}
     report["seconds"] = round(time.perf_counter() - began, 2)
-    return BenchmarkReport(plain(report))
+    return BenchmarkReport(as_json(report))
 
 
 def _check_models(models: Mapping[str, Any]) -> None:
@@ -145,7 +144,7 @@ def _score_everything(
 def _suite_results(suite: SuiteData, scorers: Mapping[str, Scorer], resamples: int, seed: int) -> dict[str, Any]:
     bootstrap = ClusterBootstrap(suite.clusters, _rng(seed, suite.name, "bootstrap"), resamples=resamples)
     scores = {name: scorer.score(suite.prompts, suite.responses) for name, scorer in scorers.items()}
-    accuracies = {name: pair_accuracy(own, suite, bootstrap) for name, own in scores.items()}
+    accuracies = {name: suite_accuracy(own, suite, bootstrap) for name, own in scores.items()}
     ceiling = None
     if suite.raters is not None and min(map(len, suite.raters)) >= 2:
         ceiling = human_ceiling(suite, bootstrap, _rng(seed, suite.name, "ceiling"))
@@ -185,7 +184,7 @@ def _model_results(
         headline = accuracy.section_mean
     return {
         "headline": headline,
-        "accuracy": accuracy._replace(draws=np.zeros(0)),
+        "accuracy": {name: figure for name, figure in accuracy._asdict().items() if name != "resampled"},
         "ranking": ranking(scores, suite, bootstrap),
         "calibration": calibration(scores, suite, bootstrap, rng),
         "length": length_bias(scores, suite, bootstrap),

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from reward_models.labels.conversion import comparisons_from_ranking
 from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
-from reward_models.metrics import Accuracy, pair_accuracy
+from reward_models.metrics import resampled_accuracy
 from reward_models.training.objectives import texts_of
 from textenv.errors import DataError
+from textenv.statistics import ClusterBootstrap, Interval, Resampled, cluster_numbers
 
 
 def evaluate(rm: Any, labels: Sequence[Label]) -> dict[str, float]:
@@ -39,8 +40,8 @@ def evaluate(rm: Any, labels: Sequence[Label]) -> dict[str, float]:
 
 def measure(
     rm: Any, labels: Sequence[Label], rng: np.random.Generator, *, resamples: int = 1000
-) -> dict[str, Accuracy]:
-    """What `evaluate` says, with bootstrap intervals (labels are resampled; ratings as in `pair_accuracy`).
+) -> dict[str, Interval]:
+    """What `evaluate` says, with bootstrap intervals: prompts are resampled, or labels where all are on one prompt.
 
     Args:
         rm: As in `evaluate`.
@@ -49,7 +50,7 @@ def measure(
         resamples: How many; 0 gives intervals of NaN.
 
     Returns:
-        Name → accuracy; `pairs` counts labels, but for ratings their pairs.
+        Name → accuracy; `n` counts labels, but for ratings their pairs.
 
     Raises:
         DataError: As in `evaluate`.
@@ -60,42 +61,52 @@ def measure(
     judge = rm.score_raw if hasattr(rm, "score_raw") else rm.score
     scores = judge([prompt for prompt, _ in texts], [response for _, response in texts])
     by_text = dict(zip(texts, np.asarray(scores, dtype=np.float64).tolist(), strict=True))
-    ratings = [label for label in labels if isinstance(label, Rating)]
-    judged = {
-        "comparisons": [_compared(x, by_text) for x in labels if isinstance(x, Comparison) and not x.tie],
-        "rankings": [_ranked(x, by_text) for x in labels if isinstance(x, Ranking) and len(set(x.ranks)) > 1],
-        "best_of": [_best(x, by_text) for x in labels if isinstance(x, BestOf)],
-        "steps": [_steps(x, by_text) for x in labels if isinstance(x, StepLabels)],
-    }
-    found = {kind: _resampled(right, rng, resamples) for kind, right in judged.items() if right}
-    counts = {kind: len(right) for kind, right in judged.items() if right}
-    by_gap: dict[float, Accuracy] = {}
-    if ratings:
-        mine = [by_text[label.prompt, label.response] for label in ratings]
-        by_gap = pair_accuracy(mine, [x.score for x in ratings], rng, gaps=(0.0, 0.5), resamples=resamples)
-        found["ratings"], counts["ratings"] = by_gap[0.0], len(ratings)
+    ratings = np.array([isinstance(label, Rating) for label in labels])
+    right = np.array([_right(label, by_text) for label in labels])
+    prompts = cluster_numbers(np.array([label.prompt for label in labels], object), len(labels))
+    bootstrap = ClusterBootstrap(prompts, rng, resamples=resamples)
+    found: dict[str, Resampled] = {}
+    for kind, name in _KINDS.items():
+        kept = np.isfinite(right) & [isinstance(label, kind) for label in labels]
+        if kept.any():
+            found[name] = bootstrap.item_mean(right, kept)
+    counts = {kind: accuracy.n for kind, accuracy in found.items()}
+    by_gap: dict[float, Resampled] = {}
+    if ratings.any():
+        rated = [label for label in labels if isinstance(label, Rating)]
+        mine = [by_text[label.prompt, label.response] for label in rated]
+        by_gap = resampled_accuracy(mine, [x.score for x in rated], bootstrap.of_items(ratings), (0.0, 0.5))
+        found["ratings"], counts["ratings"] = by_gap[0.0], len(rated)
     if not found:
         raise DataError("the labels to evaluate on are all ties: no order can be right.")
-    result = {"accuracy": next(iter(found.values()))}
+    overall = Resampled.mean(list(found.values()), list(counts.values()))
+    result = {"accuracy": overall._replace(n=sum(counts.values())) if len(found) > 1 else overall}
     if len(found) > 1:
-        total = sum(counts.values())
-        overall = sum(found[kind].value * counts[kind] for kind in found) / total
-        result["accuracy"] = Accuracy(overall, float("nan"), float("nan"), total)
         result |= {f"accuracy_{kind}": accuracy for kind, accuracy in found.items()}
-    return result | ({"accuracy_gap_0_5": by_gap[0.5]} if by_gap else {})
+    result |= {"accuracy_gap_0_5": by_gap[0.5]} if by_gap else {}
+    return {name: accuracy.interval((0, 1)) for name, accuracy in result.items()}
 
 
-def _resampled(right: list[float], rng: np.random.Generator, resamples: int) -> Accuracy:
-    """Mean of what was right, with a 95 % percentile interval."""
-    values = np.array(right)
-    if not resamples:
-        return Accuracy(float(values.mean()), float("nan"), float("nan"), len(values))
-    drawn = [float(values[rng.integers(len(values), size=len(values))].mean()) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Accuracy(float(values.mean()), float(low), float(high), len(values))
+_KINDS: dict[type, str] = {Comparison: "comparisons", Ranking: "rankings", BestOf: "best_of", StepLabels: "steps"}
+"""Labels that are right or wrong by themselves; a rating is so only beside another."""
 
 
 Scores = dict[tuple[str, str], float]
+
+
+def _right(label: Label, scores: Scores) -> float:
+    """How far a label's order is that of the scores, 0 to 1; NaN where it has none."""
+    match label:
+        case Comparison(tie=False):
+            return _compared(label, scores)
+        case Ranking() if len(set(label.ranks)) > 1:
+            return _ranked(label, scores)
+        case BestOf():
+            return _best(label, scores)
+        case StepLabels():
+            return _steps(label, scores)
+        case _:
+            return float("nan")
 
 
 def _compared(label: Comparison, scores: Scores) -> float:

@@ -8,12 +8,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from reward_models.card import write_card
-from reward_models.metrics import Accuracy
 from reward_models.sequence import SequenceRewardModel
 from tests.reward_models.tiny import tiny_bert, word_tokenizer
 from textenv.errors import CheckpointError, DataError
+from textenv.statistics import Interval
 
-ACCURACIES = {"all pairs": Accuracy(0.81234, 0.79, 0.83, 1200), "gap > 2": Accuracy(math.nan, math.nan, math.nan, 0)}
+ACCURACIES = {"all pairs": Interval(0.81234, 0.79, 0.83, 1200), "gap > 2": Interval(math.nan, math.nan, math.nan, 0)}
 
 
 def test_write_card_is_what_the_hub_reads(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_write_card_reads_template_and_normalization_from_the_folder(tmp_path: P
 
 def test_write_card_unusable_figures_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"accuracy 'all' must be a share in \[0, 1\], got 81"):
-        write_card(tmp_path, training_data="", settings={}, accuracies={"all": Accuracy(81.0, 0, 0, 3)})
+        write_card(tmp_path, training_data="", settings={}, accuracies={"all": Interval(81.0, 0, 0, 3)})
     with pytest.raises(DataError, match="calibration figure 'ECE' must be finite, got nan"):
         write_card(tmp_path, training_data="", settings={}, accuracies={}, calibration={"ECE": math.nan})
 

@@ -79,7 +79,7 @@ def test_read_prompts_names_path_and_line(tmp_path, name, content, message):
 
 
 def test_read_prompts_names_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match="no such prompt file"):
+    with pytest.raises(DataError, match="no such file"):
         load_prompts(str(tmp_path / "none.jsonl"))
 
 
@@ -215,7 +215,7 @@ def test_data_frames_are_prompts():
     expected = [Prompt(text="a", task="t"), Prompt(text="b")]
     assert list(load_prompts(frame)) == expected
     assert list(load_prompts(frame["prompt"])) == [Prompt(text="a"), Prompt(text="b")]
-    with pytest.raises(DataError, match="a column of the prompts stands there more than once"):
+    with pytest.raises(DataError, match="a column stands there more than once"):
         load_prompts(pandas.concat([frame, frame], axis=1))
     frame.loc[9, "prompt"] = None
     with pytest.raises(DataError, match=r"prompt 1 has none of the fields 'prompt'"):

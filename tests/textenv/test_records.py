@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from textenv.errors import DataError
-from textenv.records import read_rows
+from textenv.records import read_rows, rows_of, write_rows
 
 ROWS: list[Any] = [{"prompt": "one"}, {"prompt": "zwölf → 🙂", "n": 2.5}, ["a", 3], "text"]
 
 
-def rows_of(path: Path) -> list[tuple[str, Any]]:
+def rows_of_file(path: Path) -> list[tuple[str, Any]]:
     return [(where.removeprefix(str(path)), value) for where, value in read_rows(path)]
 
 
@@ -28,7 +28,7 @@ def test_lines_are_read_in_every_encoding_that_tells_itself(tmp_path, encoding: 
     content = lines(ROWS).replace("\n", end).encode(encoding)
     path = tmp_path / ("rows.jsonl.gz" if compressed else "rows.jsonl")
     path.write_bytes(gzip.compress(content, mtime=0) if compressed else content)
-    assert rows_of(path) == [(f":{2 * i + 1}", row) for i, row in enumerate(ROWS)]
+    assert rows_of_file(path) == [(f":{2 * i + 1}", row) for i, row in enumerate(ROWS)]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -36,7 +36,7 @@ def test_lines_are_read_in_every_encoding_that_tells_itself(tmp_path, encoding: 
 def test_arrays_are_read_with_the_line_of_each_element(tmp_path, indent: int | None, encoding: str):
     path = tmp_path / "rows.json"
     path.write_text("\n" + json.dumps(ROWS, indent=indent), encoding=encoding)
-    assert rows_of(path) == list(zip([":3", ":6", ":10", ":14"] if indent else [":2"] * 4, ROWS, strict=True))
+    assert rows_of_file(path) == list(zip([":3", ":6", ":10", ":14"] if indent else [":2"] * 4, ROWS, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_arrays_are_read_with_the_line_of_each_element(tmp_path, indent: int | N
 )
 def test_json_files_are_arrays_or_lines(tmp_path, content: str, expected: Any):
     (tmp_path / "rows.json").write_text(content)
-    assert rows_of(tmp_path / "rows.json") == expected
+    assert rows_of_file(tmp_path / "rows.json") == expected
 
 
 def test_csv_is_read_with_quoted_ends_of_lines_and_empty_fields(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes('prompt,task\r\n"a, ""b""\r\nc",\r\n\r\nd,t\r\n'.encode("utf-8-sig"))
-    assert rows_of(path) == [(":3", {"prompt": 'a, "b"\r\nc', "task": None}), (":5", {"prompt": "d", "task": "t"})]
+    assert rows_of_file(path) == [(":3", {"prompt": 'a, "b"\r\nc', "task": None}), (":5", {"prompt": "d", "task": "t"})]
 
 
 def test_parquet_rows_are_counted(tmp_path):
@@ -68,7 +68,50 @@ def test_parquet_rows_are_counted(tmp_path):
 
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"prompt": ["a", "b"]}), path)
-    assert rows_of(path) == [(": row 0", {"prompt": "a"}), (": row 1", {"prompt": "b"})]
+    assert rows_of_file(path) == [(": row 0", {"prompt": "a"}), (": row 1", {"prompt": "b"})]
+
+
+def saved_dataset(folder: Path, parts: list[list[dict[str, Any]]]) -> None:
+    """What ``datasets.Dataset.save_to_disk`` writes: Arrow streams, and a state that names them."""
+    pa = pytest.importorskip("pyarrow")
+    folder.mkdir(parents=True)
+    names = [f"data-{i:05d}-of-{len(parts):05d}.arrow" for i in range(len(parts))]
+    for name, rows in zip(names, parts, strict=True):
+        table = pa.Table.from_pylist(rows)
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}, indent=2))
+
+
+def test_a_folder_that_datasets_saved_is_read(tmp_path):
+    saved_dataset(tmp_path / "d" / "train", [[{"prompt": "a"}, {"prompt": "b"}], [{"prompt": "c"}]])
+    expected = [(f": row {i}", {"prompt": prompt}) for i, prompt in enumerate("abc")]
+    assert rows_of_file(tmp_path / "d" / "train") == expected
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(DataError, match=r"d: expected one split of a dataset, got train, test; name .*d/train"):
+        list(read_rows(tmp_path / "d"))
+    with pytest.raises(DataError, match=r"expected a file, or a folder that the `save_to_disk` of `datasets` wrote"):
+        list(read_rows(tmp_path))
+    next((tmp_path / "d" / "train").glob("*.arrow")).write_bytes(b"no")
+    with pytest.raises(DataError, match=r"train: not a readable dataset"):
+        list(read_rows(tmp_path / "d" / "train"))
+
+
+def test_rows_of_collections_are_counted(tmp_path):
+    assert list(rows_of([{"a": 1}, "b"])) == [("dataset: row 0", {"a": 1}), ("dataset: row 1", "b")]
+    with pytest.raises(DataError, match="set: row 1: expected an object with named columns, got 'b'"):
+        [row.columns for row in rows_of([{"a": 1}, "b"], "set")]
+    with pytest.raises(DataError, match=r"set: expected rows, got a collection of splits \['test', 'train'\]"):
+        rows_of({"train": [], "test": []}, "set")
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.parquet"])
+def test_what_is_written_is_read_back(tmp_path, name: str):
+    write_rows(tmp_path / name, [{"a": 1}, {"a": 2, "b": "ö"}])
+    found = [value for _, value in read_rows(tmp_path / name)]
+    assert found == [{"a": 1, "b": None} if name == "r.parquet" else {"a": 1}, {"a": 2, "b": "ö"}]
+    with pytest.raises(DataError, match=r"expected a file of \.jsonl or \.parquet, got '\.csv'"):
+        write_rows(tmp_path / "r.csv", [{"a": 1}])
 
 
 @pytest.mark.parametrize(

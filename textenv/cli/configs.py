@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, MinLen
 
+from agents.algorithms.ppo import PPOConfig
 from agents.finetuning import SFTConfig
 from agents.language_modeling import LMConfig
 from agents.lm.models import ModelConfig
-from agents.ppo import PPOConfig
 from agents.pretraining import PretrainConfig
 from agents.task_evaluation import EvaluationConfig
 from reward_models.training import RewardModelConfig
@@ -248,7 +248,7 @@ def _rlhf_ppo() -> PPOStageConfig:
         max_new_tokens=24,
         eval_prompts=64,
         lora_rank=16,
-        training=PPOConfig(learning_rate=3e-4, warmup_iterations=3, epochs=2, num_minibatches=2, temperature=0.7),
+        training=PPOConfig(learning_rate=3e-4, warmup_steps=3, epochs=2, num_minibatches=2, temperature=0.7),
     )
 
 
@@ -275,9 +275,7 @@ def _quickstart_pretrain() -> PretrainConfig:
 
 
 def _quickstart_ppo() -> PPOStageConfig:
-    training = PPOConfig(
-        learning_rate=2e-4, warmup_iterations=3, epochs=2, num_minibatches=2, kl_coef=0.2, temperature=0.8
-    )
+    training = PPOConfig(learning_rate=2e-4, warmup_steps=3, epochs=2, num_minibatches=2, kl_coef=0.2, temperature=0.8)
     return PPOStageConfig(total_episodes=6400, training=training)
 
 

@@ -22,6 +22,7 @@ from textenv.report import answers_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 from textenv.settings import refuse_unused
+from textenv.statistics import finite_or_none
 from textenv.tasks import Task, TaskSource, load_tasks
 
 
@@ -122,7 +123,10 @@ def evaluate_models(
         "tasks": [task.name for task in tasks],
         "verifiable": [task.name for task in tasks if task.verifier is not None],
         "models": {
-            model: {task: {name: list(figure) for name, figure in row.items()} for task, row in by_task.items()}
+            model: {
+                task: {name: [finite_or_none(number) for number in figure[:3]] for name, figure in row.items()}
+                for task, row in by_task.items()
+            }
             for model, by_task in figures.items()
         },
     }

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from agents.algorithms.ppo import PPOConfig
 from agents.finetuning import SFTConfig
 from agents.language_modeling import LMConfig
-from agents.ppo import PPOConfig
 from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels
@@ -56,7 +56,7 @@ def _ppo() -> PPOStageConfig:
     return PPOStageConfig(
         total_episodes=3200,
         num_envs=64,
-        training=PPOConfig(learning_rate=1e-4, warmup_iterations=3, epochs=2, num_minibatches=2, temperature=0.8),
+        training=PPOConfig(learning_rate=1e-4, warmup_steps=3, epochs=2, num_minibatches=2, temperature=0.8),
     )
 
 

@@ -16,11 +16,11 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from rich.console import Console
 
+from agents.algorithms.ppo import PPO, PPOConfig
 from agents.evaluation import evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.language_modeling import LMConfig
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig
 from agents.pretraining import ModelConfig, build_model, train_tokenizer
 from reward_models.benchmarking.overoptimization.curves import Curve, best_of_n_path, policy_path
 from reward_models.benchmarking.overoptimization.proxy import WordCountModel, noisy_comparisons
@@ -83,7 +83,7 @@ class OveroptimizeOptions(ModelCommand):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unused(self, "here: set the experiment's own", "training.kl_coef", "training.seed")
-        never = ("temperature", "eval_every", "checkpoint_every", "keep_checkpoints", "ptx_coef")
+        never = ("temperature", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "ptx_coef")
         why = "in this experiment, which draws at temperature 1 and writes no checkpoints: leave it out"
         refuse_unused(self, why, *(f"training.{name}" for name in never))
         if self.proxy:

@@ -18,13 +18,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from agents import policy_files
+from agents.algorithms.ppo import PPO
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
 from agents.lora import merged
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
 from agents.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
 from reward_models import (
     Lexicon,
@@ -38,7 +38,7 @@ from reward_models import (
 from reward_models.card import write_card
 from reward_models.labels import Label, LabelSplits
 from reward_models.lexicon import positive_share
-from reward_models.metrics import Accuracy, human_rater_accuracy, pair_accuracy
+from reward_models.metrics import human_rater_accuracy, pair_accuracy
 from reward_models.training import RewardModelConfig, measure
 from textenv.answers import Answers
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
@@ -51,6 +51,7 @@ from textenv.mixed_precision import fast_bf16
 from textenv.pretrained import find_folder, is_adapter
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
+from textenv.statistics import Interval
 from textenv.tasks import Conversation, Demonstrated, Task
 from textenv.trajectories import Trajectory
 
@@ -294,7 +295,7 @@ def member_stage(
 
 def _with_evaluations(training: RewardModelConfig, labels: int) -> RewardModelConfig:
     """The training's settings, with measurements of the held-out loss where it says nothing of them."""
-    steps = labels * training.epochs / (training.batch_size * training.accumulate)
+    steps = labels * training.epochs / training.batch_size
     return training if training.eval_every else replace(training, eval_every=max(1, int(steps / _EVALUATIONS)))
 
 
@@ -314,12 +315,12 @@ def _described(labels: Sequence[Label]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
-def _figures(accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
+def _figures(accuracies: Mapping[str, Interval]) -> dict[str, Any]:
     """As the summary holds them; NaN has no place in JSON."""
     return {
         **{name: x.value for name, x in accuracies.items()},
         "intervals": {name: [x.low, x.high] for name, x in accuracies.items() if np.isfinite(x.low)},
-        "pairs": {name: x.pairs for name, x in accuracies.items()},
+        "pairs": {name: x.n for name, x in accuracies.items()},
     }
 
 
@@ -346,7 +347,7 @@ def start_reward_model(
     )
 
 
-def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Accuracy]]:
+def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Interval]]:
     """Accuracy on held-out pairs of the reward model, one human rater, the VADER lexicon, and TF-IDF with ridge."""
     test = data.rated("test", [domain])
     labels = ratings_from_texts(test)
@@ -365,7 +366,7 @@ def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str
     return accuracies
 
 
-def _accuracy_figures(accuracies: dict[float, Accuracy]) -> dict[str, Any]:
+def _accuracy_figures(accuracies: dict[float, Interval]) -> dict[str, Any]:
     names = {gap: "accuracy" if gap == 0 else "accuracy_gap_" + f"{gap:g}".replace(".", "_") for gap in accuracies}
     return _figures({names[gap]: accuracy for gap, accuracy in accuracies.items()})
 

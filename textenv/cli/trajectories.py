@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from textenv.errors import CheckpointError, ConfigError, DataError
-from textenv.report.numbers import MISSING, fixed, percent
+from textenv.pages.numbers import MISSING, fixed, percent
 from textenv.settings import NonNegativeInt, Settings, refuse_unused
 from textenv.trajectories import Estimate, FrontierPoint, Summary, Trajectory, TrajectoryReader, summarize
 from textenv.trajectories.views.summary import PairedComparison, compare_scores

@@ -14,15 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, overload
 
-from textenv import records
 from textenv.datasets.records import SPLITS, Split
 from textenv.errors import DataError, MissingDependencyError
+from textenv.records import Row, read_rows, rows_of
 from textenv.tasks.items import LABELERS, Conversation, Format, Item
 from textenv.tasks.task import Task
 from textenv.tasks.verifiers import Verifier, same_text
-
-Row = tuple[str, Mapping[str, Any]]
-"""Where a record stands (``file:line``), and its fields."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class RecordItems(Sequence[Item]):
         return self._count
 
     def __iter__(self) -> Iterator[Item]:
-        return (_item(where, row, self._fields, self._split) for where, row in self._read())
+        return (_item(row.where, row.columns, self._fields, self._split) for row in self._read())
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -97,7 +94,7 @@ def read_task(
     """A task from a JSONL, JSON, CSV or Parquet file, which is read again wherever its items are gone through.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a dataset's split; see :func:`textenv.records.read_rows`.
         name: Name of the task.
         fields: Names of the fields.
         format: How items are asked and answered.
@@ -108,7 +105,7 @@ def read_task(
         DataError: If the file is missing or malformed; names file, line, field and what was expected.
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
-    found = RecordItems(lambda: read_rows(Path(path)), fields or Fields(), split)
+    found = RecordItems(lambda: _some(path), fields or Fields(), split)
     return Task(name, found, format or Format(), verifier)
 
 
@@ -124,7 +121,7 @@ def task_from_rows(
     """A task from a Hugging Face dataset, or any sequence of mappings.
 
     Args:
-        rows: ``len()`` and ``[i]`` give mappings; a dataset, or a list of dictionaries.
+        rows: A dataset, a data frame or a list of dictionaries: whatever can be gone through again.
         name: Name of the task.
         fields: Names of the columns.
         format: How items are asked and answered.
@@ -134,17 +131,12 @@ def task_from_rows(
     Raises:
         DataError: If it is a collection of splits, or a row is malformed.
     """
-    if isinstance(rows, Mapping):
-        raise DataError(f"{name}: expected rows, got a collection of splits {sorted(rows)}; choose one of them")
-
-    def read() -> Iterator[Row]:
-        return ((f"{name}: row {i}", _mapping(f"{name}: row {i}", rows[i])) for i in range(len(rows)))
-
-    return Task(name, RecordItems(read, fields or Fields(), split), format or Format(), verifier)
+    found = RecordItems(lambda: rows_of(rows, name), fields or Fields(), split)
+    return Task(name, found, format or Format(), verifier)
 
 
-def load_dataset_rows(name_or_folder: str, split: str) -> Any:
-    """A split of a Hugging Face dataset, by the hub's name or from a folder that ``save_to_disk`` wrote.
+def load_dataset_rows(name: str, split: str) -> Any:
+    """A split of a Hugging Face dataset by the hub's name; folders are read by :func:`read_task`.
 
     Raises:
         MissingDependencyError: If ``datasets`` is not installed.
@@ -153,20 +145,11 @@ def load_dataset_rows(name_or_folder: str, split: str) -> Any:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
-        raise MissingDependencyError(
-            f'the dataset {name_or_folder!r} needs datasets: pip install "textenv[datasets]"'
-        ) from error
+        raise MissingDependencyError(f'the dataset {name!r} needs datasets: pip install "textenv[datasets]"') from error
     try:
-        if not Path(name_or_folder).is_dir():
-            return datasets.load_dataset(name_or_folder, split=split)
-        loaded = datasets.load_from_disk(name_or_folder)
+        return datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot load the split {split!r} of the dataset {name_or_folder!r}: {error}") from error
-    if isinstance(loaded, Mapping):
-        if split not in loaded:
-            raise DataError(f"the dataset {name_or_folder!r} has no split {split!r}; it has {sorted(loaded)}")
-        return loaded[split]
-    return loaded
+        raise DataError(f"cannot load the split {split!r} of the dataset {name!r}: {error}") from error
 
 
 def read_conversations(path: str | Path, *, task: str = "") -> list[Conversation]:
@@ -176,7 +159,7 @@ def read_conversations(path: str | Path, *, task: str = "") -> list[Conversation
         DataError: If the file is missing or malformed; names file, line, field and what was expected.
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
-    return [_conversation(where, row, task) for where, row in read_rows(Path(path))]
+    return [_conversation(row.where, row.columns, task) for row in _some(path)]
 
 
 def _conversation(where: str, row: Mapping[str, Any], task: str) -> Conversation:
@@ -189,24 +172,19 @@ def _conversation(where: str, row: Mapping[str, Any], task: str) -> Conversation
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise DataError(f"{where}: field 'messages': expected a list of messages, got {_shown(messages)}")
     try:
-        return Conversation(tuple(_mapping(f"{where}: field 'messages'", m) for m in messages), source, task)
+        return Conversation(tuple(Row(f"{where}: field 'messages'", m).columns for m in messages), source, task)
     except DataError as error:
         if str(error).startswith(where):
             raise
         raise DataError(f"{where}: field 'messages': {error}") from error
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The records of a file with the place of each; see :func:`textenv.records.read_rows`.
-
-    Raises:
-        DataError: If the file is missing, empty, of another kind or malformed.
-        MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
-    """
+def _some(path: str | Path) -> Iterator[Row]:
+    """The rows of a file that has to have some."""
     empty = True
-    for row in records.read_rows(path):
+    for row in read_rows(path):
         empty = False
-        yield row.where, _mapping(row.where, row.value)
+        yield row
     if empty:
         raise DataError(f"{path}: the file holds no records")
 
@@ -249,12 +227,6 @@ def _text(where: str, row: Mapping[str, Any], field: str, *, optional: bool = Fa
         having = "" if field in row else f" (the record has {', '.join(map(str, row)) or 'no fields'})"
         raise DataError(f"{where}: field {field!r}: expected a text, got {_shown(value)}{having}")
     return value
-
-
-def _mapping(where: str, record: Any) -> Mapping[str, Any]:
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where}: expected an object with named fields, got {_shown(record)}")
-    return record
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from annotated_types import MinLen
@@ -130,8 +131,11 @@ def _from_source(source: TaskSource) -> Task:
     if source.kind == "file":
         return read_task(source.path, source.name, fields=source.fields)
     if source.kind == "dataset":
-        rows = load_dataset_rows(source.path, str(source.settings.get("split", "train")))
-        return task_from_rows(rows, source.name, fields=source.fields)
+        folder, split = Path(source.path), str(source.settings.get("split", "train"))
+        if folder.is_dir():  # what `save_to_disk` wrote: one split, or a folder of them
+            part = folder / split if (folder / split).is_dir() else folder
+            return read_task(part, source.name, fields=source.fields)
+        return task_from_rows(load_dataset_rows(source.path, split), source.name, fields=source.fields)
     if source.kind == "reasoning_gym":
         from textenv.tasks.reasoning_gym import reasoning_gym_task
 

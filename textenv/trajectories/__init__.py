@@ -8,6 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from textenv.statistics import (
+    Estimate,
+    bootstrap_interval,
+    grouped_mean,
+    grouped_ratio,
+    mean_estimate,
+    paired_difference,
+    ratio_estimate,
+)
 from textenv.trajectories.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -31,16 +40,6 @@ if TYPE_CHECKING:
         ImportanceWeights,
         effective_sample_size,
         importance_weights,
-    )
-    from textenv.trajectories.estimators.intervals import (
-        Estimate,
-        bootstrap_interval,
-        grouped_mean,
-        grouped_ratio,
-        mean_estimate,
-        mean_interval,
-        paired_difference,
-        ratio_estimate,
     )
     from textenv.trajectories.export import preference_pairs, trl_rows, write_jsonl
     from textenv.trajectories.reader import TrajectoryReader
@@ -74,7 +73,6 @@ __all__ = [
     "kl_estimate",
     "log_ratios",
     "mean_estimate",
-    "mean_interval",
     "paired_difference",
     "pass_at_k",
     "per_token",
@@ -95,16 +93,6 @@ _HOMES = {
     "estimators.divergence": ("entropy_estimate", "kl_estimate", "log_ratios", "per_token", "rao_blackwell_kl"),
     "estimators.diversity": ("distinct_n", "self_bleu"),
     "estimators.importance": ("ImportanceWeights", "effective_sample_size", "importance_weights"),
-    "estimators.intervals": (
-        "Estimate",
-        "bootstrap_interval",
-        "grouped_mean",
-        "grouped_ratio",
-        "mean_estimate",
-        "mean_interval",
-        "paired_difference",
-        "ratio_estimate",
-    ),
     "export": ("preference_pairs", "trl_rows", "write_jsonl"),
     "reader": ("TrajectoryReader",),
     "store": ("TrajectoryStore", "TrajectoryWriter"),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models.benchmarking.data import Pairs, SuiteData
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure, ratio_figure
+from textenv.statistics import ClusterBootstrap, Interval, Resampled
 
 GAPS = (0.0, 0.5, 1.0, 2.0)
 """Smallest differences of the gold values (exclusive) that are reported."""
@@ -19,7 +19,7 @@ class AccuracyResult(NamedTuple):
 
     Attributes:
         overall: Over all pairs, ties counting one half.
-        draws: Of it, shape ``(R,)``, for paired comparisons.
+        resampled: The same with its draws, for paired comparisons.
         tie_rate: Share of pairs with equal scores, pairs without a score included.
         strict: Ties counting as wrong, the convention of RewardBench 1.
         by_gap: Gap → accuracy over pairs whose gold values differ by more; empty without gold values.
@@ -28,14 +28,14 @@ class AccuracyResult(NamedTuple):
         section_mean: Plain mean of the sections; None without.
     """
 
-    overall: Figure
-    draws: NDArray[np.float64]
-    tie_rate: Figure
-    strict: Figure
-    by_gap: dict[float, Figure]
-    by_subset: dict[str, Figure]
-    sections: dict[str, Figure]
-    section_mean: Figure | None
+    overall: Interval
+    resampled: Resampled
+    tie_rate: Interval
+    strict: Interval
+    by_gap: dict[float, Interval]
+    by_subset: dict[str, Interval]
+    sections: dict[str, Interval]
+    section_mean: Interval | None
 
 
 def correctness(scores: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
@@ -44,7 +44,7 @@ def correctness(scores: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64
     return 0.5 * (np.sign(np.nan_to_num(difference)) + 1)
 
 
-def pair_accuracy(scores: NDArray[np.float64], suite: SuiteData, bootstrap: ClusterBootstrap) -> AccuracyResult:
+def suite_accuracy(scores: NDArray[np.float64], suite: SuiteData, bootstrap: ClusterBootstrap) -> AccuracyResult:
     """Pair accuracies with intervals.
 
     A model that gives every response the same score gets 0.5. A missing score counts as a tie.
@@ -58,60 +58,37 @@ def pair_accuracy(scores: NDArray[np.float64], suite: SuiteData, bootstrap: Clus
     right = correctness(scores, pairs)
     tied = (right == 0.5).astype(np.float64)
     whole = np.ones(len(pairs), dtype=bool)
-    overall, draws = _share(right, whole, pairs, bootstrap)
+    overall = _share(right, whole, pairs, bootstrap)
     gaps = {}
     if np.isfinite(pairs.gap).any():
-        gaps = {gap: _share(right, pairs.gap > gap, pairs, bootstrap)[0] for gap in GAPS}
+        gaps = {gap: _share(right, pairs.gap > gap, pairs, bootstrap).interval((0, 1)) for gap in GAPS}
     subsets, sections = {}, {}
     if len(pairs.subsets) > 1 or suite.weights:
         subsets = {
-            name: _share(right, pairs.subset == index, pairs, bootstrap)[0] for index, name in enumerate(pairs.subsets)
+            name: _share(right, pairs.subset == index, pairs, bootstrap).interval((0, 1))
+            for index, name in enumerate(pairs.subsets)
         }
     strict_right = (right == 1.0).astype(np.float64)
-    section_draws = []
     for section, weights in suite.weights.items():
-        found = _section(strict_right, weights, pairs, bootstrap)
-        if found is not None:
-            sections[section], drawn = found
-            section_draws.append(drawn)
-    mean = None
-    if sections:
-        value = float(np.mean([found.value for found in sections.values()]))
-        mean = figure(value, np.mean(section_draws, axis=0), n=len(pairs), bounds=(0, 1))
+        present = {name: weight for name, weight in weights.items() if name in pairs.subsets}
+        if present:  # Lambert et al. 2024 (RewardBench), arXiv:2403.13787, section 4.2
+            parts = [_share(strict_right, pairs.subset == pairs.subsets.index(n), pairs, bootstrap) for n in present]
+            sections[section] = Resampled.mean(parts, list(present.values()))
     return AccuracyResult(
+        overall.interval((0, 1)),
         overall,
-        draws,
-        _share(tied, whole, pairs, bootstrap)[0],
-        _share(strict_right, whole, pairs, bootstrap)[0],
+        _share(tied, whole, pairs, bootstrap).interval((0, 1)),
+        _share(strict_right, whole, pairs, bootstrap).interval((0, 1)),
         gaps,
         subsets,
-        sections,
-        mean,
+        {section: found.interval((0, 1)) for section, found in sections.items()},
+        Resampled.mean(list(sections.values())).interval((0, 1)) if sections else None,
     )
 
 
 def _share(
     values: NDArray[np.float64], kept: NDArray[np.bool_], pairs: Pairs, bootstrap: ClusterBootstrap
-) -> tuple[Figure, NDArray[np.float64]]:
-    """Mean of values over the kept pairs, with its draws."""
+) -> Resampled:
+    """Mean of values over the kept pairs."""
     chosen = np.flatnonzero(kept)
-    table = np.stack([values[chosen], np.ones(len(chosen))], axis=1)
-    totals, draws = bootstrap.pair_sums(pairs.better[chosen], pairs.worse[chosen], table)
-    return ratio_figure((totals[0], draws[:, 0]), (totals[1], draws[:, 1]), n=len(chosen))
-
-
-def _section(
-    right: NDArray[np.float64], weights: dict[str, float], pairs: Pairs, bootstrap: ClusterBootstrap
-) -> tuple[Figure, NDArray[np.float64]] | None:
-    """Accuracy of a section: its subsets' accuracies weighted; None if the suite has none of its subsets.
-
-    Source: RewardBench, Lambert et al. 2024, arXiv:2403.13787, section 4.2.
-    """
-    present = [(pairs.subsets.index(name), weight) for name, weight in weights.items() if name in pairs.subsets]
-    if not present:
-        return None
-    total = sum(weight for _, weight in present)
-    parts = [(_share(right, pairs.subset == index, pairs, bootstrap), weight / total) for index, weight in present]
-    value = sum(found.value * share for (found, _), share in parts)
-    draws = np.sum([drawn * share for (_, drawn), share in parts], axis=0)
-    return figure(value, draws, n=sum(found.n for (found, _), _ in parts), bounds=(0, 1)), draws
+    return bootstrap.pair_mean(pairs.better[chosen], pairs.worse[chosen], values[chosen])

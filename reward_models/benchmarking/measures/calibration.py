@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from reward_models.benchmarking.data import Pairs, SuiteData
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure, ratio_figure
+from textenv.statistics import ClusterBootstrap, Interval, Resampled
 
 BINS = 10
 _MAX_LOG_T = 12.0  # temperatures from 6e-6 to 160,000 times the scores' own spread
@@ -29,7 +29,7 @@ class ReliabilityBin(NamedTuple):
     """
 
     confidence: float
-    agreement: Figure
+    agreement: Interval
     pairs: int
 
 
@@ -44,10 +44,10 @@ class CalibrationFigures(NamedTuple):
         bins: Reliability plot over the bins of equal mass.
     """
 
-    ece: Figure
-    ece_mass: Figure
-    brier: Figure
-    nll: Figure
+    ece: Interval
+    ece_mass: Interval
+    brier: Interval
+    nll: Interval
     bins: tuple[ReliabilityBin, ...]
 
 
@@ -138,20 +138,17 @@ def _figures(
     count = len(chosen)
     first, second = pairs.better[chosen], pairs.worse[chosen]
 
-    def mean(values: NDArray[np.float64], bounds: tuple[float, float]) -> Figure:
-        totals, draws = bootstrap.pair_sums(first, second, np.stack([values, np.ones(count)], axis=1))
-        return ratio_figure((totals[0], draws[:, 0]), (totals[1], draws[:, 1]), n=count, bounds=bounds)[0]
+    clusters = bootstrap.clusters_of_pairs(first, second)
 
-    def error(edges: NDArray[np.float64]) -> tuple[Figure, tuple[ReliabilityBin, ...]]:
+    def mean(values: NDArray[np.float64], bounds: tuple[float, float]) -> Interval:
+        return bootstrap.pair_mean(first, second, values).interval(bounds)
+
+    def error(edges: NDArray[np.float64]) -> tuple[Interval, tuple[ReliabilityBin, ...]]:
         place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, BINS - 1)
         inside = np.equal(place[:, None], np.arange(BINS)).astype(np.float64)
         totals, draws = bootstrap.pair_sums(
             first, second, np.hstack([inside * (agreement - confidence)[:, None], inside])
         )
-        value = float(np.abs(totals[:BINS]).sum() / count)
-        noisy = np.abs(draws[:, :BINS]).sum(1) / np.maximum(draws[:, BINS:].sum(1), 1)
-        # Noise makes every resample's error larger than the sample's own: the interval keeps the width, not the shift.
-        centred = noisy - (noisy.mean() - value) if len(noisy) else noisy
         bins = []
         for index in range(BINS):
             size = int(totals[BINS + index])
@@ -159,13 +156,45 @@ def _figures(
                 own = float(confidence[place == index].mean())
                 with np.errstate(invalid="ignore", divide="ignore"):
                     shift = draws[:, index] / np.where(draws[:, BINS + index] > 0, draws[:, BINS + index], np.nan)
-                observed = own + float(totals[index]) / size
-                bins.append(ReliabilityBin(own, figure(observed, own + shift, n=size, bounds=(0, 1)), size))
-        return figure(value, centred, n=count, bounds=(0, 1)), tuple(bins)
+                inside_bin = np.flatnonzero(place == index)
+                observed = Resampled(
+                    own + float(totals[index]) / size,
+                    own + shift,
+                    size,
+                    bootstrap.clusters_of_pairs(first[inside_bin], second[inside_bin]),
+                )
+                bins.append(ReliabilityBin(own, observed.interval((0, 1)), size))
+        sizes = np.maximum(draws[:, BINS:].sum(1), 1)
+        return _error_interval(totals[:BINS] / count, draws[:, :BINS] / sizes[:, None], count, clusters), tuple(bins)
 
     width, _ = error(np.linspace(0.5, 1.0, BINS + 1))
     mass, bins = error(np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1))) if count else np.array([0.5, 1]))
     squared = np.where(logits >= 0, confidence, 1 - confidence) - share
     return CalibrationFigures(
         width, mass, mean(squared**2, (0, 1)), mean(negative_log_likelihood(logits, share), (0, np.inf)), bins
+    )
+
+
+def _error_interval(gaps: NDArray[np.float64], draws: NDArray[np.float64], count: int, clusters: int) -> Interval:
+    """Calibration error with an interval that allows for its own noise.
+
+    A sum of absolute gaps is too large, and in resamples, where the noise comes twice, even more so. The interval is
+    therefore the reversed one (``2 value − draws``), it begins at 0 where the gaps are no larger than those of a
+    calibrated model with the same noise, and it holds the value.
+
+    Args:
+        gaps: Agreement minus confidence of each bin times its share of the pairs, shape ``(K,)``.
+        draws: The same in every resample, shape ``(R, K)``.
+        count: Pairs.
+        clusters: Independent ones.
+
+    Source: reversed ("basic") interval: Davison and Hinkley 1997, Bootstrap Methods and their Application, eq. 5.6.
+    """
+    value = float(np.abs(gaps).sum())
+    reversed_draws = Resampled(value, 2 * value - np.abs(draws).sum(1), count, clusters).interval((0, np.inf))
+    calibrated = Resampled(value, np.abs(draws - gaps).sum(1), count, clusters).interval((0, np.inf))
+    low = 0.0 if value <= calibrated.high else min(reversed_draws.low, value)
+    known = np.isfinite(reversed_draws.low)
+    return reversed_draws._replace(
+        value=value, low=low if known else np.nan, high=min(1.0, max(reversed_draws.high, value)) if known else np.nan
     )

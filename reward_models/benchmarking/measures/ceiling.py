@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from reward_models.benchmarking.data import SuiteData
 from reward_models.benchmarking.measures.accuracy import GAPS
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure, ratio_figure
+from reward_models.metrics import left_out_raters
 from textenv.errors import DataError
+from textenv.statistics import ClusterBootstrap, Interval, Resampled
 
 _GRID = 240
 _EM_STEPS = 60
@@ -32,8 +33,8 @@ class Ceiling(NamedTuple):
         perfect: Somebody who knows the true values against the same labels as the models: the ceiling.
     """
 
-    rater: dict[float, Figure]
-    perfect: dict[float, Figure]
+    rater: dict[float, Interval]
+    perfect: dict[float, Interval]
 
 
 def human_ceiling(
@@ -108,25 +109,20 @@ def true_value_posterior(raters: Sequence[Sequence[float]]) -> Posterior:
 
 def _single_rater(
     suite: SuiteData, bootstrap: ClusterBootstrap, rng: np.random.Generator, draws: int
-) -> dict[float, Figure]:
+) -> dict[float, Interval]:
     assert suite.raters is not None
     pairs = suite.pairs
-    counts = np.array([len(item) for item in suite.raters])
-    totals = np.array([sum(item) for item in suite.raters], dtype=np.float64)
     right = np.zeros(len(pairs))
-    for _ in range(draws):
-        chosen = rng.integers(counts)
-        single = np.array([item[index] for item, index in zip(suite.raters, chosen, strict=True)], dtype=np.float64)
-        others = (totals - single) / (counts - 1)
+    for single, others in left_out_raters(suite.raters, rng, draws):
         said = np.sign(single[pairs.better] - single[pairs.worse])
         truth = np.sign(others[pairs.better] - others[pairs.worse])
         right += 0.5 * (said * truth + 1) / draws
-    return {gap: _kept(right, gap, suite, bootstrap)[0] for gap in GAPS}
+    return {gap: _kept(right, gap, suite, bootstrap).interval((0, 1)) for gap in GAPS}
 
 
 def _perfect(
     suite: SuiteData, bootstrap: ClusterBootstrap, rng: np.random.Generator, posterior: Posterior
-) -> dict[float, Figure]:
+) -> dict[float, Interval]:
     pairs, probability = suite.pairs, posterior.probability
     cumulative = np.cumsum(probability, axis=1)
     below = cumulative - 0.5 * probability  # P(true < g) + ½ P(true = g)
@@ -146,11 +142,11 @@ def _perfect(
     classes = np.bincount(_gap_class(pairs.gap), minlength=5)
     found = {}
     for index, gap in enumerate(GAPS):
-        base, draws = _kept(right, gap, suite, bootstrap)
+        base = _kept(right, gap, suite, bootstrap)
         pairs_above = classes[index + 1 :].sum()
         realised = drawn[:, index + 1 :].sum(1) / max(pairs_above, 1)
-        spread = rng.choice(realised - realised.mean(), size=len(draws)) if len(draws) else draws
-        found[gap] = figure(base.value, draws + spread, n=base.n, bounds=(0, 1))
+        spread = rng.choice(realised - realised.mean(), size=len(base.draws))
+        found[gap] = base._replace(draws=base.draws + spread).interval((0, 1))
     return found
 
 
@@ -159,10 +155,6 @@ def _gap_class(gap: NDArray[np.float64]) -> NDArray[np.int64]:
     return (gap[:, None] > np.array(GAPS)).sum(1)
 
 
-def _kept(
-    right: NDArray[np.float64], gap: float, suite: SuiteData, bootstrap: ClusterBootstrap
-) -> tuple[Figure, NDArray[np.float64]]:
+def _kept(right: NDArray[np.float64], gap: float, suite: SuiteData, bootstrap: ClusterBootstrap) -> Resampled:
     chosen = np.flatnonzero(suite.pairs.gap > gap)
-    table = np.stack([right[chosen], np.ones(len(chosen))], axis=1)
-    totals, draws = bootstrap.pair_sums(suite.pairs.better[chosen], suite.pairs.worse[chosen], table)
-    return ratio_figure((totals[0], draws[:, 0]), (totals[1], draws[:, 1]), n=len(chosen))
+    return bootstrap.pair_mean(suite.pairs.better[chosen], suite.pairs.worse[chosen], right[chosen])

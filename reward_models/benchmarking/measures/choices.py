@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models.benchmarking.data import Choice, SuiteData
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure
+from textenv.statistics import ClusterBootstrap, Interval, Resampled
 
 TIES = "ties"
 
@@ -25,8 +25,8 @@ class ChoiceResult(NamedTuple):
         chance: What a constant model gets on each subset.
     """
 
-    subsets: dict[str, Figure]
-    mean: Figure
+    subsets: dict[str, Interval]
+    mean: Interval
     chance: dict[str, float]
 
 
@@ -44,34 +44,25 @@ def choice_accuracy(scores: NDArray[np.float64], suite: SuiteData, bootstrap: Cl
     if not suite.choices:
         return None
     filled = np.where(np.isfinite(scores), scores, -np.inf)
-    subsets, draws, chance = {}, [], {}
+    subsets, chance = dict[str, Resampled](), dict[str, float]()
     for name in sorted({choice.subset for choice in suite.choices}):
         own = [choice for choice in suite.choices if choice.subset == name]
         if name.lower() == TIES:
-            found, drawn, base = _ties_figure(filled, own, bootstrap)
+            subsets[name], chance[name] = _ties(filled, own, bootstrap)
         else:
-            values = np.array([_credit(filled[list(choice.items)]) for choice in own])
-            found, drawn = _mean_over(values, own, bootstrap)
-            base = float(np.mean([1 / len(choice.items) for choice in own]))
-        subsets[name], chance[name] = found, base
-        draws.append(drawn)
-    value = float(np.mean([found.value for found in subsets.values()]))
-    return ChoiceResult(subsets, figure(value, np.mean(draws, axis=0), n=len(suite.choices)), chance)
+            credit = np.array([_credit(filled[list(choice.items)]) for choice in own])
+            first = np.array([choice.items[0] for choice in own])
+            subsets[name] = bootstrap.pair_mean(first, first, credit)
+            chance[name] = float(np.mean([1 / len(choice.items) for choice in own]))
+    most = {name: 1.01 if name.lower() == TIES else 1 for name in subsets}
+    intervals = {name: found.interval((0, most[name])) for name, found in subsets.items()}
+    return ChoiceResult(intervals, Resampled.mean(list(subsets.values())).interval(), chance)
 
 
 def _credit(scores: NDArray[np.float64]) -> float:
     """1/k where the first response is among the k best, else 0."""
     best = scores == scores.max()
     return float(best[0] / best.sum())
-
-
-def _mean_over(
-    values: NDArray[np.float64], choices: list[Choice], bootstrap: ClusterBootstrap
-) -> tuple[Figure, NDArray[np.float64]]:
-    weights = bootstrap.weights[:, [bootstrap.clusters[choice.items[0]] for choice in choices]]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = (weights @ values) / weights.sum(1)
-    return figure(float(values.mean()), draws, n=len(values), bounds=(0, 1)), draws
 
 
 class _Margins(NamedTuple):
@@ -132,10 +123,8 @@ def ties_score(groups: list[tuple[str, NDArray[np.float64], int]]) -> float:
     return float(_TIES_WEIGHTS @ (np.where(known, table, 0).sum(0) / np.maximum(known.sum(0), 1)))
 
 
-def _ties_figure(
-    scores: NDArray[np.float64], choices: list[Choice], bootstrap: ClusterBootstrap
-) -> tuple[Figure, NDArray[np.float64], float]:
-    """The ties score with draws over questions: a question's two forms are drawn together."""
+def _ties(scores: NDArray[np.float64], choices: list[Choice], bootstrap: ClusterBootstrap) -> tuple[Resampled, float]:
+    """The ties score over questions, whose two forms are drawn together, and the score of a constant model."""
     groups = [(c.id, scores[list(c.items)], c.correct) for c in choices]
     terms = ties_terms(groups)
     questions = ClusterBootstrap(
@@ -143,4 +132,4 @@ def _ties_figure(
     )
     draws = np.nan_to_num(questions.means(terms)[1]) @ _TIES_WEIGHTS
     constant = ties_score([(c.id, np.zeros(len(c.items)), c.correct) for c in choices])
-    return figure(ties_score(groups), draws, n=len(choices), bounds=(0, 1.01)), draws, constant
+    return Resampled(ties_score(groups), draws, len(choices), len(terms)), constant

@@ -12,7 +12,7 @@ from scipy import stats
 
 from reward_models.benchmarking.data import SuiteData
 from reward_models.benchmarking.measures.accuracy import AccuracyResult, correctness
-from reward_models.benchmarking.resampling import Figure, figure, two_sided_p
+from textenv.statistics import Interval, two_sided_p
 
 
 class Comparison(NamedTuple):
@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
 
     first: str
     second: str
-    difference: Figure
+    difference: Interval
     p: float
     p_holm: float
     only_first: int
@@ -60,13 +60,11 @@ def compare_models(
     found = []
     for a, b in combinations(scores, 2):
         ours, theirs = accuracies[a], accuracies[b]
-        draws = ours.draws - theirs.draws
+        gap = ours.resampled - theirs.resampled
         only_a = int(((right[a] == 1) & (right[b] == 0)).sum())
         only_b = int(((right[a] == 0) & (right[b] == 1)).sum())
-        gap = figure(ours.overall.value - theirs.overall.value, draws, n=len(suite.pairs), bounds=(-1, 1))
-        found.append(
-            Comparison(a, b, gap, two_sided_p(draws), 1.0, only_a, only_b, mcnemar(only_a, only_b), len(chosen))
-        )
+        difference, p = gap.interval((-1, 1)), two_sided_p(gap.draws)
+        found.append(Comparison(a, b, difference, p, 1.0, only_a, only_b, mcnemar(only_a, only_b), len(chosen)))
     corrected = holm([comparison.p for comparison in found])
     return [comparison._replace(p_holm=p) for comparison, p in zip(found, corrected, strict=True)]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reward_models.benchmarking.data import SuiteData
 from reward_models.benchmarking.measures.accuracy import correctness
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure, ratio_figure
+from textenv.statistics import ClusterBootstrap, Interval, Resampled
 
 _MIN_CORRELATED = 8
 
@@ -27,13 +27,13 @@ class LengthBias(NamedTuple):
         prefers_longer: Share of pairs of unequal length in which the longer one scores more, ties half.
     """
 
-    correlation: Figure
-    partial: Figure
-    gold_correlation: Figure
-    longer_right: Figure
-    longer_wrong: Figure
-    difference: Figure
-    prefers_longer: Figure
+    correlation: Interval
+    partial: Interval
+    gold_correlation: Interval
+    longer_right: Interval
+    longer_wrong: Interval
+    difference: Interval
+    prefers_longer: Interval
 
 
 def length_bias(scores: NDArray[np.float64], suite: SuiteData, bootstrap: ClusterBootstrap) -> LengthBias:
@@ -58,22 +58,26 @@ def length_bias(scores: NDArray[np.float64], suite: SuiteData, bootstrap: Cluste
     pairs = suite.pairs
     longer = np.sign(words[pairs.better] - words[pairs.worse])
     right = correctness(scores, pairs)
-    long_figure, long_draws = _mean(right, longer > 0, suite, bootstrap)
-    short_figure, short_draws = _mean(right, longer < 0, suite, bootstrap)
-    difference = figure(
-        long_figure.value - short_figure.value, long_draws - short_draws, n=int((longer != 0).sum()), bounds=(-1, 1)
+    long = _mean(right, longer > 0, suite, bootstrap)
+    short = _mean(right, longer < 0, suite, bootstrap)
+    difference = (long - short)._replace(n=int((longer != 0).sum()))
+    prefers = _mean(np.where(longer > 0, right, 1 - right), longer != 0, suite, bootstrap)
+    return LengthBias(
+        *correlations,
+        long.interval((0, 1)),
+        short.interval((0, 1)),
+        difference.interval((-1, 1)),
+        prefers.interval((0, 1)),
     )
-    prefers, _ = _mean(np.where(longer > 0, right, 1 - right), longer != 0, suite, bootstrap)
-    return LengthBias(*correlations, long_figure, short_figure, difference, prefers)
 
 
 def _correlations(
     table: NDArray[np.float64], usable: NDArray[np.bool_], bootstrap: ClusterBootstrap
-) -> tuple[Figure, Figure, Figure]:
+) -> tuple[Interval, Interval, Interval]:
     """Score-length, partial given gold, and gold-length, from resampled moments."""
     count, width = int(usable.sum()), table.shape[1]
     if count < _MIN_CORRELATED:
-        nothing = Figure(float("nan"))
+        nothing = Interval(float("nan"))
         return nothing, nothing, nothing
     moments = np.hstack([usable[:, None], table, *(table[:, [i]] * table[:, i:] for i in range(width))])
     totals, draws = bootstrap.item_sums(moments)
@@ -90,15 +94,15 @@ def _correlations(
     with np.errstate(invalid="ignore", divide="ignore"):
         # A constant column correlates with nothing.
         r = np.where(scale[:, :, None] * scale[:, None] > 1e-12, covariance / (scale[:, :, None] * scale[:, None]), 0.0)
-    own = figure(r[0, 0, 1], r[1:, 0, 1], n=count, bounds=(-1, 1))
+    clusters = len(np.unique(bootstrap.clusters[usable]))
+
+    def measured(values: NDArray[np.float64]) -> Interval:
+        return Resampled(values[0], values[1:], count, clusters).interval((-1, 1))
+
+    own = measured(r[:, 0, 1])
     if width < 3:
-        return own, Figure(float("nan")), Figure(float("nan"))
-    partial = partial_correlation(r[:, 0, 1], r[:, 0, 2], r[:, 1, 2])
-    return (
-        own,
-        figure(partial[0], partial[1:], n=count, bounds=(-1, 1)),
-        figure(r[0, 1, 2], r[1:, 1, 2], n=count, bounds=(-1, 1)),
-    )
+        return own, Interval(float("nan")), Interval(float("nan"))
+    return own, measured(partial_correlation(r[:, 0, 1], r[:, 0, 2], r[:, 1, 2])), measured(r[:, 1, 2])
 
 
 def partial_correlation(xy: NDArray, xz: NDArray, yz: NDArray) -> NDArray[np.float64]:
@@ -110,8 +114,6 @@ def partial_correlation(xy: NDArray, xz: NDArray, yz: NDArray) -> NDArray[np.flo
 
 def _mean(
     values: NDArray[np.float64], kept: NDArray[np.bool_], suite: SuiteData, bootstrap: ClusterBootstrap
-) -> tuple[Figure, NDArray[np.float64]]:
+) -> Resampled:
     chosen = np.flatnonzero(kept)
-    table = np.stack([values[chosen], np.ones(len(chosen))], axis=1)
-    totals, draws = bootstrap.pair_sums(suite.pairs.better[chosen], suite.pairs.worse[chosen], table)
-    return ratio_figure((totals[0], draws[:, 0]), (totals[1], draws[:, 1]), n=len(chosen))
+    return bootstrap.pair_mean(suite.pairs.better[chosen], suite.pairs.worse[chosen], values[chosen])

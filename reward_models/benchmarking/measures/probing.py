@@ -17,8 +17,8 @@ from reward_models.benchmarking.measures.comparison import independent_pairs
 from reward_models.benchmarking.probes.hacks import HACKS
 from reward_models.benchmarking.probes.perturbations import FORMAT, ROBUSTNESS
 from reward_models.benchmarking.probes.words import IDENTITIES, IDENTITY_TEMPLATES, NAME_TEMPLATES, NAMES
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure
 from reward_models.benchmarking.scoring import Scorer
+from textenv.statistics import ClusterBootstrap, Interval, mean_estimate
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class Effect(NamedTuple):
         changed: Share of texts that the change does anything to; the others are left out.
     """
 
-    shift: Figure
-    size: Figure
-    flips: Figure
+    shift: Interval
+    size: Interval
+    flips: Interval
     changed: float
 
 
@@ -74,8 +74,8 @@ class HackResult(NamedTuple):
         example: One of them.
     """
 
-    wins: Figure
-    shift: Figure
+    wins: Interval
+    shift: Interval
     example: str
 
 
@@ -95,12 +95,12 @@ class ProbeResult(NamedTuple):
 
     robustness: dict[str, Effect]
     format: dict[str, Effect]
-    names: dict[str, Figure]
-    identities: dict[str, Figure]
+    names: dict[str, Interval]
+    identities: dict[str, Interval]
     hacks: dict[str, HackResult]
-    pass_rate: Figure
-    position: Figure | None
-    first_place: Figure | None
+    pass_rate: Interval
+    position: Interval | None
+    first_place: Interval | None
 
 
 def probe_base(suites: list[SuiteData], rng: np.random.Generator, *, pairs: int) -> ProbeBase:
@@ -141,16 +141,13 @@ def probe(scorer: Scorer, base: ProbeBase, rng: np.random.Generator, *, resample
         return {name: _effect(scorer, base, own / scale, change, scale, bootstrap) for name, change in changes.items()}
 
     hacks, rates = _hacks(scorer, base, own, scale, bootstrap)
-    passed, draws = bootstrap.item_sums(np.stack([1 - rates, np.isfinite(rates)], 1)) if len(rates) else (None, None)
-    pass_rate = Figure(float("nan"))
-    if passed is not None and draws is not None:
-        pass_rate = figure(passed[0] / max(passed[1], 1), draws[:, 0] / np.maximum(draws[:, 1], 1), n=len(rates))
+    pass_rate = bootstrap.item_mean(1 - rates).interval((0, 1)) if len(rates) else Interval(float("nan"))
     position, first = _position(scorer.model, base, bootstrap)
     return ProbeResult(
         effects(ROBUSTNESS),
         effects(FORMAT),
-        _names(scorer, scale, rng, resamples),
-        _identities(scorer, scale, rng, resamples),
+        _names(scorer, scale),
+        _identities(scorer, scale),
         hacks,
         pass_rate,
         position,
@@ -171,20 +168,15 @@ def _effect(
     new = scorer.score(base.prompts, changed) / scale
     shift = new - own
     usable = differs & np.isfinite(shift)
-    flat = np.where(usable, shift, 0.0)
-    totals, draws = bootstrap.item_sums(np.stack([flat, np.abs(flat), usable], axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values, drawn = totals[:2] / totals[2], draws[:, :2] / draws[:, [2]]
-    count = int(totals[2])
     half = base.pairs
     before, after = np.sign(own[:half] - own[half:]), np.sign(new[:half] - new[half:])
     # From or to a tie is half a flip; a pair counts where either text changes and both have scores.
     both = (differs[:half] | differs[half:]) & np.isfinite(before) & np.isfinite(after)
-    flips, flip_draws = bootstrap.means(np.where(both, 0.5 * np.abs(before - after), np.nan))
+    (flips,) = bootstrap.cluster_means(np.where(both, 0.5 * np.abs(before - after), np.nan))
     return Effect(
-        figure(values[0], drawn[:, 0], n=count),
-        figure(values[1], drawn[:, 1], n=count, bounds=(0, np.inf)),
-        figure(flips[0], flip_draws[:, 0], n=int(both.sum()), bounds=(0, 1)),
+        bootstrap.item_mean(shift, usable).interval(),
+        bootstrap.item_mean(np.abs(shift), usable).interval((0, np.inf)),
+        flips.interval((0, 1)),
         float(differs.mean()) if len(differs) else float("nan"),
     )
 
@@ -200,20 +192,13 @@ def _hacks(
         scores = scorer.score(base.prompts, made)
         wins = 0.5 * (np.sign(scores - median) + 1)
         rates.append(wins)
-        known = np.isfinite(wins)
-        table = np.stack([np.where(known, wins, 0), np.where(known, (scores - np.nanmean(own)) / scale, 0), known], 1)
-        totals, draws = bootstrap.item_sums(table)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values, drawn = totals[:2] / totals[2], draws[:, :2] / draws[:, [2]]
-        count = int(totals[2])
-        found[name] = HackResult(
-            figure(values[0], drawn[:, 0], n=count, bounds=(0, 1)), figure(values[1], drawn[:, 1], n=count), made[0]
-        )
+        shift = bootstrap.item_mean((scores - np.nanmean(own)) / scale, np.isfinite(wins))
+        found[name] = HackResult(bootstrap.item_mean(wins).interval((0, 1)), shift.interval(), made[0])
     return found, np.nan_to_num(np.mean(rates, axis=0), nan=0.5)
 
 
-def _names(scorer: Scorer, scale: float, rng: np.random.Generator, resamples: int) -> dict[str, Figure]:
-    """Mean deviation per group of names; names are what is resampled, since they stand for a group."""
+def _names(scorer: Scorer, scale: float) -> dict[str, Interval]:
+    """Mean deviation per group of names; names are the units, since they stand for a group."""
     rows = [(group, name) for group, names in NAMES.items() for name in names]
     prompts = [prompt for _ in rows for prompt, _ in NAME_TEMPLATES]
     texts = [response.format(name) for _, name in rows for _, response in NAME_TEMPLATES]
@@ -221,26 +206,20 @@ def _names(scorer: Scorer, scale: float, rng: np.random.Generator, resamples: in
     deviations = (scores - scores.mean(0)).mean(1)
     found = {}
     for group in NAMES:
-        own = deviations[[index for index, row in enumerate(rows) if row[0] == group]]
-        drawn = own[rng.integers(len(own), size=(resamples, len(own)))].mean(1)
-        found[group] = figure(float(own.mean()), drawn, n=len(own))
+        found[group] = mean_estimate(deviations[[i for i, row in enumerate(rows) if row[0] == group]]).interval()
     return found
 
 
-def _identities(scorer: Scorer, scale: float, rng: np.random.Generator, resamples: int) -> dict[str, Figure]:
-    """Mean deviation per identity; sentences are what is resampled."""
+def _identities(scorer: Scorer, scale: float) -> dict[str, Interval]:
+    """Mean deviation per identity; sentences are the units."""
     prompts = [prompt for _ in IDENTITIES for prompt, _ in IDENTITY_TEMPLATES]
     texts = [response.format(who) for who in IDENTITIES for _, response in IDENTITY_TEMPLATES]
     scores = scorer.score(prompts, texts).reshape(len(IDENTITIES), len(IDENTITY_TEMPLATES)) / scale
     deviations = scores - scores.mean(0)
-    drawn = rng.integers(len(IDENTITY_TEMPLATES), size=(resamples, len(IDENTITY_TEMPLATES)))
-    return {
-        who: figure(float(own.mean()), own[drawn].mean(1), n=len(own))
-        for who, own in zip(IDENTITIES, deviations, strict=True)
-    }
+    return {who: mean_estimate(own).interval() for who, own in zip(IDENTITIES, deviations, strict=True)}
 
 
-def _position(model: object, base: ProbeBase, bootstrap: ClusterBootstrap) -> tuple[Figure | None, Figure | None]:
+def _position(model: object, base: ProbeBase, bootstrap: ClusterBootstrap) -> tuple[Interval | None, Interval | None]:
     """How often a pairwise judge decides alike in both orders, and for the first place; None for other models."""
     if not isinstance(model, PairwiseJudge):
         return None, None
@@ -254,8 +233,5 @@ def _position(model: object, base: ProbeBase, bootstrap: ClusterBootstrap) -> tu
         return None, None
     alike = 0.5 * (np.sign(forward - 0.5) * np.sign(0.5 - backward) + 1)
     place = 0.25 * (np.sign(forward - 0.5) + np.sign(backward - 0.5)) + 0.5
-    values, draws = bootstrap.means(np.stack([alike, place], axis=1))
-    return (
-        figure(values[0], draws[:, 0], n=half, bounds=(0, 1)),
-        figure(values[1], draws[:, 1], n=half, bounds=(0, 1)),
-    )
+    both_orders, first_place = bootstrap.cluster_means(np.stack([alike, place], axis=1))
+    return both_orders.interval((0, 1)), first_place.interval((0, 1))

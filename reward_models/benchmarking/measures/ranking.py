@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from reward_models.benchmarking.data import SuiteData
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure
+from textenv.statistics import ClusterBootstrap, Interval, Resampled
 from textenv.trajectories.estimators.best_of_n import expected_best
 
 SIZES = (2, 4, 8, 16, 64)
@@ -26,9 +26,9 @@ class RankingResult(NamedTuple):
             chance: 1 is perfect, 0 is chance.
     """
 
-    kendall: Figure
-    spearman: Figure
-    best_of: dict[int, Figure]
+    kendall: Interval
+    spearman: Interval
+    best_of: dict[int, Interval]
 
 
 def ranking(scores: NDArray[np.float64], suite: SuiteData, bootstrap: ClusterBootstrap) -> RankingResult | None:
@@ -46,11 +46,12 @@ def ranking(scores: NDArray[np.float64], suite: SuiteData, bootstrap: ClusterBoo
         return None
     usable = np.isfinite(scores)
     if usable.sum() < 2:
-        nothing = Figure(float("nan"))
+        nothing = Interval(float("nan"))
         return RankingResult(nothing, nothing, {})
     if len(suite.pairs) and suite.within_prompts:
         return _within_prompts(scores, suite, bootstrap, usable)
-    return _over_items(scores[usable], suite.gold[usable], bootstrap.item_weights[:, usable])
+    clusters = len(np.unique(bootstrap.clusters[usable]))
+    return _over_items(scores[usable], suite.gold[usable], bootstrap.item_weights[:, usable], clusters)
 
 
 def _within_prompts(
@@ -71,10 +72,7 @@ def _within_prompts(
         for column, size in enumerate(SIZES):
             if size <= len(items):
                 table[row, 2 + column] = _gain(own, gold, size)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values, draws = bootstrap.means(table)
-    counts = np.isfinite(table).sum(0)
-    found = [figure(values[i], draws[:, i], n=int(counts[i]), bounds=(-1, 1)) for i in range(table.shape[1])]
+    found = [mean.interval((-1, 1)) for mean in bootstrap.cluster_means(table)]
     return RankingResult(found[0], found[1], {k: f for k, f in zip(SIZES, found[2:], strict=True) if f.n})
 
 
@@ -91,7 +89,9 @@ def _gain(scores: NDArray[np.float64], gold: NDArray[np.float64], size: int) -> 
     return (float(expected_best(scores, size, values=gold)) - gold.mean()) / oracle if oracle > 0 else float("nan")
 
 
-def _over_items(scores: NDArray[np.float64], gold: NDArray[np.float64], weights: NDArray[np.float32]) -> RankingResult:
+def _over_items(
+    scores: NDArray[np.float64], gold: NDArray[np.float64], weights: NDArray[np.float32], clusters: int
+) -> RankingResult:
     n = len(scores)
     varies = np.ptp(scores) > 0 and np.ptp(gold) > 0
     tau = _kendall(scores, gold) if varies else 0.0
@@ -99,12 +99,15 @@ def _over_items(scores: NDArray[np.float64], gold: NDArray[np.float64], weights:
     ours, theirs = weighted_ranks(scores, weights), weighted_ranks(gold, weights)
     rho_draws = _weighted_correlation(ours, theirs, weights) if varies else np.zeros(len(weights))
     tau_draws = _kendall_draws(scores, gold, weights, tau) if varies else np.zeros(len(weights))
+
+    def measured(value: float, draws: NDArray[np.float64]) -> Interval:
+        return Resampled(value, draws, n, clusters).interval((-1, 1))
+
     best = {}
     for size in SIZES:
         if size <= n // 4:
-            shares = _gain(scores, gold, size)
-            best[size] = figure(shares, _gain_draws(scores, gold, weights, size), n=n, bounds=(-1, 1))
-    return RankingResult(figure(tau, tau_draws, n=n, bounds=(-1, 1)), figure(rho, rho_draws, n=n, bounds=(-1, 1)), best)
+            best[size] = measured(_gain(scores, gold, size), _gain_draws(scores, gold, weights, size))
+    return RankingResult(measured(tau, tau_draws), measured(rho, rho_draws), best)
 
 
 def weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float32]) -> NDArray[np.float64]:

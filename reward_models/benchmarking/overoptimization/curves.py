@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reward_models.benchmarking.overoptimization.fits import Fit, fit_form
-from reward_models.benchmarking.resampling import ClusterBootstrap, Figure, figure
 from textenv.errors import ShapeError
+from textenv.statistics import ClusterBootstrap, Interval
 from textenv.trajectories.estimators.best_of_n import best_of_n_kl, expected_best
 
 
@@ -40,10 +40,10 @@ class Curve(NamedTuple):
     steps: NDArray[np.int64]
     kl: NDArray[np.float64]
     kl_interval: NDArray[np.float64]
-    proxy: tuple[Figure, ...]
-    gold: tuple[Figure, ...]
+    proxy: tuple[Interval, ...]
+    gold: tuple[Interval, ...]
     fit: Fit | None
-    drop: Figure
+    drop: Interval
     shape_known: bool
 
 
@@ -141,18 +141,17 @@ def _curve(
     """A curve from per-prompt values, each of shape ``(P, K)``."""
     count = len(gold)
     bootstrap = ClusterBootstrap(np.arange(count), rng, resamples=resamples)
-    kl_mean, kl_draws = bootstrap.means(kl)
-    proxy_mean, proxy_draws = bootstrap.means(proxy)
-    gold_mean, gold_draws = bootstrap.means(gold)
+    (kl_mean, kl_draws), (gold_mean, gold_draws) = bootstrap.means(kl), bootstrap.means(gold)
     # Forms start at 0: the starting policy's own mean is taken off, in every resample its own.
     from_start, draws_from_start = gold_mean - gold_mean[0], gold_draws - gold_draws[:, [0]]
     distance = np.sqrt(np.maximum(np.vstack([kl_mean, kl_draws]), 0))
     fit = None
     # A proxy without an opinion moves nothing: rounding errors have no form.
     if (distance[0] > 1e-9).sum() >= 2 and np.abs(from_start).max() > 1e-9:
-        fit = fit_form(distance, from_start, draws_from_start, form=method)
-    with np.errstate(invalid="ignore"):
-        ends = np.quantile(kl_draws, [0.025, 0.975], axis=0) if len(kl_draws) else np.stack([kl_mean, kl_mean])
+        fit = fit_form(distance, from_start, draws_from_start, form=method, prompts=count)
+    spent = [found.interval() for found in bootstrap.cluster_means(kl)]
+    # Of best-of-n the KL is known, and without resamples no more than the mean is.
+    ends = np.array([(k.low, k.high) if np.isfinite(k.low) else (k.value, k.value) for k in spent]).T
     drop, rise = _drop(gold, bootstrap, rng)
     return Curve(
         name,
@@ -160,23 +159,25 @@ def _curve(
         steps,
         kl_mean,
         ends,
-        tuple(figure(proxy_mean[k], proxy_draws[:, k], n=count) for k in range(len(steps))),
-        tuple(figure(gold_mean[k], gold_draws[:, k], n=count) for k in range(len(steps))),
+        tuple(found.interval() for found in bootstrap.cluster_means(proxy)),
+        tuple(found.interval() for found in bootstrap.cluster_means(gold)),
         fit,
         drop,
         bool(rise.low > 0 and drop.low > 0),
     )
 
 
-def _drop(gold: NDArray[np.float64], bootstrap: ClusterBootstrap, rng: np.random.Generator) -> tuple[Figure, Figure]:
+def _drop(
+    gold: NDArray[np.float64], bootstrap: ClusterBootstrap, rng: np.random.Generator
+) -> tuple[Interval, Interval]:
     """Fall from the peak to the end and rise from the start to the peak, the peak found on the other half."""
     count = len(gold)
     if count < 4:
-        return Figure(float("nan")), Figure(float("nan"))
+        return Interval(float("nan")), Interval(float("nan"))
     half = rng.permutation(count) % 2 == 0
     falls, rises = np.empty(count), np.empty(count)
     for own in (half, ~half):
         peak = int(gold[~own].mean(0).argmax())
         falls[own], rises[own] = gold[own, peak] - gold[own, -1], gold[own, peak] - gold[own, 0]
-    means, draws = bootstrap.means(np.stack([falls, rises], axis=1))
-    return figure(means[0], draws[:, 0], n=count), figure(means[1], draws[:, 1], n=count)
+    drop, rise = bootstrap.cluster_means(np.stack([falls, rises], axis=1))
+    return drop.interval(), rise.interval()

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reward_models.benchmarking.resampling import Figure, figure
 from textenv.errors import ConfigError, ShapeError
+from textenv.statistics import Interval, Resampled
 
 Form = Literal["best_of_n", "rl"]
 
@@ -33,15 +33,15 @@ class Fit(NamedTuple):
     """
 
     form: Form
-    alpha: Figure
-    beta: Figure
-    peak: Figure
-    peak_gold: Figure
+    alpha: Interval
+    beta: Interval
+    peak: Interval
+    peak_gold: Interval
     peaks: float
     r_squared: float
 
 
-def fit_form(d: ArrayLike, gold: ArrayLike, draws: ArrayLike, *, form: Form) -> Fit:
+def fit_form(d: ArrayLike, gold: ArrayLike, draws: ArrayLike, *, form: Form, prompts: int) -> Fit:
     """Fit a form to a curve that starts at 0, with bootstrap intervals.
 
     Args:
@@ -50,6 +50,7 @@ def fit_form(d: ArrayLike, gold: ArrayLike, draws: ArrayLike, *, form: Form) -> 
         gold: Gold score minus that of the starting policy, shape ``(K,)``.
         draws: The same in every resample, shape ``(R, K)``.
         form: Which.
+        prompts: How many were resampled.
 
     Raises:
         ShapeError: If the shapes disagree.
@@ -72,12 +73,10 @@ def fit_form(d: ArrayLike, gold: ArrayLike, draws: ArrayLike, *, form: Form) -> 
     n, furthest = int(kept.sum()), float(places[0].max())
     predicted = value_of(places[0], float(alphas[0]), float(betas[0]), form)
     total = float(((stacked[0] - stacked[0].mean()) ** 2).sum())
+    fitted = (Resampled(float(rows[0]), rows[1:], n, prompts).interval() for rows in (alphas, betas, peaks, heights))
     return Fit(
         form,
-        figure(float(alphas[0]), alphas[1:], n=n),
-        figure(float(betas[0]), betas[1:], n=n),
-        figure(float(peaks[0]), peaks[1:], n=n),
-        figure(float(heights[0]), heights[1:], n=n),
+        *fitted,
         float(np.mean(peaks[1:] < furthest)) if len(drawn) else float("nan"),
         1 - float(((stacked[0] - predicted) ** 2).sum()) / total if total > 0 else float("nan"),
     )

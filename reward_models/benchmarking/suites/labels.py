@@ -23,7 +23,7 @@ from textenv.errors import DataError
 
 
 def file_suite(path: str | Path) -> SuiteData:
-    """The suite of a label file, JSONL or Parquet, in any of the column conventions that `read_labels` knows.
+    """The suite of a label file, in any of the column conventions that `read_labels` knows.
 
     Raises:
         DataError: If the file is malformed (file, line, field), or holds nothing that orders two responses.

@@ -14,6 +14,7 @@ from reward_models.benchmarking.suites.rewardbench import rewardbench_suite
 from reward_models.benchmarking.suites.simulated import simulated_suite
 from textenv.datasets.records import DOMAINS
 from textenv.errors import ConfigError
+from textenv.records import SUFFIXES
 
 NAMES = ("human", "builtin", "simulated", "overoptimization")
 _QUICK_ITEMS = 120
@@ -63,9 +64,9 @@ def _by_name(name: str, quick: bool, seed: int) -> list[SuiteData | PoolSuite]:
         return [generator_pool(prompts_count=8, samples=128, seed=seed) if quick else generator_pool(seed=seed)]
     if name.startswith("rewardbench:"):
         return [rewardbench_suite(name.removeprefix("rewardbench:"))]
-    if Path(name).suffix in (".jsonl", ".ndjson", ".parquet"):
+    if Path(name.removesuffix(".gz")).suffix in SUFFIXES:
         return [file_suite(name)]
     raise ConfigError(
         f"unknown suite {name!r}; there are {', '.join(NAMES)}, human/<domain>, builtin/<domain>, rewardbench:FILE "
-        "and label files (.jsonl, .parquet)."
+        f"and label files ({', '.join(SUFFIXES)})."
     )

@@ -10,13 +10,13 @@ Source: Lambert et al. 2024, arXiv:2403.13787; Malik et al. 2025, arXiv:2506.019
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reward_models.benchmarking.data import Choice, ItemTable, Pairs, SuiteData, cluster_by_prompt
 from textenv.errors import DataError
+from textenv.records import read_rows
 
 SECTIONS: dict[str, dict[str, float]] = {
     "Chat": {
@@ -59,14 +59,14 @@ def rewardbench_suite(path: str | Path, *, upweight_math: bool = True) -> SuiteD
     """The suite of a RewardBench file; the version is told from the first row.
 
     Args:
-        path: ``.jsonl`` or ``.parquet``.
+        path: Of any kind that :func:`textenv.records.read_rows` reads.
         upweight_math: Weigh ``math-prm`` by 984 as the leaderboard does; its true size otherwise. Version 1 only.
 
     Raises:
         DataError: If the file cannot be read or a row is malformed: file, line, field, what was expected.
     """
     path = Path(path)
-    rows = list(_rows(path))
+    rows = [(row.where, row.columns) for row in read_rows(path)]
     if not rows:
         raise DataError(f"{path}: the file is empty; expected one object per line.")
     first = rows[0][1]
@@ -129,40 +129,6 @@ def _version_2(path: Path, rows: list[tuple[str, Mapping[str, Any]]]) -> SuiteDa
         choices=tuple(choices),
         note=f"{len(rows):,} prompts; best-of-K accuracy, k equal best scores count 1/k",
     )
-
-
-def _rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Where each row stands, and the row."""
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-        return
-    try:
-        content = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}).") from error
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error}); expected one object per line.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: expected an object with prompt, chosen and rejected, got {type(row).__name__}.")
-        yield where, row
-
-
-def _parquet_rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import read_table
-
-    try:
-        rows = read_table(path).to_pylist()
-    except (OSError, ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
-    for number, row in enumerate(rows):
-        yield f"{path}: row {number}", row
 
 
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from reward_models.benchmarking import Pairs, SuiteData, ratings_suite, simulated_suite
-from reward_models.benchmarking.measures.accuracy import pair_accuracy
+from reward_models.benchmarking.measures.accuracy import suite_accuracy
 from reward_models.benchmarking.measures.comparison import agreement, compare_models, holm, independent_pairs, mcnemar
 from reward_models.benchmarking.measures.length import length_bias, partial_correlation
-from reward_models.benchmarking.resampling import ClusterBootstrap
+from textenv.statistics import ClusterBootstrap
 
 
 def boot(suite, resamples=300):
@@ -87,7 +87,7 @@ def test_a_better_model_is_found_better_and_equal_ones_are_not():
     noise = rng.normal(size=(3, len(suite)))
     scores = {"good": suite.gold + 0.3 * noise[0], "bad": noise[1], "as bad": noise[2]}
     bootstrap = boot(suite, 999)
-    accuracies = {name: pair_accuracy(own, suite, bootstrap) for name, own in scores.items()}
+    accuracies = {name: suite_accuracy(own, suite, bootstrap) for name, own in scores.items()}
     found = {(c.first, c.second): c for c in compare_models(scores, accuracies, suite, rng)}
     clear, none = found["good", "bad"], found["bad", "as bad"]
     assert clear.p == 0.002
@@ -105,7 +105,7 @@ def test_paired_p_values_are_uniform_where_models_are_equal():
     for _ in range(60):
         scores = {"a": suite.gold + 2 * rng.normal(size=len(suite)), "b": suite.gold + 2 * rng.normal(size=len(suite))}
         bootstrap = ClusterBootstrap(suite.clusters, rng, resamples=199)
-        accuracies = {name: pair_accuracy(own, suite, bootstrap) for name, own in scores.items()}
+        accuracies = {name: suite_accuracy(own, suite, bootstrap) for name, own in scores.items()}
         p_values.append(compare_models(scores, accuracies, suite, rng)[0].p)
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 

@@ -32,7 +32,7 @@ def test_a_fit_recovers_the_constants_of_its_form(form):
     d = np.linspace(0, 4, 12)
     gold = value_of(d, 1.3, 0.4, form)
     rng = np.random.default_rng(0)
-    found = fit_form(d, gold, gold + 0.02 * rng.normal(size=(300, 12)), form=form)
+    found = fit_form(d, gold, gold + 0.02 * rng.normal(size=(300, 12)), form=form, prompts=100)
     assert (found.alpha.value, found.beta.value) == pytest.approx((1.3, 0.4))
     assert found.r_squared == pytest.approx(1)
     assert found.alpha.low < 1.3 < found.alpha.high
@@ -58,9 +58,9 @@ def test_forms_that_only_rise_have_no_peak():
 
 def test_a_fit_needs_two_points_and_fitting_shapes():
     with pytest.raises(ConfigError, match="at least 2 points"):
-        fit_form([0.0, 1.0], [0.0, 1.0], np.zeros((3, 2)), form="rl")
+        fit_form([0.0, 1.0], [0.0, 1.0], np.zeros((3, 2)), form="rl", prompts=10)
     with pytest.raises(ShapeError, match="must have K columns"):
-        fit_form([0.0, 1.0], [0.0], np.zeros((3, 1)), form="rl")
+        fit_form([0.0, 1.0], [0.0], np.zeros((3, 1)), form="rl", prompts=10)
 
 
 def test_gold_by_hand():

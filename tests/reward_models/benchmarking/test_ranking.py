@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 from reward_models.benchmarking import ratings_suite, simulated_suite
 from reward_models.benchmarking.measures.ranking import ranking as measured_ranking
 from reward_models.benchmarking.measures.ranking import weighted_ranks
-from reward_models.benchmarking.resampling import ClusterBootstrap
+from textenv.statistics import ClusterBootstrap
 
 
 def boot(suite, resamples=400):

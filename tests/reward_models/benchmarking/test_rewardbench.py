@@ -6,11 +6,11 @@ import pytest
 
 from reward_models.benchmarking import rewardbench_suite
 from reward_models.benchmarking.baselines import ConstantModel, LengthModel
-from reward_models.benchmarking.measures.accuracy import pair_accuracy
+from reward_models.benchmarking.measures.accuracy import suite_accuracy
 from reward_models.benchmarking.measures.choices import choice_accuracy, ties_score
-from reward_models.benchmarking.resampling import ClusterBootstrap
 from tests.reward_models.benchmarking.rewardbench_files import V1, V2, write
 from textenv.errors import DataError
+from textenv.statistics import ClusterBootstrap
 
 
 def measured(suite, model, measure) -> Any:
@@ -19,7 +19,7 @@ def measured(suite, model, measure) -> Any:
 
 
 def test_version_1_scores_equal_those_of_the_package(tmp_path):
-    found = measured(rewardbench_suite(write(V1, tmp_path / "v1.jsonl")), LengthModel(), pair_accuracy)
+    found = measured(rewardbench_suite(write(V1, tmp_path / "v1.jsonl")), LengthModel(), suite_accuracy)
     sections = {name: figure.value for name, figure in found.sections.items()}
     assert sections == pytest.approx({"Chat": 0.619047619047619, "Chat Hard": 1.0, "Reasoning": 0.4375})
     assert found.section_mean.value == pytest.approx((0.619047619047619 + 1 + 0.4375) / 3)
@@ -27,7 +27,7 @@ def test_version_1_scores_equal_those_of_the_package(tmp_path):
 
 def test_version_1_without_the_upweighting_counts_math_by_its_size(tmp_path):
     suite = rewardbench_suite(write(V1, tmp_path / "v1.jsonl"), upweight_math=False)
-    found = measured(suite, LengthModel(), pair_accuracy).sections["Reasoning"]
+    found = measured(suite, LengthModel(), suite_accuracy).sections["Reasoning"]
     assert found.value == pytest.approx((447 / 3 + 164 * 1.0 + 164 * 0.5) / (447 + 164 + 164))
 
 
@@ -57,7 +57,7 @@ def test_ties_score_without_common_questions_has_accuracy_only():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", r"bad\.jsonl:2: not JSON"),
+        ("{", r"bad\.jsonl:2: not valid JSON"),
         ("[1]", r"bad\.jsonl:2: expected an object"),
         (json.dumps({"prompt": "p", "chosen": "a"}), r"bad\.jsonl:2: `rejected` must be a text, got None"),
         (json.dumps({"prompt": 3, "chosen": "a", "rejected": "b"}), r"bad\.jsonl:2: `prompt` must be a text, got 3"),

@@ -73,7 +73,7 @@ def test_documents_of_a_file_are_read_one_after_the_other(tmp_path: Path):
     ("lines", "message"),
     [
         (['{"question": "a?", "answer": "b"}', '{"question": "a?"'], r"a\.jsonl:2: not valid JSON: .*column"),
-        (["[1, 2]"], r"a\.jsonl:1: expected an object with named fields, got '\[1, 2\]' \(list\)"),
+        (["[1, 2]"], r"a\.jsonl:1: expected an object with named columns, got \[1, 2\]"),
         (['{"answer": "b"}'], r"a\.jsonl:1: field 'question': expected a text, got nothing \(the record has answer\)"),
         (['{"question": 3, "answer": "b"}'], r"a\.jsonl:1: field 'question': expected a text, got '3' \(int\)"),
         (['{"question": "a?", "answer": null}'], r"a\.jsonl:1: field 'answer': expected a text or a list .* got null"),
@@ -125,7 +125,7 @@ def test_conversations_are_read_with_their_source(tmp_path: Path):
     ("record", "message"),
     [
         ({"messages": "hi"}, r"a\.jsonl:1: field 'messages': expected a list of messages, got 'hi' \(str\)"),
-        ({"messages": [3]}, r"a\.jsonl:1: field 'messages': expected an object with named fields, got '3'"),
+        ({"messages": [3]}, r"a\.jsonl:1: field 'messages': expected an object with named columns, got 3"),
         ({"messages": [{"role": "x", "content": "y"}]}, r"a\.jsonl:1: field 'messages': message 0 needs 'role'"),
         ({"prompt": "hi"}, r"a\.jsonl:1: field 'response': expected a text, got nothing"),
     ],
@@ -243,6 +243,28 @@ def test_reasoning_gym_generators_are_tasks_with_their_own_verifier():
         load_task(TaskSource("x", "reasoning_gym", "none"))
     with pytest.raises(ConfigError, match="high"):
         load_task(TaskSource("x", "reasoning_gym", "sums", settings={"high": 1}))
+
+
+def test_a_folder_of_saved_splits_is_a_task_without_the_library(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    for split, count in (("train", 3), ("test", 2)):
+        (tmp_path / split).mkdir()
+        table = pa.table({"question": [f"{split} {i}?" for i in range(count)], "answer": ["a"] * count})
+        with pa.OSFile(str(tmp_path / split / "d.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+            out.write_table(table)
+        (tmp_path / split / "state.json").write_text('{"_data_files": [{"filename": "d.arrow"}]}')
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+
+    def questions(split: str) -> list[str]:
+        return [
+            item.question
+            for item in load_task(TaskSource("t", "dataset", str(tmp_path), settings={"split": split})).items
+        ]
+
+    assert questions("test") == ["test 0?", "test 1?"]
+    assert len(questions("train")) == 3
+    with pytest.raises(DataError, match="expected one split of a dataset, got train, test"):
+        questions("dev")
 
 
 @pytest.mark.parametrize(("kind", "package"), [("reasoning_gym", "reasoning"), ("dataset", "datasets")])

@@ -7,16 +7,17 @@ Formats: ``jsonl`` and ``parquet`` (rows, see :mod:`textenv.feedback.formats.row
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from textenv.checkpoints import write_atomic
-from textenv.errors import DataError, MissingDependencyError
+from textenv.errors import DataError
 from textenv.feedback.formats.argilla import argilla_records, parse_argilla
 from textenv.feedback.formats.label_studio import label_studio_tasks, parse_label_studio
 from textenv.feedback.formats.rows import demonstration_row, label_row, parse_row
 from textenv.feedback.store import FeedbackStore, Item, Label, LabelledItem
+from textenv.records import Row, read_rows, write_rows
 
 Format = Literal["jsonl", "parquet", "argilla", "label-studio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -70,7 +71,7 @@ def export_labels(
         MissingDependencyError: If a Parquet file is asked for and pyarrow is not installed.
     """
     path = Path(path)
-    format = format or _format_of(path, None)
+    format = format or _format_of(path, ())
     labelled = list(store.labels(after=after, upto=upto, include_gold=False, include_skipped=format == "label-studio"))
     if not labelled:
         raise DataError("there are no labels to export yet")
@@ -98,14 +99,10 @@ def _export_rows(labelled: Iterable[LabelledItem], path: Path, format: Format) -
 
 
 def _write_rows(rows: list[dict[str, Any]], file: Path, format: Format) -> None:
-    if format == "jsonl":
-        write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return
-    pa, pq = _pyarrow()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    # A column of objects of many shapes would get all their fields: as JSON it stays what it is.
-    flat = [row | {"provenance": json.dumps(row["provenance"], ensure_ascii=False)} for row in rows]
-    pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in flat]), file)
+    if format == "parquet":
+        # A column of objects of many shapes would get all their fields: as JSON it stays what it is.
+        rows = [row | {"provenance": json.dumps(row["provenance"], ensure_ascii=False)} for row in rows]
+    write_rows(file, rows, suffix=f".{format}")
 
 
 def import_labels(store: FeedbackStore, path: str | Path, *, format: Format | None = None) -> Imported:
@@ -139,67 +136,30 @@ def import_labels(store: FeedbackStore, path: str | Path, *, format: Format | No
 
 
 def _parse(path: Path, format: Format | None) -> Iterator[tuple[Item, list[Label]]]:
-    content = _read_json(path) if path.suffix == ".json" or format in ("argilla", "label-studio") else None
-    format = format or _format_of(path, content)
-    if format == "argilla":
-        yield from parse_argilla(content or [], str(path))
-    elif format == "label-studio":
-        yield from parse_label_studio(content or [], str(path))
-    else:
-        for where, row in _parquet_rows(path) if format == "parquet" else _jsonl_rows(path):
-            item, label = parse_row(row, where)
-            yield item, [] if label is None else [label]
+    suffix = ".json" if format in ("argilla", "label-studio") else None if format is None else f".{format}"
+    rows = list(read_rows(path, suffix=suffix))
+    format = format or _format_of(path, rows)
+    if format in ("argilla", "label-studio"):
+        if not rows:
+            raise DataError(f"{path}: expected a list with at least one record, got none")
+        content = [row.value for row in rows]
+        yield from (parse_argilla if format == "argilla" else parse_label_studio)(content, str(path))
+        return
+    for row in rows:
+        item, label = parse_row(row.columns, row.where)
+        yield item, [] if label is None else [label]
 
 
-def _format_of(path: Path, content: list[Any] | None) -> Format:
-    if path.suffix in _ENDINGS:
-        return _ENDINGS[path.suffix]
-    if content and isinstance(content[0], dict):
-        if "fields" in content[0]:
+def _format_of(path: Path, rows: Sequence[Row]) -> Format:
+    """By the ending, or by what the first record holds."""
+    ending = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if ending in _ENDINGS:
+        return _ENDINGS[ending]
+    for row in rows[:1]:
+        if "fields" in row.columns:
             return "argilla"
-        if "data" in content[0]:
+        if "data" in row.columns:
             return "label-studio"
+        if "prompt" in row.columns:
+            return "jsonl"
     raise DataError(f"{path}: cannot tell the format; say which of {', '.join(FORMATS)} it is")
-
-
-def _read_json(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, list) or not content:
-        raise DataError(f"{path}: expected a list with at least one record, got {repr(content)[:60]}")
-    return content
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: expected an object with named columns, got {repr(row)[:60]}")
-            yield f"{path}:{number}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    pa, pq = _pyarrow()
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
-    for number, row in enumerate(rows):
-        yield f"{path}: row {number}", row
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("Parquet files need pyarrow: pip install pyarrow") from error
-    return pyarrow, pyarrow.parquet

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
-from textenv.trajectories.estimators.intervals import Estimate, grouped_mean
+from textenv.statistics import Estimate, grouped_mean
 
 Level = Literal["nominal", "interval"]
 Floats = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from textenv.feedback.measures.shares import Share, clustered_share
+from textenv.statistics import Interval, clustered_share
 
 RATIOS = (1.0, 1.25, 1.5, 2.0, 3.0, math.inf)
 """Ends of the classes of length ratios."""
@@ -17,7 +17,7 @@ RATIOS = (1.0, 1.25, 1.5, 2.0, 3.0, math.inf)
 
 def position_bias(
     values: ArrayLike, first_shown: ArrayLike, clusters: ArrayLike | None = None, confidence: float = 0.95
-) -> Share:
+) -> Interval:
     """How often the answer that was shown earlier is preferred, ties counting one half.
 
     The order is random and differs between raters, so that without a bias this is one half whatever the answers are
@@ -42,8 +42,8 @@ class LengthBias(NamedTuple):
             shorter one.
     """
 
-    longer: Share
-    classes: list[tuple[float, float, Share]]
+    longer: Interval
+    classes: list[tuple[float, float, Interval]]
 
 
 def length_bias(

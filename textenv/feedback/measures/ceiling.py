@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from textenv.trajectories.estimators.intervals import Estimate, grouped_mean
+from textenv.statistics import Estimate, grouped_mean
 
 
 class Ceiling(NamedTuple):
@@ -67,7 +67,7 @@ def noise_ceiling(
     d = min(max(spread.value, 0.0), 0.25)
     low = high = math.nan
     if math.isfinite(spread.standard_error) and spread.standard_error > 0:
-        low, high = (beta_ceiling(end) for end in spread.interval(confidence))
+        low, high = (beta_ceiling(end) for end in spread.interval(confidence)[1:3])
     pairs = int(np.sum(np.unique(np.asarray(units), return_counts=True)[1] > 1))
     return Ceiling(beta_ceiling(d), low, high, 0.5 + 2 * d, 0.5 + math.sqrt(d), pairs, spread.units)
 

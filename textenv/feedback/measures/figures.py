@@ -21,10 +21,9 @@ from textenv.feedback.measures.bias import length_bias, position_bias, rank_corr
 from textenv.feedback.measures.ceiling import best_correlation, noise_ceiling
 from textenv.feedback.measures.judgements import JudgementLog, Judgements, Pairs, Ratings
 from textenv.feedback.measures.rater_quality import RaterQuality, rater_quality
-from textenv.feedback.measures.shares import Share
 from textenv.feedback.measures.win_rates import mean_ratings, win_rates
 from textenv.feedback.store import KINDS, Database
-from textenv.trajectories.estimators.intervals import Estimate
+from textenv.statistics import Estimate, Interval
 
 _SHARE_OF_TIME = 0.05
 _LEAST_AGE_SECONDS = 1.0
@@ -200,15 +199,15 @@ def _rater(quality: RaterQuality) -> dict[str, Any]:
     return {**quality._asdict(), **shares}
 
 
-def _share(share: Share) -> dict[str, Any]:
-    return share._asdict()
+def _share(share: Interval) -> dict[str, Any]:
+    return {"value": share.value, "low": share.low, "high": share.high, "number": share.n, "clusters": share.clusters}
 
 
 def _estimate(estimate: Estimate, least: float = 0.0) -> dict[str, Any]:
     """An estimate with its interval; without one where nothing varied, which a normal interval knows nothing about."""
     low = high = math.nan
     if estimate.standard_error > 0:
-        low, high = (min(1.0, max(least, end)) for end in estimate.interval())
+        low, high = (min(1.0, max(least, end)) for end in estimate.interval()[1:3])
     return {"value": estimate.value, "low": low, "high": high, "units": estimate.units}
 
 

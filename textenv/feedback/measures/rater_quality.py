@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from textenv.feedback.measures.agreement import agreement_with_others
 from textenv.feedback.measures.bias import position_bias
 from textenv.feedback.measures.judgements import Judgements
-from textenv.feedback.measures.shares import Share, clustered_share
+from textenv.statistics import Interval, clustered_share
 
 
 class RaterQuality(NamedTuple):
@@ -22,7 +22,7 @@ class RaterQuality(NamedTuple):
         labels: Labels that stand.
         skips: Skips that stand.
         seconds: Median time of a label; NaN without one.
-        gold: Share of right answers to gold questions.
+        gold: Interval of right answers to gold questions.
         agreement: How often somebody else says the same of the same thing; clusters are items.
         usual: What that is for all raters, on the kinds of items that this one labelled; NaN without agreement.
         first_shown: How often the answer shown earlier is preferred; clusters are labels.
@@ -35,10 +35,10 @@ class RaterQuality(NamedTuple):
     labels: int
     skips: int
     seconds: float
-    gold: Share
-    agreement: Share
+    gold: Interval
+    agreement: Interval
     usual: float
-    first_shown: Share
+    first_shown: Interval
     below: bool
     one_sided: bool
 
@@ -80,7 +80,7 @@ def rater_quality(judgements: Judgements) -> list[RaterQuality]:
     return sorted(kept, key=lambda each: (-each.labels, each.name))
 
 
-def _off_half(share: Share) -> bool:
+def _off_half(share: Interval) -> bool:
     return share.low > 0.5 or share.high < 0.5
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from textenv.errors import ShapeError
-from textenv.feedback.measures.shares import Share, clustered_share
+from textenv.statistics import Interval, clustered_share
 
 
 class WinRate(NamedTuple):
@@ -19,13 +19,13 @@ class WinRate(NamedTuple):
         first: The policy that wins at least half of the time.
         second: The other.
         share: How often the first is preferred, ties counting one half; clusters are prompts.
-        ties: Share of ties.
-        both_bad: Share of which somebody said that both answers are bad, whichever is preferred.
+        ties: Interval of ties.
+        both_bad: Interval of which somebody said that both answers are bad, whichever is preferred.
     """
 
     first: str
     second: str
-    share: Share
+    share: Interval
     ties: float
     both_bad: float
 
@@ -39,7 +39,7 @@ class MeanRating(NamedTuple):
     """
 
     policy: str
-    share: Share
+    share: Interval
 
 
 def win_rates(
@@ -84,7 +84,7 @@ def win_rates(
             wins, winner, loser = 1 - wins, loser, winner
         share = clustered_share(wins, groups[chosen])
         found.append(WinRate(winner, loser, share, float(np.mean(wins == 0.5)), float(np.mean(bad[chosen]))))
-    return sorted(found, key=lambda each: (-each.share.number, each.first, each.second))
+    return sorted(found, key=lambda each: (-each.share.n, each.first, each.second))
 
 
 def mean_ratings(worth: ArrayLike, policies: ArrayLike, prompts: ArrayLike, sources: Sequence[str]) -> list[MeanRating]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
-from textenv.trajectories.estimators.intervals import mean_estimate
+from textenv.statistics import mean_estimate
 
 
 class BestOfNCurve(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
+from textenv.statistics import Estimate, grouped_mean, grouped_ratio
 from textenv.trajectories.columns import Ragged
-from textenv.trajectories.estimators.intervals import Estimate, grouped_mean, grouped_ratio
 
 KLEstimator = Literal["k1", "k2", "k3"]
 

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, DataError, ShapeError
 from textenv.sampling.params import SamplingParams
+from textenv.statistics import Estimate, mean_estimate
 from textenv.trajectories.columns import Ragged
-from textenv.trajectories.estimators.intervals import Estimate, mean_estimate
 from textenv.trajectories.trajectory import Trajectory
 
 Clip = tuple[float | None, float | None]

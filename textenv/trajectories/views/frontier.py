@@ -58,7 +58,7 @@ class FrontierPoint(NamedTuple):
             )
         if kl is None:
             raise DataError(f"{label}: the answers have no log-probs of a reference; sample them with a reference")
-        bounds = kl.interval() if np.isfinite(kl.standard_error) else (kl.value, kl.value)
+        bounds = kl.interval()[1:3] if np.isfinite(kl.standard_error) else (kl.value, kl.value)
         return cls(label, kl.value, bounds, score.value, summary.score_interval, series)
 
 

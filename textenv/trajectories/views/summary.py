@@ -11,19 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.errors import DataError
+from textenv.statistics import Estimate, bootstrap_interval, group_means, grouped_mean, paired_difference
 from textenv.trajectories import schema
 from textenv.trajectories.columns import Columns, Ragged
 from textenv.trajectories.estimators.best_of_n import BestOfNCurve, best_of_n_curve
 from textenv.trajectories.estimators.divergence import kl_estimate, log_ratios, per_token, rao_blackwell_kl
 from textenv.trajectories.estimators.diversity import distinct_n, self_bleu
 from textenv.trajectories.estimators.importance import SELECTED, effective_sample_size, truncates_support
-from textenv.trajectories.estimators.intervals import (
-    Estimate,
-    bootstrap_interval,
-    group_means,
-    grouped_mean,
-    paired_difference,
-)
 from textenv.trajectories.reader import TrajectoryReader
 from textenv.trajectories.trajectory import Trajectory
 
@@ -157,7 +151,7 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
         length=grouped_mean(columns.ragged("token_ids").lengths, index),
         finish_reasons=dict(zip(reasons.tolist(), (counts / columns.count).tolist(), strict=True)),
         score=grouped_mean(scores[scored], index[scored]) if scored.any() else None,
-        score_interval=_interval(scores[scored], index[scored], rng) if scored.any() else None,
+        score_interval=bootstrap_interval(scores[scored], rng, groups=index[scored]) if scored.any() else None,
         score_std=float(scores[scored].std()) if scored.any() else None,
         entropy=_entropy(columns.ragged("entropy"), index),
         kl=_divergences(draws, index[drawn], cut),
@@ -214,10 +208,6 @@ def _truncated(sampling: NDArray[np.object_]) -> NDArray[np.bool_]:
 def _known(ragged: Ragged) -> Ragged | None:
     """Only the rows that are known; None where there are none."""
     return ragged.take(ragged.known) if ragged.known.any() else None
-
-
-def _interval(scores: NDArray[np.float64], index: NDArray[np.int64], rng: np.random.Generator) -> tuple[float, float]:
-    return bootstrap_interval(scores, rng, groups=index if len(np.unique(index)) > 1 else None)
 
 
 def _entropy(entropy: Ragged, index: NDArray[np.int64]) -> Estimate | None:

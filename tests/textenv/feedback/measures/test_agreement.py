@@ -14,7 +14,7 @@ from textenv.feedback.measures.agreement import (
     krippendorff_alpha,
     pairwise_agreement,
 )
-from textenv.trajectories.estimators.intervals import bootstrap_interval
+from textenv.statistics import bootstrap_interval
 
 # Krippendorff 2011, section C: four observers, twelve units, missing values left out.
 UNITS = [

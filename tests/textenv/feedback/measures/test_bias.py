@@ -13,7 +13,7 @@ def test_position_bias_hand_worked():
     found = position_bias([1, 1, 0, 0.5], [True, False, False, True])
 
     assert found.value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
-    assert found.number == 4
+    assert found.n == 4
 
 
 def test_position_bias_finds_the_bias_of_simulated_raters_whatever_the_answers_are_worth():
@@ -34,7 +34,7 @@ def test_position_bias_finds_the_bias_of_simulated_raters_whatever_the_answers_a
 def test_pairs_of_one_ranking_count_as_one_cluster():
     found = position_bias(np.ones(60), np.ones(60, bool), np.repeat(np.arange(10), 6))
 
-    assert (found.number, found.clusters) == (60, 10)
+    assert (found.n, found.clusters) == (60, 10)
 
 
 def test_length_bias_hand_worked():
@@ -67,7 +67,7 @@ def test_length_bias_rises_with_the_ratio_where_raters_like_length():
 def test_nothing_without_unequal_lengths():
     found = length_bias([1.0], [5], [5])
 
-    assert found.longer.number == 0
+    assert found.longer.n == 0
     assert found.classes == []
 
 

@@ -38,7 +38,7 @@ def test_quality_hand_worked(store, make_item):
     assert found["ann"].agreement.value == pytest.approx((1 + 0.5 + 0) / 3)
     assert found["cleo"].agreement.value == pytest.approx(1 / 3)
     assert found["bob"].usual == pytest.approx((1.5 + 1.5 + 1) / 9)
-    assert found["ann"].agreement.number == 3
+    assert found["ann"].agreement.n == 3
     assert not any(each.below or each.one_sided for each in found.values())
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_known_of_one_who_skipped_alone(store, make_item):
 
     assert (found.labels, found.skips) == (0, 1)
     assert math.isnan(found.seconds)
-    assert (found.gold.number, found.agreement.number, found.first_shown.number) == (0, 0, 0)
+    assert (found.gold.n, found.agreement.n, found.first_shown.n) == (0, 0, 0)
     assert not found.below
     assert not found.one_sided
 

@@ -13,7 +13,7 @@ def test_win_rates_hand_worked():
 
     assert [(each.first, each.second) for each in found] == [("a", "b"), ("c", "a")]
     best, other = found
-    assert (best.share.value, best.share.number, best.share.clusters) == (pytest.approx(2.5 / 3), 3, 2)
+    assert (best.share.value, best.share.n, best.share.clusters) == (pytest.approx(2.5 / 3), 3, 2)
     assert best.ties == pytest.approx(1 / 3)
     assert other.share.value == 1.0
     assert other.share.low < 0.3  # one judgement proves little
@@ -33,7 +33,7 @@ def test_win_rates_are_what_the_slow_reference_says():
         ]
         assert each.share.value == pytest.approx(np.mean(wins))
         assert each.share.value >= 0.5
-        assert each.share.number == len(wins)
+        assert each.share.n == len(wins)
     assert len(found) == 6
 
 
@@ -63,7 +63,7 @@ def test_mean_ratings_hand_worked():
 
     assert [each.policy for each in found] == ["c", "b", "a"]
     assert [each.share.value for each in found] == pytest.approx([1.0, 1.75 / 3, 0.25])
-    assert (found[1].share.number, found[1].share.clusters) == (3, 2)
+    assert (found[1].share.n, found[1].share.clusters) == (3, 2)
     assert found[0].share.low < 0.3  # one rating proves little
     assert mean_ratings([], [], [], ["a"]) == mean_ratings([1.0], [0], [0], [""]) == []
 

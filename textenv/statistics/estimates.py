@@ -1,0 +1,204 @@
+"""Means and ratios with their standard errors, with clusters as units, and shares with intervals; nothing is drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from textenv.errors import ConfigError, ShapeError
+from textenv.statistics.intervals import (
+    CONFIDENCE,
+    Interval,
+    check_confidence,
+    share_interval,
+    student_quantile,
+    wilson_interval,
+)
+
+
+class Estimate(NamedTuple):
+    """A figure measured on a sample.
+
+    Attributes:
+        value: The estimate.
+        standard_error: Of the estimate; NaN where fewer than two independent units were seen.
+        units: Independent units that it rests on.
+    """
+
+    value: float
+    standard_error: float
+    units: int
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Student's interval around the value, with one degree of freedom less than units.
+
+        Raises:
+            ConfigError: If the confidence lies outside 0 … 1.
+        """
+        check_confidence(confidence)
+        reach = student_quantile(confidence, self.units - 1) * self.standard_error if self.units > 1 else math.nan
+        return Interval(self.value, self.value - reach, self.value + reach, self.units, self.units)
+
+
+def mean_estimate(values: ArrayLike) -> Estimate:
+    """Mean of independent values with its standard error (n − 1 in the denominator).
+
+    Args:
+        values: Shape ``(n,)``; an infinite value makes the mean infinite and its error NaN.
+
+    Raises:
+        ShapeError: If there is no value, or they are not one row.
+    """
+    array = row(values)
+    value = float(array.mean())
+    if len(array) < 2 or not np.isfinite(value):
+        return Estimate(value, float("nan"), len(array))
+    return Estimate(value, float(array.std(ddof=1) / np.sqrt(len(array))), len(array))
+
+
+def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
+    """Sum of numerators over sum of denominators, such as nats per token with answers as units.
+
+    The standard error is that of the linearised ratio: ``s(x − r y) / (√n · mean(y))``.
+
+    Args:
+        numerators: One per unit, shape ``(n,)``.
+        denominators: One per unit, shape ``(n,)``; their sum must not be 0.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+        ConfigError: If the denominators sum to 0.
+    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13.
+    """
+    x, y = row(numerators), row(denominators)
+    if x.shape != y.shape:
+        raise ShapeError(f"`numerators` has shape {x.shape}, expected {y.shape} to match `denominators`")
+    if y.sum() == 0:
+        raise ConfigError("`denominators` sum to 0: there is nothing to divide by")
+    value = float(x.sum() / y.sum())
+    if len(x) < 2 or not np.isfinite(value):
+        return Estimate(value, float("nan"), len(x))
+    residuals = x - value * y
+    return Estimate(value, float(residuals.std(ddof=1) / np.sqrt(len(x)) / abs(y.mean())), len(x))
+
+
+def grouped_mean(values: ArrayLike, groups: ArrayLike | None) -> Estimate:
+    """Mean over groups of the groups' means, with groups as the unit of the standard error.
+
+    Answers to one prompt resemble each other; taken for independent they make the error too small.
+
+    Args:
+        values: Shape ``(n,)``.
+        groups: What belongs together, shape ``(n,)``; see :func:`cluster_numbers`.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+    """
+    return mean_estimate(group_means(values, cluster_numbers(groups, len(row(values)))))
+
+
+def grouped_ratio(numerators: ArrayLike, denominators: ArrayLike, groups: ArrayLike | None) -> Estimate:
+    """:func:`ratio_estimate` with groups as units: sums over all values, the error from the groups' sums.
+
+    Args:
+        numerators: Shape ``(n,)``.
+        denominators: Shape ``(n,)``.
+        groups: As for :func:`grouped_mean`.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+        ConfigError: If the denominators sum to 0.
+    """
+    x, y = row(numerators), row(denominators)
+    if x.shape != y.shape:
+        return ratio_estimate(x, y)
+    index = cluster_numbers(groups, len(x))
+    return ratio_estimate(np.bincount(index, weights=x), np.bincount(index, weights=y))
+
+
+def group_means(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
+    """Mean of the values of each group, in sorted order of the groups' names.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+    """
+    array = row(values)
+    index = _numbers(groups, len(array))
+    return np.bincount(index, weights=array) / np.bincount(index)
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
+    """Mean of ``second − first`` over pairs, such as two policies' mean scores on the same prompts.
+
+    Args:
+        first: One value per pair, shape ``(n,)``.
+        second: The other, shape ``(n,)``.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no pair.
+    """
+    a, b = row(first), row(second)
+    if a.shape != b.shape:
+        raise ShapeError(f"`second` has shape {b.shape}, expected {a.shape} to match `first`")
+    return mean_estimate(b - a)
+
+
+def clustered_share(values: ArrayLike, clusters: ArrayLike | None = None, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of values in 0…1, such as a win rate, with a Wilson interval for what its clusters are worth.
+
+    Args:
+        values: Shape ``(n,)``, each in 0…1.
+        clusters: What belongs together, e.g. the prompt, shape ``(n,)``; None: every value stands alone. A single
+            cluster is worth one value.
+        confidence: Coverage.
+
+    Source: see :func:`textenv.statistics.share_interval`.
+    """
+    x = np.asarray(values, np.float64)
+    if not len(x):
+        return Interval(math.nan)
+    value, count = float(np.clip(x.mean(), 0, 1)), len(x)
+    if clusters is None:
+        return Interval(value, *wilson_interval(value, count, confidence), count, count)
+    groups = len(np.unique(np.asarray(clusters)))
+    error = grouped_ratio(x, np.ones(count), clusters).standard_error if groups > 1 else math.nan
+    return Interval(value, *share_interval(value, error, count, groups, confidence), count, groups)
+
+
+def cluster_numbers(groups: ArrayLike | None, count: int) -> NDArray[np.int64]:
+    """A number from 0 without gaps for the group of each value, in sorted order of the groups' names.
+
+    Args:
+        groups: What belongs together, shape ``(n,)``. None takes each value by itself, and so does a single group: the
+            figure is then about that group (this prompt) and no other.
+        count: n.
+
+    Raises:
+        ShapeError: If there are not as many groups as values.
+    """
+    if groups is None:
+        return np.arange(count)
+    index = _numbers(groups, count)
+    return index if count and index.max() > 0 else np.arange(count)
+
+
+def _numbers(groups: ArrayLike, count: int) -> NDArray[np.int64]:
+    names = np.asarray(groups)
+    if names.shape != (count,):
+        raise ShapeError(f"`groups` has shape {names.shape}, expected {(count,)} to match `values`")
+    return np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)[1]
+
+
+def row(values: ArrayLike) -> NDArray[np.float64]:
+    """Values as one row of numbers.
+
+    Raises:
+        ShapeError: If there is none, or they are not one row.
+    """
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or not len(array):
+        raise ShapeError(f"values must have shape (n,) with n ≥ 1, got {array.shape}")
+    return array

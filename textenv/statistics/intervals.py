@@ -1,0 +1,167 @@
+"""What every measured number is: a value with its interval, and the formulas that need no resampling."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textenv.errors import ConfigError
+
+CONFIDENCE = 0.95
+"""Coverage of an interval, where nothing else is asked for."""
+
+_FEW_CLUSTERS = 12
+"""Below so many, resamples cannot reach beyond the sample: the normal form with Student's quantile is closer."""
+
+
+class Interval(NamedTuple):
+    """A measured number and where it may lie; ``f"{interval:.2f}"`` writes ``0.81 [0.79, 0.83]``.
+
+    Attributes:
+        value: The estimate; NaN where there is nothing to measure.
+        low: Lower end of the interval; NaN where it cannot be known.
+        high: Upper end.
+        n: What it rests on: pairs, items, prompts or values.
+        clusters: Independent groups among them.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    clusters: int = 0
+
+    def __format__(self, spec: str) -> str:
+        if not math.isfinite(self.low + self.high):
+            return format(self.value, spec)
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Value, ends and n as JSON can hold them; NaN becomes null."""
+        value, low, high = (finite_or_none(number) for number in self[:3])
+        return {"value": value, "low": low, "high": high, "n": self.n}
+
+    @classmethod
+    def of_draws(
+        cls,
+        value: float,
+        draws: NDArray[np.float64],
+        *,
+        n: int,
+        clusters: int,
+        bounds: tuple[float, float] | None = None,
+        confidence: float = CONFIDENCE,
+    ) -> Interval:
+        """The interval of an estimate whose clusters were resampled.
+
+        A share (bounds 0 and 1) gets Wilson's interval for as many independent values as the spread of its draws is
+        worth: resamples of a sample in which all say yes all say yes too. Everything else gets the percentiles of the
+        draws, spread for the number of clusters, or Student's interval with the draws' standard error where clusters
+        are few.
+
+        Args:
+            value: The estimate.
+            draws: The same in every resample, shape ``(R,)``; what is not finite is left out.
+            n: What it rests on.
+            clusters: How many independent ones; with one only a share has an interval.
+            bounds: Where the figure can lie; the interval is cut to it.
+            confidence: Coverage.
+
+        Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4),
+        section 5.3 (expanded percentiles) and 4.3 (t with the bootstrap's standard error).
+        """
+        check_confidence(confidence)
+        usable = draws[np.isfinite(draws)]
+        is_share = bounds == (0, 1)
+        if not len(usable) or clusters < (1 if is_share else 2) or not math.isfinite(value):
+            return cls(float(value), n=int(n), clusters=int(clusters))
+        # Resamples of n values vary by (n − 1)/n of what samples do.
+        error = float(usable.std()) * math.sqrt(clusters / max(clusters - 1, 1))
+        if is_share and (error > 1e-9 or value in (0, 1) or clusters == 1):
+            low, high = share_interval(value, error, math.inf, clusters, confidence)
+        elif clusters < _FEW_CLUSTERS:
+            reach = student_quantile(confidence, clusters - 1) * error
+            low, high = value - reach, value + reach
+        else:
+            reach = student_quantile(confidence, clusters - 1) * math.sqrt(clusters / (clusters - 1))
+            outside = NormalDist().cdf(-reach)
+            low, high = np.quantile(usable, [outside, 1 - outside])
+        if bounds is not None:
+            low, high = np.clip([low, high], *bounds)
+        return cls(float(value), float(low), float(high), int(n), int(clusters))
+
+
+def finite_or_none(value: float) -> float | None:
+    """The number, or None where it is not finite: JSON knows no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def student_quantile(confidence: float, freedom: float) -> float:
+    """How many standard errors Student's interval reaches to either side.
+
+    Args:
+        confidence: Coverage.
+        freedom: Degrees of freedom, above 0.
+    """
+    from scipy.special import stdtrit  # a quarter of a second that `import textenv` must not pay
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
+
+
+def wilson_interval(value: float, count: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a share.
+
+    Args:
+        value: The share, 0…1.
+        count: Observations; an effective number need not be whole.
+        confidence: Coverage.
+
+    Raises:
+        ConfigError: If an argument is out of its range.
+    Source: Wilson 1927, JASA 22, 209-212.
+    """
+    if not 0 <= value <= 1 or not count > 0 or not 0 < confidence < 1:
+        raise ConfigError(f"need 0 ≤ value ≤ 1, count > 0, 0 < confidence < 1, got {value}, {count}, {confidence}")
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    middle = (value + z2 / (2 * count)) / (1 + z2 / count)
+    reach = math.sqrt(z2 * (value * (1 - value) + z2 / (4 * count)) / count) / (1 + z2 / count)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def share_interval(value: float, error: float, n: float, clusters: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a share for the number of independent values that it is worth.
+
+    That number is ``v (1 − v) / error²``, less where few clusters leave the error itself uncertain; between one and
+    the number of values, and the number of clusters where nothing varies, so that nothing is known about it. Ties (½)
+    vary less than the formula's wins and losses: with many of them the interval is wider than it need be.
+
+    Args:
+        value: The share, 0…1 but for rounding.
+        error: Its standard error over clusters; 0 or NaN where nothing varies.
+        n: Values; infinite where strata or pairs may be worth more.
+        clusters: Independent groups among them.
+        confidence: Coverage.
+
+    Source: Kish 1965 (effective sample size) and Korn and Graubard 1998, Survey Methodology 24(2) (its degrees of
+    freedom), in Wilson's interval as recommended by Franco, Little, Louis and Slud 2019, "Comparative Study of
+    Confidence Intervals for Proportions in Complex Sample Surveys", J. Survey Stat. Methodol. 7.
+    """
+    value, effective = min(max(float(value), 0.0), 1.0), float(clusters)
+    if error > 1e-9 and clusters > 1:
+        effective = value * (1 - value) / error**2
+        effective *= (NormalDist().inv_cdf((1 + confidence) / 2) / student_quantile(confidence, clusters - 1)) ** 2
+    return wilson_interval(value, max(1.0, min(effective, n)), confidence)
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a coverage that is none.
+
+    Raises:
+        ConfigError: If it lies outside 0 … 1.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigError(f"`confidence` must lie between 0 and 1, got {confidence}")
