@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -16,13 +16,14 @@ from textenv.answers.chat import with_system
 from textenv.errors import CheckpointError, ConfigError
 from textenv.mixed_precision import LOW_PRECISION, fast_bf16
 from textenv.pretrained import find_folder, is_adapter, load_model, load_tensors, load_tokenizer
+from textenv.settings import Dtype
 
 if TYPE_CHECKING:
     from agents.policy import CausalLMPolicy
 
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _CRITIC_FOLDER = "critic"
-_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+_DTYPES = {name: getattr(torch, name) for name in get_args(Dtype) if name != "auto"}
 
 
 class PolicyParts(NamedTuple):

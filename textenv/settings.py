@@ -24,7 +24,7 @@ import operator
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -256,6 +256,6 @@ def field_help(kind: type) -> dict[str, str]:
     return {
         about.arg_name: " ".join((about.description or "").split())
         for each in reversed(kind.__mro__)
-        if issubclass(each, Settings) and each.__doc__
+        if is_dataclass(each) and each.__doc__
         for about in parse(each.__doc__).params
     }

@@ -85,9 +85,9 @@ def test_evaluate_compares_any_models(run: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["answering"], "no tasks: name them in the recipe"),
-        (["answering", "--tasks", "[{name: text}]", "--data", "builtin"], "no task has a verifier to learn from: text"),
-        (["evaluate", "--models", "base=x"], "no tasks: give `--tasks`"),
+        (["answering"], "`tasks` must be non-empty, got .*; name them in the recipe"),
+        (["answering", "--tasks", "[{name: text}]"], "no task has a verifier to learn from: text"),
+        (["evaluate", "--models", "base=x"], "`tasks` must be non-empty, got .*; name them in the recipe"),
         (["evaluate", "--tasks", "[{name: copy}]"], "no models: give `--models base=DIR"),
         (["evaluate", "--tasks", "[{name: copy}]", "--models", "sft"], "takes name=folder, .* got 'sft'"),
         (["evaluate", "--tasks", "[{name: copy}]", "--models", "sft=nowhere"], "there is no such folder"),

@@ -23,11 +23,11 @@ def test_benchmark_writes_page_and_figures_and_prints_a_table(tmp_path, capsys):
         (["--models", "a="], "model 'a' has no spec"),
         (["--models", "a=/nowhere/at/all"], "/nowhere/at/all"),
         (["--baselines", "false"], "no models"),
-        (["--data", "mars"], "`data` must be human or builtin"),
-        (["--resamples", "0"], "need `resamples` ≥ 1"),
+        (["--data", "mars"], "'human', 'builtin'"),
+        (["--resamples", "0"], "`resamples` must be ≥ 1, got 0"),
         (["--wrong", "1"], "wrong"),
         (["overoptimize", "--labels", "0"], "`labels` must be ≥ 1, got 0"),
-        (["overoptimize", "--noise", "0"], "need `noise` > 0"),
+        (["overoptimize", "--noise", "0"], "`noise` must be positive, got 0.0"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(arguments, message, tmp_path, capsys):

@@ -59,7 +59,8 @@ def test_pretraining_on_tasks_reports_each_and_loads_in_plain_transformers(base:
 
 
 def test_pretraining_goes_on_from_a_model_with_its_tokenizer(base: Path, tmp_path: Path):
-    further = run("pretrain", PRETRAIN, tmp_path, "--model", str(base / "pretrain"))
+    recipe = PRETRAIN | {"pretrain": PRETRAIN["pretrain"] | {"model": {"context": SMALL["context"]}}}
+    further = run("pretrain", recipe, tmp_path, "--model", str(base / "pretrain"))
     before, after = (summary_of(folder)["pretrain"]["loss"] for folder in (base, further))
     assert all(after[task] < before[task] for task in before)
     tokenizers = [(folder / "pretrain" / "tokenizer.json").read_text() for folder in (base, further)]

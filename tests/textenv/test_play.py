@@ -97,7 +97,7 @@ def test_environment_without_policy_is_refused():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"candidates": 0}, "`candidates` must be ≥ 1, got 0"), ({"prompts": []}, "must hold at least one prompt")],
+    [({"candidates": 0}, "`candidates` must be ≥ 1, got 0"), ({"prompts": []}, "`prompts` must be non-empty")],
 )
 def test_unusable_configuration_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):

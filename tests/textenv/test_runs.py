@@ -208,7 +208,7 @@ def test_finished_stage_goes_on_where_its_episodes_grow(tmp_path: Path):
 
     def play(episodes: int, **other: int) -> dict[str, int]:
         run = Run(tmp_path / "r", config={"ppo": {"total_episodes": episodes, **other}}, tensorboard=False)
-        done = once(run, "ppo", lambda: work(run, episodes))
+        done = once(run, "ppo", work, episodes)
         run.finish("evaluate", {})
         run.write_json("summary.json", {})
         return done

@@ -7,75 +7,41 @@ and returns its summary, as in :mod:`textenv.cli.stages`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from agents.finetuning import SFTConfig
-from agents.pretraining import PretrainConfig
 from agents.task_evaluation import EvaluationConfig
 from textenv.answers import format_of_folder
-from textenv.cli.configs import PPOCommand, PPOStageConfig, RunConfig
+from textenv.cli.configs import AnsweringCommand, PPOCommand, PPOStageConfig
+from textenv.cli.data import RatedData
 from textenv.cli.evaluate import evaluate_models
-from textenv.cli.stages import load_reward, once, ppo_on_prompts
-from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
+from textenv.cli.stages import load_reward, once, ppo_on_prompts, pretrain_stage, sft_stage
 from textenv.datasets.records import SPLITS
 from textenv.errors import ConfigError
 from textenv.pretrained import find_folder
 from textenv.report import answers_table
 from textenv.rewards import SumReward
 from textenv.runs import Run
-from textenv.tasks import Task, TaskReward, TaskSource
+from textenv.tasks import Task, TaskReward
 
 
-@dataclass(frozen=True)
-class AnsweringCommand(RunConfig):
-    """``textenv answering``: pre-training, fine-tuning, PPO with verifiers and the evaluation of all three on tasks.
-
-    Attributes:
-        tasks: What is read, demonstrated, rewarded and asked; at least one has a verifier.
-        demonstrations: Demonstrations of each task in fine-tuning, the first ones, and as many held-out ones; 0: all.
-        pretrain: Stage one.
-        sft: Stage two.
-        ppo: Stage three, on the tasks with verifiers.
-        evaluation: How the three models are measured at the end.
-
-    Raises:
-        ConfigError: If a number is out of its range, or an answer could not have the same length everywhere.
-    """
-
-    name: str = "answering"
-    tasks: list[TaskSource] = field(default_factory=list)
-    demonstrations: int = 0
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    sft: SFTConfig = field(default_factory=SFTConfig)
-    ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.tasks:
-            raise ConfigError("no tasks: name them in the recipe, such as `tasks: [{name: text}, {name: addition}]`")
-        if self.demonstrations < 0:
-            raise ConfigError(f"`demonstrations` must be ≥ 0, got {self.demonstrations}; 0 takes all")
-
-
-def answer_stages(config: AnsweringCommand, run: Run, tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+def answer_stages(config: AnsweringCommand, run: Run, data: RatedData) -> dict[str, dict[str, Any]]:
     """All stages; a finished one is not done again. Returns their summaries.
 
     Raises:
         ConfigError: If no task has a verifier.
     """
-    verifiable_tasks(tasks)
+    verifiable_tasks(data.tasks)
     base, tuned, seed = run.stage("pretrain"), run.stage("sft"), config.seed
-    shown = [with_few_demonstrations(task, config.demonstrations) for task in tasks]
+    shown = replace(data, tasks=[with_few_demonstrations(task, config.demonstrations) for task in data.tasks])
     models = {"base": base, "sft": tuned, "rl": run.stage("ppo")}
     return {
-        "pretrain": once(run, "pretrain", lambda: pretrain_tasks_stage(run, tasks, config.pretrain, seed)),
-        "sft": once(run, "sft", lambda: sft_tasks_stage(run, shown, config.sft, base, seed)),
-        "ppo": once(run, "ppo", lambda: verified_stage(run, tasks, config.ppo, tuned, TaskReward, seed)),
-        "evaluate": once(run, "evaluate", lambda: measure_stage(run, models, tasks, config.evaluation, seed + 1)),
+        "pretrain": once(run, "pretrain", pretrain_stage, data, config.pretrain, seed),
+        "sft": once(run, "sft", sft_stage, shown, config.sft, base, seed),
+        "ppo": once(run, "ppo", verified_stage, data.tasks, config.ppo, tuned, TaskReward, seed),
+        "evaluate": once(run, "evaluate", measure_stage, models, data.tasks, config.evaluation, seed + 1),
     }
 
 
@@ -92,11 +58,11 @@ def verifiable_tasks(tasks: Sequence[Task]) -> list[Task]:
     Raises:
         ConfigError: If there is none.
     """
-    found = [task for task in tasks if task.verifier is not None]
-    if not found:
+    verifiable = [task for task in tasks if task.verifier is not None]
+    if not verifiable:
         names = ", ".join(task.name for task in tasks)
         raise ConfigError(f"no task has a verifier to learn from: {names}; add one, such as `- name: addition`")
-    return found
+    return verifiable
 
 
 def ppo_on_tasks(config: PPOCommand, run: Run, tasks: Sequence[Task], start: Path) -> dict[str, dict[str, Any]]:
@@ -117,8 +83,8 @@ def ppo_on_tasks(config: PPOCommand, run: Run, tasks: Sequence[Task], start: Pat
     )
     models = {"sft": start, "rl": run.stage("ppo")}
     return {
-        "ppo": once(run, "ppo", lambda: verified_stage(run, tasks, config.ppo, start, reward, config.seed)),
-        "evaluate": once(run, "evaluate", lambda: measure_stage(run, models, tasks, measured, config.seed + 1)),
+        "ppo": once(run, "ppo", verified_stage, tasks, config.ppo, start, reward, config.seed),
+        "evaluate": once(run, "evaluate", measure_stage, models, tasks, measured, config.seed + 1),
     }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,8 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from reward_models.benchmarking import DEFAULT_SUITES, BenchmarkReport, benchmark
 from reward_models.benchmarking.baselines import BagOfWords, ConstantModel, LengthModel, RandomModel
 from reward_models.loading import load_reward_model
+from textenv.cli.base import ModelCommand
 from textenv.cli.data import load_data
 from textenv.errors import ConfigError
+from textenv.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["DEFAULT_SUITES", "BenchmarkOptions", "run_benchmark", "write"]
 
@@ -23,10 +25,13 @@ BASELINES = ("lexicon", "length", "constant", "random", "tfidf")
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class BenchmarkOptions(ModelCommand):
     """``textenv benchmark``.
 
     Attributes:
+        models: ``name=spec`` each: a folder, URL, lexicon, tfidf:movies, …, several with commas between for seeds of
+            one kind; or a spec alone.
+        suites: Names, or files of labels.
         out: Folder for ``report.html`` and ``report.json``.
         baselines: Also measure the lexicon, a bag of words, the length, a constant and random scores.
         data: Where ``tfidf`` learns: ``human`` ratings or ``builtin`` sentences.
@@ -34,50 +39,34 @@ class BenchmarkOptions:
         probes: Also change texts: robustness, format, names, worthless responses.
         resamples: Bootstrap resamples behind every interval.
         seed: Of the bootstrap, of splits, and of what is simulated.
-        threads: CPU threads for torch; 0 leaves them as they are.
     """
 
+    models: list[str] = field(default_factory=list, metadata={"nargs": "+"})
+    suites: list[str] = field(default_factory=lambda: [*DEFAULT_SUITES], metadata={"nargs": "+"})
     out: str = "benchmark"
     baselines: bool = True
-    data: str = "human"
+    data: Literal["human", "builtin"] = "human"
     quick: bool = False
     probes: bool = True
-    resamples: int = 1000
-    seed: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if self.data not in ("human", "builtin"):
-            raise ConfigError(f"`data` must be human or builtin, got {self.data!r}")
-        if self.resamples < 1 or self.seed < 0 or self.threads < 0:
-            raise ConfigError(
-                f"need `resamples` ≥ 1, `seed` ≥ 0 and `threads` ≥ 0, got {self.resamples}, {self.seed}, {self.threads}"
-            )
+    resamples: PositiveInt = 1000
+    seed: NonNegativeInt = 0
 
 
-def run_benchmark(
-    models: Sequence[str], suites: Sequence[str], options: BenchmarkOptions, console: Console
-) -> BenchmarkReport:
+def run_benchmark(options: BenchmarkOptions, console: Console) -> BenchmarkReport:
     """Measure, write the two files and print the summary.
 
     Args:
-        models: ``name=spec`` each, several specs with commas between for seeds of one kind; or a spec alone.
-        suites: Names and files, see `reward_models.benchmarking.suites.resolve.resolve_suites`.
-        options: The rest.
+        options: Models, suites (see `reward_models.benchmarking.suites.resolve.resolve_suites`) and the rest.
         console: For progress and summary.
 
     Raises:
         ConfigError: If a model or suite is unknown.
     """
-    if options.threads:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    loaded = load_models(models, options)
+    loaded = load_models(options.models, options)
     with Bar(console) as bar:
         report = benchmark(
             loaded,
-            suites,
+            options.suites,
             quick=options.quick,
             probes=options.probes,
             resamples=options.resamples,
@@ -138,7 +127,7 @@ def load_model(spec: str, options: BenchmarkOptions) -> Any:
     if kind == "random" and (not rest or rest.isdigit()):
         return RandomModel(int(rest or 0))
     if kind == "tfidf":
-        data = load_data("human" if options.data == "human" else "builtin", 12_000)
+        data = load_data(options.data, 12_000)
         return BagOfWords(data.texts, [domain for domain in rest.split("+") if domain])
     return load_reward_model(spec)
 

@@ -1,245 +1,175 @@
-"""What each sub-command does with its configuration."""
+"""What each command that trains in stages does with its configuration."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from textenv.cli import stages
-from textenv.cli.answering import AnsweringCommand, answer_stages, ppo_on_tasks
+from textenv.cli.answering import answer_stages, ppo_on_tasks
+from textenv.cli.base import RunCommand
 from textenv.cli.configs import (
+    AnsweringCommand,
     PPOCommand,
     PretrainCommand,
     QuickstartCommand,
     RewardCommand,
     RLHFCommand,
-    RunConfig,
     SFTCommand,
 )
-from textenv.cli.data import RatedData
-from textenv.cli.label_stage import label_stage, load_labels
-from textenv.cli.task_stages import pretrain_tasks_stage, sft_tasks_stage
+from textenv.cli.data import RatedData, data_of
+from textenv.cli.stages import check_folder, once
 from textenv.datasets import smollm2_path
 from textenv.pretrained import load_tokenizer
 from textenv.report import summary_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 
-
-def open_run(config: RunConfig, console: Console, *, resume: bool) -> Run:
-    """A new run folder, or the newest of this name."""
-    if config.threads:
-        import torch
-
-        torch.set_num_threads(config.threads)
-    parent = Path(config.runs_dir)
-    path = Run.newest(parent, config.name) if resume else Run.next_free(parent, config.name)
-    # Where a run stands and how many threads it has decide no numbers, so they may change on the way.
-    settings = {name: value for name, value in asdict(config).items() if name not in ("name", "runs_dir", "threads")}
-    run = Run(path, config=settings, console=console)
-    run.say(f"{'resuming' if resume else 'run'} {path}")
-    return run
+Summaries = dict[str, dict[str, Any]]
+"""What each stage returned."""
 
 
-def pretrain(config: PretrainCommand, run: Run, data: RatedData) -> None:
+def _staged(work: Callable[[Any, Run, RatedData], Summaries]) -> Callable[..., None]:
+    """A command out of its stages: data, a run's folder, the stages, summary and report."""
+
+    @wraps(work)
+    def command(config: RunCommand, console: Console, *, resume: bool = False) -> None:
+        data = data_of(config)  # before the run's folder exists: without data there is no run
+        run = config.open(console, resume=resume)
+        try:
+            finish(run, config, data, work(config, run, data))
+        finally:
+            run.close()
+
+    return command
+
+
+@_staged
+def pretrain(config: PretrainCommand, run: Run, data: RatedData) -> Summaries:
     """``textenv pretrain``."""
-    start = stages.check_folder("model", config.model) if config.model else None
-
-    def work() -> dict[str, Any]:
-        if data.tasks:
-            return pretrain_tasks_stage(run, data.tasks, config.pretrain, config.seed, start)
-        return stages.pretrain_stage(run, data, config.pretrain, config.seed)
-
-    summary = stages.once(run, "pretrain", work)
-    finish(run, config, data, {"pretrain": summary})
+    start = check_folder("model", config.model) if config.model else None
+    return {"pretrain": once(run, "pretrain", stages.pretrain_stage, data, config.pretrain, config.seed, start=start)}
 
 
-def sft(config: SFTCommand, run: Run, data: RatedData) -> None:
+@_staged
+def sft(config: SFTCommand, run: Run, data: RatedData) -> Summaries:
     """``textenv sft``."""
-    model = stages.check_folder("model", config.model)
-
-    def work() -> dict[str, Any]:
-        if data.tasks or data.conversations:
-            return sft_tasks_stage(
-                run, data.tasks, config.sft, model, config.seed, conversations=data.conversations, chat=config.chat
-            )
-        return stages.sft_stage(run, data, config.sft, model, config.seed)
-
-    summary = stages.once(run, "sft", work)
-    finish(run, config, data, {"sft": summary})
+    model = check_folder("model", config.model)
+    return {"sft": once(run, "sft", stages.sft_stage, data, config.sft, model, config.seed, chat=config.chat)}
 
 
-def reward(config: RewardCommand, run: Run, data: RatedData) -> None:
+@_staged
+def reward(config: RewardCommand, run: Run, data: RatedData) -> Summaries:
     """``textenv reward``."""
-    trunk = stages.check_folder("model", config.model) if config.model else None
-    policy = stages.check_folder("policy", config.policy) if config.policy else None
+    trunk = check_folder("model", config.model) if config.model else None
+    policy = check_folder("policy", config.policy) if config.policy else None
     sampling = SamplingParams(config.temperature, max_new_tokens=config.max_new_tokens)
-
-    def work() -> dict[str, Any]:
-        if config.labels:
-            return label_stage(
-                run,
-                load_labels(config.labels, config.validation_labels),
-                config.reward,
-                labels_file=config.labels,
-                trunk_folder=trunk,
-                policy_folder=policy,
-                sampling=sampling,
-                seed=config.seed,
-            )
-        return stages.reward_stage(
-            run,
-            data,
-            config.reward,
-            trunk_folder=trunk,
-            policy_folder=policy,
-            domain=config.reward.domains[0],
-            sampling=sampling,
-            seed=config.seed,
-        )
-
-    summary = stages.once(run, "reward", work)
-    finish(run, config, data, {"reward": summary})
+    domain = config.reward.domains[0]
+    return {"reward": _learn_reward(config, run, data, domain, sampling, trunk=trunk, policy=policy)}
 
 
-def ppo(config: PPOCommand, run: Run, data: RatedData) -> None:
+@_staged
+def ppo(config: PPOCommand, run: Run, data: RatedData) -> Summaries:
     """``textenv ppo``."""
-    start = stages.check_folder("policy", config.policy)
+    start = check_folder("policy", config.policy)
     if data.tasks:
-        finish(run, config, data, ppo_on_tasks(config, run, data.tasks, start))
-        return
-    scorer = stages.load_reward(config.reward_model)
-    finish(run, config, data, optimise(config, run, data, start, scorer))
+        return ppo_on_tasks(config, run, data.tasks, start)
+    return _optimise(config, run, data, {"sft": start}, stages.load_reward(config.reward_model))
 
 
-def answering(config: AnsweringCommand, run: Run, data: RatedData) -> None:
+@_staged
+def answering(config: AnsweringCommand, run: Run, data: RatedData) -> Summaries:
     """``textenv answering``: pre-training, fine-tuning, PPO with verifiers, evaluation and report."""
-    finish(run, config, data, answer_stages(config, run, data.tasks))
+    return answer_stages(config, run, data)
 
 
-def rlhf(config: RLHFCommand, run: Run, data: RatedData) -> None:
+@_staged
+def rlhf(config: RLHFCommand, run: Run, data: RatedData) -> Summaries:
     """``textenv rlhf``: reward model, PPO, evaluation and report for a language model that is there already."""
-    start = smollm2_path() if config.model == "smollm2" else stages.check_folder("model", config.model)
-    reward_summary = stages.once(
-        run,
-        "reward",
-        lambda: stages.reward_stage(
-            run,
-            data,
-            config.reward,
-            trunk_folder=start,
-            policy_folder=start,
-            domain=config.ppo.domain,
-            sampling=SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens),
-            seed=config.seed,
-        ),
-    )
+    start = smollm2_path() if config.model == "smollm2" else check_folder("model", config.model)
+    learned = _learn_reward(config, run, data, config.ppo.domain, _sampling(config), trunk=start, policy=start)
     scorer = stages.load_reward(run.stage("reward"))
-    finish(run, config, data, {"reward": reward_summary, **optimise(config, run, data, start, scorer)})
+    return {"reward": learned, **_optimise(config, run, data, {"sft": start}, scorer)}
 
 
-def optimise(
-    config: PPOCommand | RLHFCommand, run: Run, data: RatedData, start: Path, scorer: Any
-) -> dict[str, dict[str, Any]]:
-    """PPO from a folder, then both policies on held-out prompts: the summaries of the two stages."""
-    summary = stages.once(
-        run,
-        "ppo",
-        lambda: stages.ppo_stage(run, data, config.ppo, policy_folder=start, reward=scorer, seed=config.seed),
-    )
-    evaluated = stages.once(
+@_staged
+def quickstart(config: QuickstartCommand, run: Run, data: RatedData) -> Summaries:
+    """``textenv quickstart``: the four stages, the evaluation and the report."""
+    base, tuned, domain = run.stage("pretrain"), run.stage("sft"), config.ppo.domain
+    done = {"pretrain": once(run, "pretrain", stages.pretrain_stage, data, config.pretrain, config.seed)}
+    limits = {"max_new_tokens": config.ppo.max_new_tokens, "context": config.pretrain.model.context}
+    stages.check_prompt_lengths(data, domain, load_tokenizer(base), **limits)
+    done["sft"] = once(run, "sft", stages.sft_stage, data, config.sft, base, config.seed)
+    done["reward"] = _learn_reward(config, run, data, domain, _sampling(config), trunk=base, policy=tuned)
+    scorer = stages.load_reward(run.stage("reward"))
+    return done | _optimise(config, run, data, {"base": base, "sft": tuned}, scorer)
+
+
+def _sampling(config: PPOCommand | RLHFCommand | QuickstartCommand) -> SamplingParams:
+    return SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
+
+
+def _learn_reward(
+    config: RewardCommand | RLHFCommand | QuickstartCommand,
+    run: Run,
+    data: RatedData,
+    domain: str,
+    sampling: SamplingParams,
+    *,
+    trunk: Path | None,
+    policy: Path | None,
+) -> dict[str, Any]:
+    """The reward model's stage."""
+    settings = {"trunk_folder": trunk, "policy_folder": policy, "domain": domain, "sampling": sampling}
+    return once(run, "reward", stages.reward_stage, data, config.reward, **settings, seed=config.seed)
+
+
+def _optimise(
+    config: PPOCommand | RLHFCommand | QuickstartCommand,
+    run: Run,
+    data: RatedData,
+    policies: dict[str, Path],
+    scorer: Any,
+) -> Summaries:
+    """PPO from the policy ``sft``, then all policies on held-out prompts: the summaries of the two stages."""
+    start = {"policy_folder": policies["sft"], "reward": scorer, "seed": config.seed}
+    summary = once(run, "ppo", stages.ppo_stage, data, config.ppo, **start)
+    evaluated = once(
         run,
         "evaluate",
-        lambda: stages.evaluate_stage(
-            run,
-            data,
-            policies={"sft": start, "ppo": run.stage("ppo")},
-            reference="sft",
-            reward=scorer,
-            domain=config.ppo.domain,
-            count=config.evaluation_prompts,
-            sampling=SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens),
-            seed=config.seed + 1,
-        ),
+        stages.evaluate_stage,
+        data,
+        policies=policies | {"ppo": run.stage("ppo")},
+        reward=scorer,
+        domain=config.ppo.domain,
+        count=config.evaluation_prompts,
+        sampling=_sampling(config),
+        seed=config.seed + 1,
     )
     return {"ppo": summary, "evaluate": evaluated}
 
 
-def quickstart(config: QuickstartCommand, run: Run, data: RatedData) -> None:
-    """``textenv quickstart``: the four stages, the evaluation and the report."""
-    sampling = SamplingParams(config.ppo.training.temperature, max_new_tokens=config.ppo.max_new_tokens)
-    base, tuned = run.stage("pretrain"), run.stage("sft")
-    first = stages.once(run, "pretrain", lambda: stages.pretrain_stage(run, data, config.pretrain, config.seed))
-    stages.check_prompt_lengths(
-        data,
-        config.ppo.domain,
-        load_tokenizer(base),
-        max_new_tokens=config.ppo.max_new_tokens,
-        context=config.pretrain.model.context,
-    )
-    done = {
-        "pretrain": first,
-        "sft": stages.once(run, "sft", lambda: stages.sft_stage(run, data, config.sft, base, config.seed)),
-        "reward": stages.once(
-            run,
-            "reward",
-            lambda: stages.reward_stage(
-                run,
-                data,
-                config.reward,
-                trunk_folder=base,
-                policy_folder=tuned,
-                domain=config.ppo.domain,
-                sampling=sampling,
-                seed=config.seed,
-            ),
-        ),
-    }
-    scorer = stages.load_reward(run.stage("reward"))
-    done["ppo"] = stages.once(
-        run,
-        "ppo",
-        lambda: stages.ppo_stage(run, data, config.ppo, policy_folder=tuned, reward=scorer, seed=config.seed),
-    )
-    done["evaluate"] = stages.once(
-        run,
-        "evaluate",
-        lambda: stages.evaluate_stage(
-            run,
-            data,
-            policies={"base": base, "sft": tuned, "ppo": run.stage("ppo")},
-            reference="sft",
-            reward=scorer,
-            domain=config.ppo.domain,
-            count=config.evaluation_prompts,
-            sampling=sampling,
-            seed=config.seed + 1,
-        ),
-    )
-    finish(run, config, data, done)
-
-
-def finish(run: Run, config: RunConfig, data: RatedData, done: dict[str, dict[str, Any]]) -> None:
+def finish(run: Run, config: RunCommand, data: RatedData, done: Summaries) -> None:
     """Write ``summary.json`` and ``report.html``, show the summary table."""
     seconds = {"data": round(data.seconds, 1)} | {name: stage["seconds"] for name, stage in done.items()}
     seconds["total"] = round(sum(seconds.values()), 1)
-    labels = getattr(config, "labels", "")
     summary: dict[str, Any] = {
         "name": run.path.name,
         "seed": config.seed,
-        "data": f"labels of {Path(labels).name}" if labels else data.name,
+        "data": data.name,
         "versions": stages.versions(),
     }
     for stage in ("pretrain", "sft"):
         if stage in done:
             summary[stage] = {name: value for name, value in done[stage].items() if name != "seconds"}
     if "reward" in done:
-        reward = done["reward"]
-        summary["reward_model"] = {"trunk": reward["trunk"], **reward["reward_model"]}
-        summary |= {name: reward[name] for name in ("human_rater", "lexicon", "tfidf") if name in reward}
+        learned = done["reward"]
+        summary["reward_model"] = {"trunk": learned["trunk"], **learned["reward_model"]}
+        summary |= {name: learned[name] for name in ("human_rater", "lexicon", "tfidf") if name in learned}
     if "evaluate" in done:
         figures = {name: value for name, value in done["evaluate"].items() if name != "seconds"}
         summary["evaluation" if data.tasks else "policy"] = figures

@@ -1,22 +1,30 @@
-"""The configuration of each command: what a YAML recipe may hold and what flags override."""
+"""The configuration of each command that trains: what a YAML recipe may hold and what flags override."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, MinLen
 
 from agents.algorithms.ppo import PPOConfig
 from agents.finetuning import SFTConfig
 from agents.language_modeling import LMConfig
+from agents.lm.models import ModelConfig
 from agents.pretraining import PretrainConfig
+from agents.task_evaluation import EvaluationConfig
 from reward_models.training import RewardModelConfig
-from textenv.datasets.records import check_domains
+from textenv.cli.base import DataCommand, RunCommand, RunName
+from textenv.datasets.records import Domain, check_domains
 from textenv.errors import ConfigError
+from textenv.settings import Dtype, NonNegativeInt, PositiveFloat, PositiveInt, Settings, refuse_unused
 from textenv.tasks import TaskSource
+
+_NO_TASKS = "without `tasks`: name some, or leave it out"
 
 
 @dataclass(frozen=True)
-class RewardStageConfig:
+class RewardStageConfig(Settings):
     """The reward-model stage.
 
     Attributes:
@@ -32,19 +40,18 @@ class RewardStageConfig:
 
     trunk: Literal["auto", "minilm", "smollm2", "policy"] = "auto"
     template: str | None = None
-    max_tokens: int = 0
+    max_tokens: NonNegativeInt = 0
     domains: list[str] = field(default_factory=lambda: ["movies"])
-    normalization_samples: int = 512
+    normalization_samples: Annotated[int, Ge(2)] = 512
     training: RewardModelConfig = field(default_factory=RewardModelConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_domains(self.domains)
-        if self.normalization_samples < 2:
-            raise ConfigError(f"`normalization_samples` must be ≥ 2, got {self.normalization_samples}")
 
 
 @dataclass(frozen=True)
-class PPOStageConfig:
+class PPOStageConfig(Settings):
     """The PPO stage.
 
     Attributes:
@@ -54,82 +61,61 @@ class PPOStageConfig:
         max_new_tokens: Length limit of an answer, here and in all evaluations.
         eval_every: Iterations between evaluations on validation prompts.
         eval_prompts: How many validation prompts.
-        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
+        dtype: ``bfloat16`` and ``float16`` compute with such a copy of the weights; ``auto`` takes bfloat16 where that
+            is fast.
         lora_rank: Rank of an adapter on every linear layer, which alone is trained; 0 trains all weights.
         training: Settings of the algorithm.
     """
 
-    domain: str = "movies"
-    total_episodes: int = 12_800
-    num_envs: int = 128
-    max_new_tokens: int = 32
-    eval_every: int = 20
-    eval_prompts: int = 128
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    lora_rank: int = 0
+    domain: Domain = "movies"
+    total_episodes: PositiveInt = 12_800
+    num_envs: PositiveInt = 128
+    max_new_tokens: PositiveInt = 32
+    eval_every: PositiveInt = 20
+    eval_prompts: PositiveInt = 128
+    dtype: Dtype = "auto"
+    lora_rank: Annotated[int, Ge(0), "0 trains all weights"] = 0
     training: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:
-        if self.lora_rank < 0:
-            raise ConfigError(f"`lora_rank` must be ≥ 0, got {self.lora_rank}; 0 trains all weights")
-        for name in ("total_episodes", "num_envs", "max_new_tokens", "eval_every", "eval_prompts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        check_domains([self.domain])
+        super().__post_init__()
         if self.num_envs < self.training.num_minibatches:
             raise ConfigError(f"`num_envs` ({self.num_envs}) must be at least `num_minibatches`")
+        refuse_unused(self, "in a stage: set the stage's own `eval_every`", "training.eval_every")
+        refuse_unused(self, "here: texts for it are given in Python, `PPO(…, ptx=…)`", "training.ptx_coef")
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """What every command has.
-
-    Attributes:
-        name: Folder of the run inside ``runs_dir``; a number is appended where it exists already.
-        runs_dir: Where runs stand.
-        data: ``human`` (ratings by people, fetched once) or ``builtin`` (generated, no network).
-        builtin_texts: How many texts the generator makes.
-        seed: Of everything random; overrides the seeds of the stages.
-        threads: CPU threads for torch; 0 leaves them as they are.
-    """
-
-    name: str = "run"
-    runs_dir: str = "runs"
-    data: Literal["human", "builtin"] = "human"
-    builtin_texts: int = 12_000
-    seed: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise ConfigError(
-                f"`name` must be the name of a folder, got {self.name!r}; `runs_dir` says where it stands"
-            )
-        if self.builtin_texts < 400 or self.seed < 0 or self.threads < 0:
-            raise ConfigError(
-                f"need `builtin_texts` ≥ 400, `seed` ≥ 0 and `threads` ≥ 0, got {self.builtin_texts}, {self.seed} and "
-                f"{self.threads}"
-            )
-
-
-@dataclass(frozen=True)
-class PretrainCommand(RunConfig):
+class PretrainCommand(DataCommand):
     """``textenv pretrain``: a tokenizer and a language model from scratch, or on from one, on a mixture of tasks.
 
     Attributes:
         tasks: What to read, packed and mixed as ``pretrain.mixture`` says; empty takes the four domains of `data`.
-        model: Folder of a language model to go on from, with its tokenizer; empty makes new ones.
+        model: Folder of a language model to go on from on `tasks`, with its tokenizer; empty makes new ones.
         pretrain: The stage.
     """
 
-    name: str = "pretrain"
+    name: RunName = "pretrain"
     tasks: list[TaskSource] = field(default_factory=list)
     model: str = ""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
+    @property
+    def other_data(self) -> str:
+        """The tasks."""
+        return "`tasks`" if self.tasks else ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks:
+            refuse_unused(self, _NO_TASKS, "model", "pretrain.mixture", "pretrain.block_length")
+        if self.model:  # the context still says how long blocks are
+            sizes = (f"pretrain.model.{name}" for name in ModelConfig.__dataclass_fields__ if name != "context")
+            refuse_unused(self, "where `model` is gone on from: leave it out", *sizes)
+
 
 @dataclass(frozen=True)
-class SFTCommand(RunConfig):
+class SFTCommand(DataCommand):
     """``textenv sft``: fine-tune a language model on demonstrations, cross-entropy on the answer.
 
     Attributes:
@@ -141,16 +127,40 @@ class SFTCommand(RunConfig):
         sft: The stage.
     """
 
-    name: str = "sft"
+    name: RunName = "sft"
     model: str = ""
     tasks: list[TaskSource] = field(default_factory=list)
     conversations: list[str] = field(default_factory=list)
     chat: bool = False
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(samples=4))
 
+    @property
+    def other_data(self) -> str:
+        """Tasks and conversations."""
+        return " and ".join(f"`{name}`" for name in ("tasks", "conversations") if getattr(self, name))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks:
+            refuse_unused(self, _NO_TASKS, "chat")
+        check_sft(self, grouped=bool(self.other_data))
+
+
+def check_sft(command: RunCommand, *, grouped: bool) -> None:
+    """Refuse what fine-tuning does not look at.
+
+    Args:
+        command: With a stage ``sft``.
+        grouped: Whether it keeps tasks apart.
+    """
+    if not grouped:
+        refuse_unused(command, _NO_TASKS, "sft.weights", "sft.temperature")
+    if not command.sft.samples:  # pyright: ignore[reportAttributeAccessIssue]
+        refuse_unused(command, "where `sft.samples` is 0: set that too, or leave it out", "sft.max_new_tokens")
+
 
 @dataclass(frozen=True)
-class RewardCommand(RunConfig):
+class RewardCommand(DataCommand):
     """``textenv reward``: train a reward model on what people rated, or on a file of labels.
 
     Attributes:
@@ -164,18 +174,38 @@ class RewardCommand(RunConfig):
         reward: The stage.
     """
 
-    name: str = "reward"
+    name: RunName = "reward"
     labels: str = ""
     validation_labels: str = ""
     model: str = ""
     policy: str = ""
-    temperature: float = 0.8
-    max_new_tokens: int = 32
+    temperature: PositiveFloat = 0.8
+    max_new_tokens: PositiveInt = 32
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
+
+    @property
+    def other_data(self) -> str:
+        """The labels."""
+        return "`labels`" if self.labels else ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels:
+            refuse_unused(self, "with `labels`, which are all trained on: leave it out", "reward.domains")
+        else:
+            refuse_unused(self, "without `labels`: give those too", "validation_labels")
+        if not self.policy:
+            asked = ("temperature", "max_new_tokens", "reward.normalization_samples")
+            refuse_unused(self, "without `policy`, which answers for the normalisation: give it", *asked)
+        on_policy = self.reward.trunk == "policy" or (
+            self.reward.trunk == "auto" and self.data == "builtin" and not self.labels
+        )
+        if not on_policy:
+            refuse_unused(self, "on this trunk: give `--reward.trunk policy`, or leave it out", "model")
 
 
 @dataclass(frozen=True)
-class PPOCommand(RunConfig):
+class PPOCommand(DataCommand):
     """``textenv ppo``: optimise a policy against a reward, KL-regularised against where it started.
 
     Attributes:
@@ -188,18 +218,27 @@ class PPOCommand(RunConfig):
         ppo: The stage.
     """
 
-    name: str = "ppo"
+    name: RunName = "ppo"
     policy: str = ""
     reward_model: str = ""
     tasks: list[TaskSource] = field(default_factory=list)
     verifier_weight: float = 1.0
     reward_weight: float = 1.0
-    evaluation_prompts: int = 512
+    evaluation_prompts: PositiveInt = 512
     ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
+
+    @property
+    def other_data(self) -> str:
+        """The tasks."""
+        return "`tasks`" if self.tasks else ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("evaluation_prompts", self.evaluation_prompts)
+        if self.tasks:
+            refuse_unused(self, "with `tasks`, whose prompts are trained on: leave it out", "ppo.domain")
+        if not (self.tasks and self.reward_model):
+            why = "unless `tasks` and `reward_model` are both given, to be mixed"
+            refuse_unused(self, why, "verifier_weight", "reward_weight")
 
 
 def _rlhf_ppo() -> PPOStageConfig:
@@ -214,7 +253,7 @@ def _rlhf_ppo() -> PPOStageConfig:
 
 
 @dataclass(frozen=True)
-class RLHFCommand(RunConfig):
+class RLHFCommand(DataCommand):
     """``textenv rlhf``: reward model and PPO for a language model that is there already, with a report.
 
     Attributes:
@@ -224,15 +263,11 @@ class RLHFCommand(RunConfig):
         ppo: The policy's stage.
     """
 
-    name: str = "rlhf"
+    name: RunName = "rlhf"
     model: str = "smollm2"
-    evaluation_prompts: int = 256
+    evaluation_prompts: PositiveInt = 256
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
     ppo: PPOStageConfig = field(default_factory=_rlhf_ppo)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("evaluation_prompts", self.evaluation_prompts)
 
 
 def _quickstart_pretrain() -> PretrainConfig:
@@ -240,21 +275,12 @@ def _quickstart_pretrain() -> PretrainConfig:
 
 
 def _quickstart_ppo() -> PPOStageConfig:
-    return PPOStageConfig(
-        total_episodes=6400,
-        training=PPOConfig(
-            learning_rate=2e-4,
-            warmup_steps=3,
-            epochs=2,
-            num_minibatches=2,
-            kl_coef=0.2,
-            temperature=0.8,
-        ),
-    )
+    training = PPOConfig(learning_rate=2e-4, warmup_steps=3, epochs=2, num_minibatches=2, kl_coef=0.2, temperature=0.8)
+    return PPOStageConfig(total_episodes=6400, training=training)
 
 
 @dataclass(frozen=True)
-class QuickstartCommand(RunConfig):
+class QuickstartCommand(DataCommand):
     """``textenv quickstart``: all four stages on rated texts, with a report at the end.
 
     Attributes:
@@ -265,8 +291,8 @@ class QuickstartCommand(RunConfig):
         ppo: Stage four.
     """
 
-    name: str = "quickstart"
-    evaluation_prompts: int = 512
+    name: RunName = "quickstart"
+    evaluation_prompts: PositiveInt = 512
     pretrain: PretrainConfig = field(default_factory=_quickstart_pretrain)
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
@@ -274,7 +300,9 @@ class QuickstartCommand(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("evaluation_prompts", self.evaluation_prompts)
+        rated = "on rated texts; `textenv pretrain --tasks …` takes it"
+        refuse_unused(self, rated, "pretrain.mixture", "pretrain.block_length")
+        check_sft(self, grouped=False)
         if self.ppo.max_new_tokens >= self.pretrain.model.context:
             raise ConfigError(
                 f"`ppo.max_new_tokens` ({self.ppo.max_new_tokens}) leaves no room for a prompt in the model's context "
@@ -282,6 +310,30 @@ class QuickstartCommand(RunConfig):
             )
 
 
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"`{name}` must be ≥ 1, got {value}")
+@dataclass(frozen=True)
+class AnsweringCommand(RunCommand):
+    """``textenv answering``: pre-training, fine-tuning, PPO with verifiers and the evaluation of all three on tasks.
+
+    Attributes:
+        tasks: What is read, demonstrated, rewarded and asked; at least one has a verifier.
+        demonstrations: Demonstrations of each task in fine-tuning, the first ones, and as many held-out ones; 0: all.
+        pretrain: Stage one.
+        sft: Stage two.
+        ppo: Stage three, on the tasks with verifiers.
+        evaluation: How the three models are measured at the end.
+    """
+
+    name: RunName = "answering"
+    tasks: Annotated[
+        list[TaskSource], MinLen(1), "name them in the recipe, such as `tasks: [{name: text}, {name: addition}]`"
+    ] = field(default_factory=list)
+    demonstrations: Annotated[int, Ge(0), "0 takes all"] = 0
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unused(self, "on tasks, whose prompts are trained on: leave it out", "ppo.domain")
+        check_sft(self, grouped=True)

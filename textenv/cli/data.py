@@ -1,20 +1,25 @@
-"""Rated texts for the commands: the human ratings, or the built-in generator."""
+"""What a command learns from: rated texts of people or of the built-in generator, tasks, conversations, labels."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from reward_models.labels import LabelSplits, read_labels, split_labels
+from textenv.cli.base import DataCommand, RunCommand
+from textenv.cli.configs import AnsweringCommand, PPOCommand, PretrainCommand, RewardCommand, SFTCommand
 from textenv.datasets import Demonstration, RatedText, builtin_ratings, demonstrations, human_ratings
 from textenv.errors import DataError
-from textenv.tasks import Conversation, Task
+from textenv.tasks import Conversation, Task, load_tasks
+from textenv.tasks.files import read_conversations
 
 
 @dataclass(frozen=True)
 class RatedData:
-    """All rated texts of a run.
+    """All that a run learns from.
 
     Attributes:
         kind: ``human`` or ``builtin``.
@@ -22,6 +27,8 @@ class RatedData:
         seconds: What fetching or generating them took.
         tasks: Tasks to read or to learn from instead.
         conversations: Conversations to learn from instead.
+        labels: Labels of a file instead.
+        file: Its name.
     """
 
     kind: Literal["human", "builtin"]
@@ -29,10 +36,14 @@ class RatedData:
     seconds: float = 0.0
     tasks: Sequence[Task] = ()
     conversations: Sequence[Conversation] = ()
+    labels: LabelSplits | None = None
+    file: str = ""
 
     @property
     def name(self) -> str:
         """What the data are, in a few words."""
+        if self.labels is not None:
+            return f"labels of {self.file}"
         if not self.tasks and not self.conversations:
             return self.kind
         named = [task.name for task in self.tasks]
@@ -53,10 +64,10 @@ class RatedData:
         Raises:
             DataError: If there are none.
         """
-        found = [rated for rated in self.texts if rated.split == split and rated.domain in domains]
-        if not found:
+        texts = [rated for rated in self.texts if rated.split == split and rated.domain in domains]
+        if not texts:
             raise DataError(f"no rated texts of {', '.join(domains)} in the {split} split")
-        return found
+        return texts
 
     def demonstrations(self, split: str, domain: str | None = None) -> list[Demonstration]:
         """Demonstrations of a split, of one domain or of all.
@@ -83,3 +94,39 @@ def load_data(kind: Literal["human", "builtin"], builtin_texts: int) -> RatedDat
     began = time.monotonic()
     texts = human_ratings() if kind == "human" else builtin_ratings(n=builtin_texts)
     return RatedData(kind, texts, time.monotonic() - began)
+
+
+def data_of(config: RunCommand) -> RatedData:
+    """What a command's configuration names.
+
+    Raises:
+        ConfigError: If something is named that does not exist.
+        DataError: If data are malformed; names file, line, field and what was expected.
+    """
+    began = time.monotonic()
+    if isinstance(config, RewardCommand) and config.labels:
+        labels = load_labels(config.labels, config.validation_labels)
+        return RatedData(config.data, (), labels=labels, file=Path(config.labels).name)
+    sources = config.tasks if isinstance(config, (PretrainCommand, SFTCommand, PPOCommand, AnsweringCommand)) else []
+    files = config.conversations if isinstance(config, SFTCommand) else []
+    if sources or files:
+        tasks = load_tasks(sources)
+        told = [each for path in files for each in read_conversations(path, task=Path(path).stem)]
+        return RatedData("human", (), time.monotonic() - began, tasks, told)
+    assert isinstance(config, DataCommand)
+    return load_data(config.data, config.builtin_texts)
+
+
+def load_labels(labels_file: str, validation_file: str) -> LabelSplits:
+    """The labels of the files, split where there is only one; figures are then measured on labels never trained on.
+
+    With a validation file its labels serve for early stopping and for the figures.
+
+    Raises:
+        DataError: If a file is malformed, or one file holds too few labels to be split.
+    """
+    labels = read_labels(labels_file)
+    if not validation_file:
+        return split_labels(labels)
+    held_out = read_labels(validation_file)
+    return LabelSplits(labels, held_out, held_out)

@@ -7,52 +7,46 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import MinLen
 from rich.console import Console
 
 from agents.policy import CausalLMPolicy
 from agents.task_evaluation import Answer, EvaluationConfig, answer_records, answer_tasks, held_out, summarize_answers
 from textenv.checkpoints import write_atomic
+from textenv.cli.base import RunCommand, RunName
 from textenv.cli.stages import check_folder, versions
 from textenv.errors import ConfigError
 from textenv.report import answers_table, write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
+from textenv.settings import refuse_unused
 from textenv.statistics import finite_or_none
 from textenv.tasks import Task, TaskSource, load_tasks
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateCommand(RunCommand):
     """``textenv evaluate``: share of responses that answer, accuracy, likelihood and more, per task and model.
 
     Attributes:
+        models: ``name=folder`` each: ``base=DIR sft=DIR rl=DIR``.
         tasks: What is asked.
-        name: Folder of the figures inside ``runs_dir``; a number is appended where it exists already.
-        runs_dir: Where runs stand.
         evaluation: How it is measured.
-        seed: Of the draws.
-        threads: CPU threads for torch; 0 leaves them as they are.
-
-    Raises:
-        ConfigError: If there is no task or the name is no name of a folder.
     """
 
-    tasks: list[TaskSource] = field(default_factory=list)
-    name: str = "evaluate"
-    runs_dir: str = "runs"
+    name: RunName = "evaluate"
+    models: list[str] = field(default_factory=list, metadata={"nargs": "+"})
+    tasks: Annotated[list[TaskSource], MinLen(1), "name them in the recipe, such as `tasks: [{name: addition}]`"] = (
+        field(default_factory=list)
+    )
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    seed: int = 0
-    threads: int = 0
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ConfigError("no tasks: give `--tasks` in the recipe, such as `tasks: [{name: addition}]`")
-        if not self.name or "/" in self.name:
-            raise ConfigError(f"`name` must be the name of a folder, got {self.name!r}")
-        if self.seed < 0 or self.threads < 0:
-            raise ConfigError(f"`seed` and `threads` must be ≥ 0, got {self.seed} and {self.threads}")
+        super().__post_init__()
+        if self.evaluation.reference not in (each.partition("=")[0] for each in self.models):
+            refuse_unused(self, "unless `models` has one of this name: name one of them", "evaluation.reference")
 
 
 def parse_models(given: Sequence[str]) -> dict[str, Path]:
@@ -74,16 +68,11 @@ def parse_models(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def evaluate(given: Sequence[str], options: EvaluateOptions, console: Console) -> None:
+def evaluate(options: EvaluateCommand, console: Console) -> None:
     """``textenv evaluate``: writes a run folder with ``evaluation.json``, ``answers.jsonl`` and ``report.html``."""
-    if options.threads:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    models, tasks = parse_models(given), load_tasks(options.tasks)
+    models, tasks = parse_models(options.models), load_tasks(options.tasks)
     began = time.monotonic()
-    settings = asdict(options) | {"models": {name: str(folder) for name, folder in models.items()}}
-    run = Run(Run.next_free(options.runs_dir, options.name), config=settings, console=console)
+    run = options.open(console)
     try:
         evaluation = evaluate_models(run, models, tasks, options.evaluation, options.seed)
         seconds = round(time.monotonic() - began, 1)

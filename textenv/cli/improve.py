@@ -7,10 +7,9 @@ it, and both versions answer the same held-out prompts. The new version is regis
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,24 +19,24 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.algorithms.ppo import PPOConfig
-from agents.evaluation import Evaluation, evaluate_policy
-from agents.finetuning import SFTConfig, sft
+from agents.finetuning import SFTConfig
 from agents.language_modeling import LMConfig
-from agents.policy import CausalLMPolicy
 from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels
 from reward_models.training import RewardModelConfig
 from textenv.cli import stages
-from textenv.cli.configs import PPOStageConfig, RewardStageConfig
-from textenv.cli.label_stage import label_stage, member_stage
+from textenv.cli.base import RunCommand, RunName, check_db
+from textenv.cli.configs import PPOStageConfig, RewardStageConfig, check_sft
+from textenv.cli.data import RatedData
 from textenv.datasets.records import split_of
-from textenv.errors import ConfigError, DataError
+from textenv.errors import DataError
 from textenv.feedback.formats import demonstration_row
 from textenv.feedback.store import FeedbackStore, PolicyVersion, Round
 from textenv.report import write_report
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
+from textenv.settings import PositiveInt, refuse_unused
 from textenv.trajectories import bootstrap_interval
 
 _FEWEST_PROMPTS = 8
@@ -62,12 +61,10 @@ def _ppo() -> PPOStageConfig:
 
 
 @dataclass(frozen=True)
-class ImproveCommand:
+class ImproveCommand(RunCommand):
     """``textenv improve``: train on what people said since the last round; a new version of the policy.
 
     Attributes:
-        name: Folder of the run inside ``runs_dir``; a number is appended where it exists already.
-        runs_dir: Where runs stand.
         db: The store that ``textenv serve`` writes, a file or a URL.
         policy: Folder of the policy that is served, as ``textenv serve --policy`` has it (``NAME=FOLDER`` where it
             has another name than its folder). Where the store knows a newer version of it, that one is improved.
@@ -76,33 +73,29 @@ class ImproveCommand:
             server with ``--select ensemble`` goes on asking so. PPO follows the first one alone.
         demonstration_epochs: How often the new demonstrations are gone through.
         evaluation_prompts: Most held-out prompts that both versions answer.
-        seed: Of everything random; overrides the seeds of the stages.
-        threads: CPU threads for torch; 0 leaves them as they are.
         sft: The stage that learns from demonstrations; its ``training.steps`` follow from the epochs.
         reward: The reward model's stage.
         ppo: The policy's stage.
     """
 
-    name: str = "improve"
-    runs_dir: str = "runs"
+    name: RunName = "improve"
     db: str = "feedback.db"
     policy: str = ""
-    min_labels: int = 50
-    members: int = 1
-    demonstration_epochs: int = 3
-    evaluation_prompts: int = 256
-    seed: int = 0
-    threads: int = 0
+    min_labels: PositiveInt = 50
+    members: PositiveInt = 1
+    demonstration_epochs: PositiveInt = 3
+    evaluation_prompts: PositiveInt = 256
     sft: SFTConfig = field(default_factory=_sft)
     reward: RewardStageConfig = field(default_factory=_reward)
     ppo: PPOStageConfig = field(default_factory=_ppo)
 
     def __post_init__(self) -> None:
-        for name in ("min_labels", "members", "demonstration_epochs", "evaluation_prompts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        if not self.name or "/" in self.name:
-            raise ConfigError(f"`name` must be the name of a folder, got {self.name!r}; `runs_dir` says where it is")
+        super().__post_init__()
+        refuse_unused(self, "here: set `demonstration_epochs`, which the steps follow from", "sft.training.steps")
+        refuse_unused(
+            self, "on what people said here, which is of one kind: leave it out", "reward.domains", "ppo.domain"
+        )
+        check_sft(self, grouped=False)
 
 
 def improve(config: ImproveCommand, console: Console, *, resume: bool = False) -> dict[str, Any]:
@@ -114,18 +107,10 @@ def improve(config: ImproveCommand, console: Console, *, resume: bool = False) -
     """
     name, _, path = config.policy.rpartition("=")
     folder = stages.check_folder("policy", path).resolve()
-    if "://" not in config.db and not Path(config.db).is_file():
-        raise ConfigError(f"`--db {config.db}`: there is no such file; `textenv serve` writes it")
-    if config.threads:
-        import torch
-
-        torch.set_num_threads(config.threads)
+    check_db(config.db)
     with FeedbackStore(config.db) as store:
         _check_enough(store, config.min_labels)
-        parent = Path(config.runs_dir)
-        path = Run.newest(parent, config.name) if resume else Run.next_free(parent, config.name)
-        settings = {k: v for k, v in asdict(config).items() if k not in ("name", "runs_dir", "threads")}
-        run = Run(path, config=settings, console=console)
+        run = config.open(console, resume=resume)
         try:
             return _Improvement(store, config, run, _served_version(store, name or folder.name, folder)).work()
         finally:
@@ -181,23 +166,30 @@ class _Improvement:
         start = Path(self.before.path)
         done: dict[str, dict[str, Any]] = {}
         if shown:
-            done["sft"] = stages.once(run, "sft", lambda: self.fine_tune(shown, start))
+            done["sft"] = stages.once(run, "sft", self.fine_tune, shown, start)
             start = run.stage("sft")
         if labels:
-            done["reward"] = stages.once(run, "reward", lambda: self.learn_reward(labels, start))
+            data = RatedData("human", (), labels=split_labels(labels), file=f"rounds 1 to {self.round.number}")
+            done["reward"] = stages.once(
+                run,
+                "reward",
+                stages.reward_stage,
+                data,
+                config.reward,
+                trunk_folder=start,
+                policy_folder=start,
+                domain="",
+                sampling=self.sampling,
+                seed=config.seed,
+            )
             if config.members > 1:
-                done["members"] = stages.once(run, "members", lambda: self.learn_members(labels, start))
+                done["members"] = stages.once(run, "members", self.learn_members, labels, start)
             run.say(f"{'reward':<12} {_accuracy(done['reward']['reward_model'])}")
             scorer = stages.load_reward(run.stage("reward"))
             train, held_out = self.prompts()
-            done["ppo"] = stages.once(
-                run,
-                "ppo",
-                lambda: stages.ppo_on_prompts(
-                    run, train, held_out, config.ppo, policy_folder=start, reward=scorer, seed=config.seed
-                ),
-            )
-            done["evaluate"] = stages.once(run, "evaluate", lambda: self.compare(start, scorer, held_out))
+            settings = {"policy_folder": start, "reward": scorer, "seed": config.seed}
+            done["ppo"] = stages.once(run, "ppo", stages.ppo_on_prompts, train, held_out, config.ppo, **settings)
+            done["evaluate"] = stages.once(run, "evaluate", self.compare, start, scorer, held_out)
         return self.finish(done, run.stage("ppo" if labels else "sft"))
 
     def demonstrations(self) -> list[Written]:
@@ -230,86 +222,40 @@ class _Improvement:
             )
         return train, held_out[: self.config.evaluation_prompts]
 
-    def fine_tune(self, shown: Sequence[Written], start: Path) -> dict[str, Any]:
+    def fine_tune(self, run: Run, shown: Sequence[Written], start: Path) -> dict[str, Any]:
         """Writes ``sft/``: the policy after the new demonstrations."""
         train = [d for d in shown if split_of(d.prompt) == "train"] or list(shown)
         held_out = [d for d in shown if split_of(d.prompt) != "train"] or train
         training = self.config.sft.training
         size = min(training.batch_size, len(train))
         steps = self.config.demonstration_epochs * math.ceil(len(train) / size)
-        warmup = min(training.warmup_steps, steps)
-        training = replace(training, steps=steps, batch_size=size, warmup_steps=warmup, seed=self.config.seed)
-        policy = CausalLMPolicy.from_pretrained(start)
-        summary = sft(
-            policy.causal_lm,
-            policy.tokenizer,
-            train,
-            held_out,
-            replace(self.config.sft, training=training),
-            run=self.run,
-        )
-        policy.value_head = None  # nothing has trained it
-        policy.save_pretrained(self.run.stage("sft"))
+        training = replace(training, steps=steps, batch_size=size, warmup_steps=min(training.warmup_steps, steps))
+        settings = replace(self.config.sft, training=training)
+        summary = stages.fine_tune(run, train, held_out, settings, start, self.config.seed, by_task=False)
         return summary | {"demonstrations": len(train)}
 
-    def learn_reward(self, labels: list[Label], policy: Path) -> dict[str, Any]:
-        """Writes ``reward/``: a reward model of all labels so far, normalised on the policy's answers."""
-        return label_stage(
-            self.run,
-            split_labels(labels),
-            self.config.reward,
-            labels_file=f"rounds 1 to {self.round.number}",
-            trunk_folder=policy,
-            policy_folder=policy,
-            sampling=self.sampling,
-            seed=self.config.seed,
-        )
-
-    def learn_members(self, labels: list[Label], policy: Path) -> dict[str, Any]:
+    def learn_members(self, run: Run, labels: list[Label], policy: Path) -> dict[str, Any]:
         """Writes ``members/``: the rest of an ensemble; what it disagrees about is asked first from now on."""
-        config = self.config
-        made = member_stage(
-            self.run,
-            split_labels(labels),
-            config.reward,
-            count=config.members - 1,
-            trunk_folder=policy,
-            seed=config.seed,
+        count, splits = self.config.members - 1, split_labels(labels)
+        made = stages.member_stage(
+            run, splits, self.config.reward, count=count, trunk_folder=policy, seed=self.config.seed
         )
-        folders = [str(self.run.stage("reward").resolve()), *made["folders"]]
+        folders = [str(run.stage("reward").resolve()), *made["folders"]]
         ordered = self.store.reprioritise(EnsembleDisagreement([load_reward_model(folder) for folder in folders]))
-        self.run.say(f"{'members':<12} {ordered} open items in the order of their disagreement")
+        run.say(f"{'members':<12} {ordered} open items in the order of their disagreement")
         return {"folders": folders, "ordered": ordered}
 
-    def compare(self, start: Path, reward: Any, held_out: Sequence[str]) -> dict[str, Any]:
+    def compare(self, run: Run, start: Path, reward: Any, held_out: Sequence[str]) -> dict[str, Any]:
         """The version before, the one after demonstrations and the new one on held-out prompts; ``samples.jsonl``."""
-        folders = {"base": Path(self.before.path), "sft": start, "ppo": self.run.stage("ppo")}
+        folders = {"base": Path(self.before.path), "sft": start, "ppo": run.stage("ppo")}
         if folders["base"] == start:
             del folders["base"]
-        anchor = CausalLMPolicy.from_pretrained(start)
-        found: dict[str, Evaluation] = {}
-        for name, folder in folders.items():
-            found[name] = evaluate_policy(
-                CausalLMPolicy.from_pretrained(folder),
-                held_out,
-                reward,
-                reference=None if name == "base" else anchor,
-                sampling=self.sampling,
-                seed=self.config.seed + 1,
-            )
-        self.write_samples(found)
-        first, last = (found[name].trajectories for name in (next(iter(found)), "ppo"))
+        evaluations = stages.evaluate_policies(
+            run, folders, held_out, reward, sampling=self.sampling, seed=self.config.seed + 1
+        )
+        first, last = (evaluations[name].trajectories for name in (next(iter(folders)), "ppo"))
         gain = np.array([(b.score or 0.0) - (a.score or 0.0) for a, b in zip(first, last, strict=True)])
-        return {name: evaluation.summary for name, evaluation in found.items()} | {"gain": _gain(gain)}
-
-    def write_samples(self, found: dict[str, Evaluation]) -> None:
-        """Answers of all versions to the same prompts, side by side."""
-        lines = []
-        for row in zip(*(evaluation.trajectories for evaluation in found.values()), strict=True):
-            record: dict[str, Any] = {"prompt": row[0].prompt}
-            record |= {name: stages.sample_record(t) for name, t in zip(found, row, strict=True)}
-            lines.append(json.dumps(record, ensure_ascii=False))
-        (self.run.path / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return {name: evaluation.summary for name, evaluation in evaluations.items()} | {"gain": _gain(gain)}
 
     def finish(self, done: dict[str, dict[str, Any]], made: Path) -> dict[str, Any]:
         """Summary and report; the new version is registered unless it is surely worse; the round ends."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
+from textenv.cli.base import check_db
 from textenv.errors import ConfigError, MissingDependencyError
+from textenv.settings import PositiveFloat, Settings, UnitFloat, refuse_unused
 
 
 @dataclass(frozen=True)
-class LabelConfig:
+class LabelConfig(Settings):
     """What ``textenv label`` does.
 
     Attributes:
@@ -27,12 +28,18 @@ class LabelConfig:
     db: str = "feedback.db"
     url: str = ""
     kinds: str = ""
-    lease_seconds: float = 900.0
-    gold_share: float = 0.1
+    lease_seconds: PositiveFloat = 900.0
+    gold_share: UnitFloat = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.url:
+            own = ("rater", "db", "lease_seconds", "gold_share")
+            refuse_unused(self, "with `url`: the server behind the link decides it; leave it out", *own)
 
 
-def label(config: LabelConfig, console: Console) -> int:
-    """Label until the person quits; how many labels and skips were saved.
+def label(config: LabelConfig, console: Console) -> None:
+    """Label until the person quits, and say how many labels and skips were saved.
 
     Raises:
         ConfigError: If there is no terminal, no rater, no store, or the link is refused.
@@ -56,8 +63,7 @@ def label(config: LabelConfig, console: Console) -> int:
     else:
         if not config.rater:
             raise ConfigError("say who labels: `--rater NAME`, or `--url LINK` for a running server")
-        if "://" not in config.db and not Path(config.db).is_file():
-            raise ConfigError(f"`--db {config.db}`: there is no such file; `textenv serve` writes it")
+        check_db(config.db)
         with (
             FeedbackStore(config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share) as store,
             TtyTerminal() as terminal,
@@ -65,4 +71,3 @@ def label(config: LabelConfig, console: Console) -> int:
             source = StoreSource(store, config.rater)
             saved = Session(source, terminal, kinds=kinds).run()
     console.print(f"{saved} saved, thank you" if saved else "nothing saved", highlight=False)
-    return saved

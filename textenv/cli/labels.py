@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
-from textenv.errors import ConfigError
-
-ACTIONS = {
-    "export": "write the store's labels into a file: JSONL, Parquet, Argilla's or Label Studio's JSON",
-    "import": "bring such a file's items and labels into the store; what it knows already is left as it is",
-}
+from textenv.cli.base import check_db
+from textenv.settings import NonNegativeInt, Settings
 
 
 @dataclass(frozen=True)
-class LabelsOptions:
-    """Options of ``textenv labels``.
+class ImportOptions(Settings):
+    """Options of ``textenv labels import``.
 
     Attributes:
+        file: The file.
         db: The store that ``textenv serve`` writes, a file or a URL.
         format: Of the file; ``auto`` goes by its ending and content.
+    """
+
+    file: str
+    db: str = "feedback.db"
+    format: Literal["auto", "jsonl", "parquet", "argilla", "label-studio"] = "auto"
+
+
+@dataclass(frozen=True)
+class ExportOptions(ImportOptions):
+    """Options of ``textenv labels export``.
+
+    Attributes:
         after: Export only labels with a larger number.
     """
 
-    db: str = "feedback.db"
-    format: Literal["auto", "jsonl", "parquet", "argilla", "label-studio"] = "auto"
-    after: int = 0
+    after: NonNegativeInt = 0
 
 
-def export_file(file: str, options: LabelsOptions, console: Console) -> None:
+def export_file(options: ExportOptions, console: Console) -> None:
     """``textenv labels export``.
 
     Raises:
@@ -41,18 +47,17 @@ def export_file(file: str, options: LabelsOptions, console: Console) -> None:
     from textenv.feedback.formats import export_labels
     from textenv.feedback.store import FeedbackStore
 
-    if "://" not in options.db and not Path(options.db).is_file():
-        raise ConfigError(f"`--db {options.db}`: there is no such file; `textenv serve` writes it")
+    check_db(options.db)
     with FeedbackStore(options.db) as store:
         chosen = None if options.format == "auto" else options.format
-        done = export_labels(store, file, format=chosen, after=options.after)
+        done = export_labels(store, options.file, format=chosen, after=options.after)
     console.print(
         f"{done.labels} labels and {done.demonstrations} demonstrations in {', '.join(map(str, done.files))}",
         soft_wrap=True,
     )
 
 
-def import_file(file: str, options: LabelsOptions, console: Console) -> None:
+def import_file(options: ImportOptions, console: Console) -> None:
     """``textenv labels import``.
 
     Raises:
@@ -62,5 +67,5 @@ def import_file(file: str, options: LabelsOptions, console: Console) -> None:
     from textenv.feedback.store import FeedbackStore
 
     with FeedbackStore(options.db) as store:
-        done = import_labels(store, file, format=None if options.format == "auto" else options.format)
+        done = import_labels(store, options.file, format=None if options.format == "auto" else options.format)
     console.print(f"{done.items} new items, {done.labels} new labels, {done.known} labels known before")

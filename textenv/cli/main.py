@@ -1,6 +1,8 @@
 """The command line: ``textenv <command> --config recipe.yaml --field value``.
 
-Everything that can go wrong for a reason that a person can mend ends in one line that says what, where and what to do.
+One table says of each command what it is for, which dataclass configures it and what runs it; the fields of the
+dataclass are the flags. Everything that can go wrong for a reason that a person can mend ends in one line that says
+what, where and what to do.
 """
 
 from __future__ import annotations
@@ -10,70 +12,244 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from textenv.errors import TextEnvError
 
-COMMANDS = {
-    "quickstart": "all four stages on rated texts, with a report: start here",
-    "pretrain": "a tokenizer and a language model, from scratch or on from one, on a mixture of tasks",
-    "sft": "fine-tune a language model on demonstrations or conversations",
-    "reward": "train a reward model on human ratings, or on a file of labels",
-    "ppo": "optimise a policy against a reward model",
-    "rlhf": "reward model and PPO for a model that is there already, with a report",
-    "answering": "from continuing to answering: pre-training, fine-tuning and verifiable rewards on tasks, compared",
-    "play": "be the policy: choose tokens yourself, see log-probs and reward",
-    "report": "write the report of a run again",
-    "sample": "answer prompts with a model; the answers go into a trajectory store",
-    "evaluate": "models of all stages on the same held-out prompts of tasks: do they answer, and rightly?",
-    "trajectories": "look into trajectory stores: show, stats, compare",
-    "serve": "an OpenAI-compatible API, and pages on which people rate, rank and write answers",
-    "label": "rate, compare, rank and write answers in this terminal, by keys",
-    "labels": "collected labels into a file, or a file's labels and items into the store",
-    "improve": "train on what people said since the last round: a new version of the policy",
-    "benchmark": "measure reward models: agreement with people, bias, robustness, over-optimisation",
+
+class Command(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        help: What it is for, in one line.
+        config: Where its configuration stands, ``module:class`` inside ``textenv.cli``; imported when it is needed.
+        run: What runs it, ``module:function``: takes the configuration and a console, and may return an exit status.
+        resumable: Whether it goes on with an interrupted run; the function is then told by ``resume=``.
+    """
+
+    help: str
+    config: str
+    run: str
+    resumable: bool = False
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "train": {
+        "quickstart": Command(
+            "all four stages on rated texts, with a report: start here",
+            "configs:QuickstartCommand",
+            "commands:quickstart",
+            True,
+        ),
+        "pretrain": Command(
+            "a tokenizer and a language model, from scratch or on from one, on a mixture of tasks",
+            "configs:PretrainCommand",
+            "commands:pretrain",
+            True,
+        ),
+        "sft": Command(
+            "fine-tune a language model on demonstrations or conversations",
+            "configs:SFTCommand",
+            "commands:sft",
+            True,
+        ),
+        "reward": Command(
+            "train a reward model on human ratings, or on a file of labels",
+            "configs:RewardCommand",
+            "commands:reward",
+            True,
+        ),
+        "ppo": Command("optimise a policy against a reward model", "configs:PPOCommand", "commands:ppo", True),
+        "rlhf": Command(
+            "reward model and PPO for a model that is there already, with a report",
+            "configs:RLHFCommand",
+            "commands:rlhf",
+            True,
+        ),
+        "answering": Command(
+            "from continuing to answering: pre-training, fine-tuning and verifiable rewards on tasks, compared",
+            "configs:AnsweringCommand",
+            "commands:answering",
+            True,
+        ),
+    },
+    "answer and look": {
+        "play": Command(
+            "be the policy: choose tokens yourself, see log-probs and reward", "play:PlayConfig", "play:play"
+        ),
+        "sample": Command(
+            "answer prompts with a model; the answers go into a trajectory store",
+            "sampling:SampleConfig",
+            "sampling:run",
+        ),
+        "trajectories show": Command(
+            "answers of a store with their scores; --html writes the per-token heat map",
+            "trajectories:ShowOptions",
+            "trajectories:show",
+        ),
+        "trajectories stats": Command(
+            "figures of one trajectory store, with intervals", "trajectories:StatsOptions", "trajectories:stats"
+        ),
+        "trajectories compare": Command(
+            "figures of several stores side by side, and a paired comparison on shared prompts",
+            "trajectories:CompareOptions",
+            "trajectories:compare",
+        ),
+        "report": Command("write the report of a run again", "report:ReportOptions", "report:report"),
+    },
+    "measure": {
+        "evaluate": Command(
+            "models of all stages on the same held-out prompts of tasks: do they answer, and rightly?",
+            "evaluate:EvaluateCommand",
+            "evaluate:evaluate",
+        ),
+        "benchmark": Command(
+            "measure reward models: agreement with people, bias, robustness, over-optimisation",
+            "benchmark:BenchmarkOptions",
+            "benchmark:run_benchmark",
+        ),
+        "benchmark overoptimize": Command(
+            "a policy and best-of-n against a proxy, while the true quality is known",
+            "overoptimize:OveroptimizeOptions",
+            "overoptimize:overoptimize",
+        ),
+    },
+    "people": {
+        "serve": Command(
+            "an OpenAI-compatible API, and pages on which people rate, rank and write answers",
+            "serve:ServeConfig",
+            "serve:serve",
+        ),
+        "label": Command(
+            "rate, compare, rank and write answers in this terminal, by keys", "label:LabelConfig", "label:label"
+        ),
+        "labels export": Command(
+            "write the store's labels into a file: JSONL, Parquet, Argilla's or Label Studio's JSON",
+            "labels:ExportOptions",
+            "labels:export_file",
+        ),
+        "labels import": Command(
+            "bring a file's items and labels into the store; what it knows already is left as it is",
+            "labels:ImportOptions",
+            "labels:import_file",
+        ),
+        "improve": Command(
+            "train on what people said since the last round: a new version of the policy",
+            "improve:ImproveCommand",
+            "improve:improve",
+            True,
+        ),
+    },
 }
+COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 a mistake that is explained, 2 bad usage, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        _usage()
-        return 0 if arguments else 2
-    command, rest = arguments[0], arguments[1:]
-    if command not in COMMANDS:
-        print(f"textenv: unknown command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    taken = 2 if " ".join(words[:2]) in COMMANDS else 1
+    name, rest = " ".join(words[:taken]), words[taken:]
+    if name not in COMMANDS:
+        return _usage(name, asked_for_help=name in ("-h", "--help") or rest[:1] in (["-h"], ["--help"]))
+    command = COMMANDS[name]
     _quiet_libraries()
-    alone = {
-        "report": _report,
-        "play": _play,
-        "sample": _sample,
-        "evaluate": _evaluate,
-        "trajectories": _trajectories,
-        "benchmark": _benchmark,
-        "serve": _serve,
-        "label": _label,
-        "labels": _labels,
-        "improve": _improve,
-    }
     try:
-        return alone.get(command, lambda rest: _run(command, rest))(rest)
+        config, resume = parse(name, rest)
+        if hasattr(config, "prepare"):
+            config.prepare()
+        from rich.console import Console
+
+        status = _named(command.run)(config, Console(), **({"resume": resume} if command.resumable else {}))
+        return status if type(status) is int else 0
     except (TextEnvError, OSError) as error:
-        print(f"textenv {command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if "arguments are required" in str(error) else 1
     except KeyboardInterrupt:
-        hint = "" if command in alone and command != "improve" else "; the same command with --resume goes on"
-        print(f"\ntextenv {command}: interrupted{hint}", file=sys.stderr)
+        hint = "; the same command with --resume goes on" if command.resumable else ""
+        print(f"\ntextenv {name}: interrupted{hint}", file=sys.stderr)
         return 130
 
 
-def _usage() -> None:
-    print("usage: textenv <command> [--config FILE] [--field value …] [--resume]\n")
-    for name, what in COMMANDS.items():
-        print(f"  {name:<12} {what}")
+def parse(name: str, arguments: Sequence[str]) -> tuple[Any, bool]:
+    """A command's configuration from ``--config`` and flags, and whether to resume.
+
+    Raises:
+        ConfigError: If a field is unknown or a value unusable; one line that names it.
+    """
+    import jsonargparse
+
+    from textenv.errors import ConfigError
+
+    kind = _named(COMMANDS[name].config)
+    parser = parser_of(name)
+    try:
+        parsed = parser.parse_args(list(arguments))
+        resume = bool(parsed.pop("resume", False))
+        parsed.pop("config", None)
+        return kind(**vars(parser.instantiate(parsed))), resume
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TextEnvError):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def parser_of(name: str) -> Any:
+    """A command's parser: the fields of its configuration are the flags.
+
+    Those without a default are positional arguments; what a field's metadata hold, such as ``nargs``, is for
+    ``add_argument``.
+    """
+    import jsonargparse
+
+    from textenv.settings import field_help
+
+    command = COMMANDS[name]
+    kind = _named(command.config)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"textenv {name}", description=command.help, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
+    if command.resumable:
+        parser.add_argument("--resume", action="store_true", help="go on with the newest run of this name")
+    own_way = set()
+    for field in fields(kind):
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if needed or field.metadata:
+            default = {} if field.default_factory is MISSING else {"default": field.default_factory()}
+            flag = field.name if needed else f"--{field.name}"
+            parser.add_argument(flag, help=field_help(kind)[field.name], **default, **field.metadata)
+            own_way.add(field.name)
+    parser.add_class_arguments(kind, as_group=False, skip=own_way)
+    return parser
+
+
+def _named(place: str) -> Any:
+    """What stands at ``module:name`` inside this package."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"textenv.cli.{module}"), name)
+
+
+def _usage(name: str, *, asked_for_help: bool) -> int:
+    """Say which commands there are, of all or of a group such as ``trajectories``; returns the exit status."""
+    shown = {
+        group: {full: command for full, command in commands.items() if full.startswith(f"{name} ")}
+        for group, commands in GROUPS.items()
+    }
+    if name in ("", "-h", "--help"):
+        shown = GROUPS
+    elif not any(shown.values()):
+        print(f"textenv: unknown command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    print("usage: textenv <command> [--config FILE] [--field value …] [--resume]")
+    for group, commands in shown.items():
+        if commands:
+            print(f"\n{group}:")
+        for full, command in commands.items():
+            print(f"  {full:<22}  {command.help}")
     print("\n`textenv <command> --help` lists every field. `python -m textenv` works too.")
+    return 0 if asked_for_help else 2
 
 
 def _quiet_libraries() -> None:
@@ -83,280 +259,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     warnings.filterwarnings("ignore", module=r"(torch|transformers|tensorboard)\..*")
-
-
-def _quiet_transformers() -> None:
-    """Its own notices and progress bars; apart, since it takes seconds to import."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
-
-def _run(command: str, arguments: list[str]) -> int:
-    from rich.console import Console
-
-    from textenv.cli import commands
-    from textenv.cli.data import RatedData, load_data
-    from textenv.cli.label_stage import load_labels
-    from textenv.cli.task_stages import load_task_data
-
-    _quiet_transformers()
-    config, resume = parse(command, arguments)
-    # Before the run's folder exists: without data there is no run.
-    if getattr(config, "labels", ""):
-        load_labels(config.labels, config.validation_labels)
-        data = RatedData(config.data, ())
-    elif getattr(config, "tasks", ()) or getattr(config, "conversations", ()):
-        data = load_task_data(config)
-    else:
-        data = load_data(config.data, config.builtin_texts)
-    run = commands.open_run(config, Console(), resume=resume)
-    try:
-        getattr(commands, command)(config, run, data)
-    finally:
-        run.close()
-    return 0
-
-
-def parse(command: str, arguments: Sequence[str]) -> tuple[Any, bool]:
-    """A command's configuration from ``--config`` and flags, and whether to resume.
-
-    Raises:
-        ConfigError: If a field is unknown or a value unusable; one line that names it.
-    """
-    from textenv.cli import configs
-    from textenv.cli.answering import AnsweringCommand
-
-    kind = {
-        "answering": AnsweringCommand,
-        "quickstart": configs.QuickstartCommand,
-        "pretrain": configs.PretrainCommand,
-        "sft": configs.SFTCommand,
-        "reward": configs.RewardCommand,
-        "ppo": configs.PPOCommand,
-        "rlhf": configs.RLHFCommand,
-    }[command]
-    values, resume = _parse_fields(command, kind, arguments, resumable=True)
-    return kind(**values), resume
-
-
-def _parse_fields(
-    command: str, kind: type, arguments: Sequence[str], *, resumable: bool
-) -> tuple[dict[str, Any], bool]:
-    """Fields of a configuration class from ``--config`` and flags, and whether to resume."""
-    import jsonargparse
-
-    from textenv.errors import ConfigError
-
-    parser = jsonargparse.ArgumentParser(
-        prog=f"textenv {command}", description=COMMANDS[command], exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
-    if resumable:
-        parser.add_argument("--resume", action="store_true", help="go on with the newest run of this name")
-    parser.add_class_arguments(kind, as_group=False)
-    try:
-        parsed = parser.parse_args(list(arguments))
-        resume = bool(parsed.pop("resume")) if resumable else False
-        parsed.pop("config", None)
-        return vars(parser.instantiate(parsed)), resume
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
-
-
-def _parsed(parser: Any, arguments: list[str], kind: type, *apart: str) -> tuple[Any, list[Any]]:
-    """A configuration of this class from the command line, and the arguments that stand apart from its fields."""
-    import jsonargparse
-
-    from textenv.errors import ConfigError
-
-    try:
-        parsed = parser.parse_args(arguments)
-        parsed.pop("config", None)
-        found = [parsed.pop(name) for name in apart]
-        return kind(**vars(parser.instantiate(parsed))), found
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, TextEnvError):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
-
-
-def _play(arguments: list[str]) -> int:
-    from textenv.cli.play import PlayConfig, play
-
-    values, _ = _parse_fields("play", PlayConfig, arguments, resumable=False)
-    play(PlayConfig(**values), read=input)
-    return 0
-
-
-def _sample(arguments: list[str]) -> int:
-    from rich.console import Console
-
-    from textenv.cli.sampling import SampleConfig, sample
-
-    values, _ = _parse_fields("sample", SampleConfig, arguments, resumable=False)
-    config = SampleConfig(**values)
-    _quiet_transformers()
-    done = sample(config, Console())
-    return 0 if done.complete else 130
-
-
-def _evaluate(arguments: list[str]) -> int:
-    import jsonargparse
-    from rich.console import Console
-
-    from textenv.cli.evaluate import EvaluateOptions, evaluate
-
-    _quiet_transformers()
-    parser = jsonargparse.ArgumentParser(
-        prog="textenv evaluate", description=COMMANDS["evaluate"], exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
-    parser.add_argument("--models", nargs="+", default=[], help="name=folder: base=DIR sft=DIR rl=DIR")
-    parser.add_class_arguments(EvaluateOptions, as_group=False)
-    options, (models,) = _parsed(parser, arguments, EvaluateOptions, "models")
-    evaluate(models, options, Console())
-    return 0
-
-
-def _trajectories(arguments: list[str]) -> int:
-    import jsonargparse
-    from rich.console import Console
-
-    from textenv.cli import trajectories
-
-    action, rest = (arguments[0] if arguments else ""), arguments[1:]
-    if action not in trajectories.ACTIONS:
-        print("usage: textenv trajectories <show|stats|compare> STORE … [--field value …]\n")
-        for name, what in trajectories.ACTIONS.items():
-            print(f"  {name:<12} {what}")
-        return 0 if action in ("-h", "--help") else 2
-    options = {
-        "show": trajectories.ShowOptions,
-        "stats": trajectories.StatsOptions,
-        "compare": trajectories.CompareOptions,
-    }[action]
-    parser = jsonargparse.ArgumentParser(
-        prog=f"textenv trajectories {action}",
-        description=trajectories.ACTIONS[action],
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("stores", nargs="+", help="folder of a trajectory store")
-    parser.add_class_arguments(options, as_group=False)
-    chosen, (stores,) = _parsed(parser, rest, options, "stores")
-    getattr(trajectories, action)(stores, chosen, Console())
-    return 0
-
-
-def _serve(arguments: list[str]) -> int:
-    import jsonargparse
-    from rich.console import Console
-
-    from textenv.cli.serve import ServeConfig, serve
-
-    _quiet_transformers()
-    parser = jsonargparse.ArgumentParser(
-        prog="textenv serve", description=COMMANDS["serve"], exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
-    parser.add_argument("--policy", action="append", default=[], help="folder, or name=folder; may come several times")
-    parser.add_argument(
-        "--reward_model", action="append", default=[], help="folder of a member, for --select ensemble; several times"
-    )
-    parser.add_class_arguments(ServeConfig, as_group=False)
-    config, (policies, members) = _parsed(parser, arguments, ServeConfig, "policy", "reward_model")
-    serve(policies, config, Console(), reward_models=members)
-    return 0
-
-
-def _benchmark(arguments: list[str]) -> int:
-    import jsonargparse
-    from rich.console import Console
-
-    from textenv.cli import benchmark
-
-    _quiet_transformers()
-    if arguments[:1] == ["overoptimize"]:
-        from textenv.cli.overoptimize import OveroptimizeOptions, overoptimize
-
-        values, _ = _parse_fields("benchmark", OveroptimizeOptions, arguments[1:], resumable=False)
-        overoptimize(OveroptimizeOptions(**values), Console())
-        return 0
-    parser = jsonargparse.ArgumentParser(
-        prog="textenv benchmark",
-        description=COMMANDS["benchmark"] + "; `textenv benchmark overoptimize` trains a policy against a proxy",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--models", nargs="+", default=[], help="name=spec: a folder, URL, lexicon, tfidf:movies, …")
-    parser.add_argument("--suites", nargs="+", default=list(benchmark.DEFAULT_SUITES), help="names, or label files")
-    parser.add_class_arguments(benchmark.BenchmarkOptions, as_group=False)
-    options, (models, suites) = _parsed(parser, arguments, benchmark.BenchmarkOptions, "models", "suites")
-    benchmark.run_benchmark(models, suites, options, Console())
-    return 0
-
-
-def _label(arguments: list[str]) -> int:
-    from rich.console import Console
-
-    from textenv.cli.label import LabelConfig, label
-
-    values, _ = _parse_fields("label", LabelConfig, arguments, resumable=False)
-    label(LabelConfig(**values), Console())
-    return 0
-
-
-def _labels(arguments: list[str]) -> int:
-    import jsonargparse
-    from rich.console import Console
-
-    from textenv.cli import labels
-
-    action, rest = (arguments[0] if arguments else ""), arguments[1:]
-    if action not in labels.ACTIONS:
-        print("usage: textenv labels <export|import> FILE [--db FILE] [--format …]\n")
-        for name, what in labels.ACTIONS.items():
-            print(f"  {name:<12} {what}")
-        return 0 if action in ("-h", "--help") else 2
-    parser = jsonargparse.ArgumentParser(
-        prog=f"textenv labels {action}", description=labels.ACTIONS[action], exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("file", help="the file")
-    parser.add_class_arguments(labels.LabelsOptions, as_group=False)
-    options, (file,) = _parsed(parser, rest, labels.LabelsOptions, "file")
-    {"export": labels.export_file, "import": labels.import_file}[action](file, options, Console())
-    return 0
-
-
-def _improve(arguments: list[str]) -> int:
-    from rich.console import Console
-
-    from textenv.cli.improve import ImproveCommand, improve
-
-    values, resume = _parse_fields("improve", ImproveCommand, arguments, resumable=True)
-    _quiet_transformers()
-    improve(ImproveCommand(**values), Console(), resume=resume)
-    return 0
-
-
-def _report(arguments: list[str]) -> int:
-    from pathlib import Path
-
-    from textenv.errors import ConfigError
-    from textenv.report import write_report
-
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: textenv report RUN_FOLDER")
-        return 0 if arguments in (["-h"], ["--help"]) else 2
-    folder = Path(arguments[0])
-    if not folder.is_dir():
-        raise ConfigError(f"there is no run folder `{folder}`")
-    print(write_report(folder))
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from rich.console import Console
@@ -29,11 +28,12 @@ from reward_models.benchmarking.overoptimization.report import overoptimization_
 from reward_models.benchmarking.overoptimization.world import gold_scores, prompts, review
 from reward_models.benchmarking.result import BenchmarkReport
 from reward_models.loading import load_reward_model
+from textenv.cli.base import ModelCommand
 from textenv.cli.benchmark import write
 from textenv.datasets.demonstrations import Demonstration
 from textenv.envs import TextGenerationVectorEnv
-from textenv.errors import ConfigError
 from textenv.sampling.params import SamplingParams
+from textenv.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, refuse_unused
 from textenv.trajectories import Trajectory
 
 TRAIN_PROMPTS = 40
@@ -42,7 +42,7 @@ SAMPLES_PER_CHECKPOINT = 12
 
 
 @dataclass(frozen=True)
-class OveroptimizeOptions:
+class OveroptimizeOptions(ModelCommand):
     """``textenv benchmark overoptimize``.
 
     Attributes:
@@ -56,21 +56,19 @@ class OveroptimizeOptions:
         language_model_steps: Training steps of the tiny language model.
         resamples: Bootstrap resamples behind every interval.
         seed: Of everything random.
-        threads: CPU threads for torch; 0 leaves them as they are.
         training: Other settings of PPO.
     """
 
     out: str = "overoptimization"
-    labels: int = 300
-    noise: float = 1.0
+    labels: PositiveInt = 300
+    noise: PositiveFloat = 1.0
     proxy: str = ""
-    samples: int = 4096
-    episodes: int = 2560
-    kl_coef: float = 0.01
-    language_model_steps: int = 500
-    resamples: int = 1000
-    seed: int = 0
-    threads: int = 0
+    samples: PositiveInt = 4096
+    episodes: PositiveInt = 2560
+    kl_coef: NonNegativeFloat = 0.01
+    language_model_steps: PositiveInt = 500
+    resamples: PositiveInt = 1000
+    seed: NonNegativeInt = 0
     training: PPOConfig = field(
         default_factory=lambda: PPOConfig(
             learning_rate=1.5e-4,
@@ -83,13 +81,13 @@ class OveroptimizeOptions:
     )
 
     def __post_init__(self) -> None:
-        for name in ("labels", "samples", "episodes", "language_model_steps", "resamples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        if self.noise <= 0 or self.seed < 0 or self.threads < 0:
-            raise ConfigError(
-                f"need `noise` > 0, `seed` ≥ 0 and `threads` ≥ 0, got {self.noise}, {self.seed} and {self.threads}"
-            )
+        super().__post_init__()
+        refuse_unused(self, "here: set the experiment's own", "training.kl_coef", "training.seed")
+        never = ("temperature", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "ptx_coef")
+        why = "in this experiment, which draws at temperature 1 and writes no checkpoints: leave it out"
+        refuse_unused(self, why, *(f"training.{name}" for name in never))
+        if self.proxy:
+            refuse_unused(self, "with a `proxy` that is there already: leave it out", "labels", "noise")
 
 
 def overoptimize(options: OveroptimizeOptions, console: Console) -> BenchmarkReport:
@@ -98,8 +96,6 @@ def overoptimize(options: OveroptimizeOptions, console: Console) -> BenchmarkRep
     Raises:
         ConfigError: If the proxy stands for nothing.
     """
-    if options.threads:
-        torch.set_num_threads(options.threads)
     began = time.monotonic()
 
     def say(words: str) -> None:

@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import MinLen
 from numpy.typing import NDArray
+from rich.console import Console
 
 from textenv.answers import EncodedText
 from textenv.envs.text_generation import TextGenerationEnv
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError
 from textenv.pretrained import is_hub_name
+from textenv.settings import NonNegativeInt, PositiveInt, Settings, refuse_unused
 from textenv.wrappers.base import NextTokenLogprobs
 
 HELP = "number: choose · text: write it · enter: the likeliest · b: back · s: skip to another prompt · q: quit"
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(Settings):
     """What ``textenv play`` plays.
 
     Attributes:
@@ -38,19 +41,18 @@ class PlayConfig:
     """
 
     model: str | None = None
-    prompts: list[str] = field(default_factory=lambda: ["Once upon a time"])
+    prompts: Annotated[list[str], MinLen(1), "give prompts, or the path of a file with prompts"] = field(
+        default_factory=lambda: ["Once upon a time"]
+    )
     reward: str | None = None
-    max_new_tokens: int = 40
-    candidates: int = 9
-    seed: int = 0
+    max_new_tokens: PositiveInt = 40
+    candidates: PositiveInt = 9
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
-        for name in ("max_new_tokens", "candidates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        if not self.prompts:
-            raise ConfigError("`prompts` must hold at least one prompt, or the path of a file with prompts")
+        super().__post_init__()
+        if self.model is None:
+            refuse_unused(self, "in the toy problem: give a `model` too", "prompts", "reward", "max_new_tokens")
 
 
 def no_reward(prompts: list[str], responses: list[str]) -> list[float]:
@@ -95,19 +97,21 @@ def build(config: PlayConfig) -> tuple[TextGenerationEnv, NextTokenLogprobs]:
 
 def play(
     config: PlayConfig,
+    console: Console | None = None,
     *,
     env: TextGenerationEnv | None = None,
     policy: NextTokenLogprobs | None = None,
-    read: Callable[[str], str] = input,
+    read: Callable[[str], str] | None = None,
     write: Callable[[str], object] = print,
 ) -> list[Episode]:
     """Lets a person choose tokens until they quit (``q``, or the end of the input).
 
     Args:
         config: What to play.
+        console: Not used: a terminal's own lines are enough.
         env: The environment; None builds what the configuration says.
         policy: Proposes tokens; needed with ``env``.
-        read: Asks for a line of input.
+        read: Asks for a line of input; None is ``input``.
         write: Shows a text.
 
     Returns:
@@ -125,7 +129,7 @@ def play(
     game.start(config.seed)
     while True:
         try:
-            line = read("> ")
+            line = (read or input)("> ")
         except EOFError:
             break
         if line.strip() == "q":

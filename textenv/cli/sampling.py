@@ -7,17 +7,20 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import MinLen
 from rich.console import Console
 
+from textenv.cli.base import ModelCommand
 from textenv.errors import ConfigError, DataError
 from textenv.pretrained import find_folder, is_hub_name
 from textenv.progress import StageProgress
 from textenv.prompts import Prompt, read_prompts
 from textenv.rewards import call_reward
 from textenv.sampling.params import SamplingParams, settle
+from textenv.settings import Dtype, NonNegativeInt, PositiveInt
 from textenv.trajectories import Trajectory, TrajectoryStore
 
 BUILTIN = "builtin"
@@ -25,7 +28,7 @@ SUFFIXES = (".txt", ".jsonl", ".json", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(ModelCommand):
     """What ``textenv sample`` does.
 
     Attributes:
@@ -45,35 +48,32 @@ class SampleConfig:
         batch_size: Answers that are decoded side by side and committed together.
         backend: What decodes: ``textenv``; ``vllm`` (needs a GPU and pip install "textenv[vllm]"), whose draws are
             others; or ``auto``, which takes vLLM where both are there.
-        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
+        dtype: ``bfloat16`` and ``float16`` compute with such a copy of the weights; ``auto`` takes bfloat16 where that
+            is fast.
         device: Where to compute; ``auto`` takes a GPU where there is one.
-        threads: CPU threads for torch; 0 leaves them as they are.
     """
 
     policy: str = ""
-    prompts: list[str] | str = BUILTIN
-    limit: int = 0
-    n: int = 1
-    seed: int = 0
+    prompts: Annotated[list[str] | str, MinLen(1), "give a text, a file, or `builtin`"] = BUILTIN
+    limit: NonNegativeInt = 0
+    n: PositiveInt = 1
+    seed: NonNegativeInt = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     reward_model: str = ""
     reference: str = ""
     annotate: bool = True
     store: str = "trajectories"
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     backend: Literal["textenv", "vllm", "auto"] = "textenv"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
-    threads: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("batch_size", 1), ("limit", 0), ("seed", 0), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"`{name}` must be ≥ {least}, got {getattr(self, name)}")
+        super().__post_init__()
         if not self.policy:
             raise ConfigError("`--policy` is needed: the folder of a model, such as runs/quickstart/sft")
-        if not self.prompts:
-            raise ConfigError("`prompts` is empty; give a text, a file, or `builtin`")
+        if self.backend == "vllm" and self.dtype == "float64":
+            raise ConfigError("`dtype` float64 is nothing that vLLM computes in; take another, or `--backend textenv`")
         for name in ("policy", "reference"):
             _check_source(name, getattr(self, name))
 
@@ -228,6 +228,11 @@ def load_reward(name: str) -> Any:
     return load_reward_model(name)
 
 
+def run(config: SampleConfig, console: Console) -> int:
+    """``textenv sample``: answer prompts; the exit status of a call that was interrupted tells so."""
+    return 0 if sample(config, console).complete else 130
+
+
 def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     """Answer prompts and append the answers to a store, batch by batch.
 
@@ -249,8 +254,6 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     from agents.policy import CausalLMPolicy
     from agents.scoring import annotate
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
     prompts, reward = load_prompts(config), load_reward(config.reward_model)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     folder = find_folder(config.policy)

@@ -7,14 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Interval
 from rich.console import Console
 
+from textenv.cli.base import ModelCommand
 from textenv.errors import ConfigError, DataError, MissingDependencyError
 from textenv.pretrained import find_folder
 from textenv.prompts import Prompt, read_prompts
 from textenv.sampling.params import SamplingParams
+from textenv.settings import (
+    Dtype,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    UnitFloat,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
     from textenv.feedback.server.hosting import PolicyHost
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MakeOptions:
+class MakeOptions(Settings):
     """What people are asked about the prompts at hand.
 
     Attributes:
@@ -41,21 +53,35 @@ class MakeOptions:
 
     kind: Literal["none", "demonstrate", "rate", "rank", "compare"] = "none"
     prompts: str = ""
-    limit: int = 0
-    answers: int = 4
-    raters: int = 1
-    overlap: float = 1.0
+    limit: NonNegativeInt = 0
+    answers: Annotated[int, Interval(ge=2, le=26)] = 4
+    raters: PositiveInt = 1
+    overlap: UnitFloat = 1.0
     instructions: str = ""
     chat: bool = False
-    seed: int = 0
+    seed: NonNegativeInt = 0
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.8, max_new_tokens=64))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "none":
+            how = ("answers", "raters", "overlap", "instructions", "chat", "seed", "sampling")
+            refuse_unused(self, "where `make.kind` is none: say what people are asked", *how)
+            if not self.prompts:
+                refuse_unused(self, "where nothing is made of no prompts: give `make.prompts`", "limit")
+        elif self.kind != "rank":
+            refuse_unused(self, f"where people {self.kind}: only rankings have as many answers as one likes", "answers")
+        if self.raters == 1:
+            refuse_unused(self, "with one rater of each item: give more `make.raters`", "overlap")
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(ModelCommand):
     """What ``textenv serve`` does.
 
     Attributes:
+        policy: Folder of a policy that answers, or ``name=folder``; may come several times.
+        reward_model: Folder of a member, for ``--select ensemble``; several times.
         db: SQLite file of items and labels, or an SQLAlchemy URL; the key that signs links stands beside it.
         key_file: Where the key stands instead.
         host: Address to listen on; any but loopback needs a token.
@@ -77,9 +103,9 @@ class ServeConfig:
         api_rate: Requests per minute and address to API and administration.
         labelling_rate: Requests per minute and rater.
         poll_seconds: Between two looks for newer policy versions; 0 never looks.
-        dtype: ``bfloat16`` computes with a bfloat16 copy of the weights; ``auto`` does so where that is fast.
+        dtype: ``bfloat16`` and ``float16`` compute with such a copy of the weights; ``auto`` takes bfloat16 where that
+            is fast.
         device: Where to compute; ``auto`` takes a GPU where there is one.
-        threads: CPU threads for torch; 0 leaves them as they are.
         select: ``random``, or ``ensemble``: first what the reward models of ``--reward_model`` disagree about, or else
             those of the last round of ``textenv improve --members``.
         select_seconds: Between two looks for new items to put in order.
@@ -88,59 +114,52 @@ class ServeConfig:
         make: What people are asked about the prompts at hand.
     """
 
+    policy: list[str] = field(default_factory=list, metadata={"action": "append"})
+    reward_model: list[str] = field(default_factory=list, metadata={"action": "append"})
     db: str = "feedback.db"
     key_file: str = ""
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     token: str = ""
     raters: str = ""
-    link_days: float = 30.0
+    link_days: PositiveFloat = 30.0
     allowed_hosts: str = ""
     public_url: str = ""
-    lease_seconds: float = 900.0
-    gold_share: float = 0.1
+    lease_seconds: PositiveFloat = 900.0
+    gold_share: UnitFloat = 0.1
     durability: Literal["process", "power"] = "process"
-    num_slots: int = 16
-    context: int = 1024
-    max_new_tokens: int = 512
-    max_waiting: int = 256
-    max_body_bytes: int = 1_000_000
-    api_rate: int = 1200
-    labelling_rate: int = 600
-    poll_seconds: float = 2.0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    num_slots: PositiveInt = 16
+    context: Annotated[int, Ge(2)] = 1024
+    max_new_tokens: PositiveInt = 512
+    max_waiting: PositiveInt = 256
+    max_body_bytes: PositiveInt = 1_000_000
+    api_rate: PositiveInt = 1200
+    labelling_rate: PositiveInt = 600
+    poll_seconds: NonNegativeFloat = 2.0
+    dtype: Dtype = "auto"
     device: str = "auto"
-    threads: int = 0
     select: Literal["random", "ensemble"] = "random"
-    select_seconds: float = 10.0
-    select_most: int = 2000
-    explore: float = 0.1
+    select_seconds: PositiveFloat = 10.0
+    select_most: PositiveInt = 2000
+    explore: UnitFloat = 0.1
     make: MakeOptions = field(default_factory=MakeOptions)
 
     def __post_init__(self) -> None:
-        for name in ("num_slots", "max_new_tokens", "max_waiting", "max_body_bytes", "api_rate", "labelling_rate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        if self.select_seconds <= 0 or self.select_most < 1 or not 0 <= self.explore <= 1:
-            raise ConfigError(
-                f"need `select_seconds` > 0, `select_most` ≥ 1 and `explore` from 0 to 1, got {self.select_seconds}, "
-                f"{self.select_most} and {self.explore}"
-            )
-        if not 0 <= self.port < 65536 or self.context < 2 or self.link_days <= 0:
-            raise ConfigError(
-                f"need `port` from 0 to 65535, `context` ≥ 2 and `link_days` > 0, got {self.port}, {self.context} and "
-                f"{self.link_days}"
-            )
+        super().__post_init__()
+        if self.select == "random":
+            how = ("reward_model", "select_seconds", "select_most", "explore")
+            refuse_unused(self, "at random: give `--select ensemble`", *how)
+        if not self.policy:
+            hosting = ("num_slots", "max_waiting", "poll_seconds", "dtype", "device")
+            refuse_unused(self, "without a policy that answers: give `--policy`", *hosting)
 
 
-def serve(policies: Sequence[str], config: ServeConfig, console: Console, *, reward_models: Sequence[str] = ()) -> None:
-    """Serve until interrupted.
+def serve(config: ServeConfig, console: Console) -> None:
+    """Serve until interrupted; without a policy labelling alone.
 
     Args:
-        policies: Folders; none serves labelling alone.
         config: What to do.
         console: Shows addresses and links.
-        reward_models: The ensemble whose disagreement decides what is asked first.
 
     Raises:
         ConfigError: If the address needs a token, or a policy or file is unusable.
@@ -156,12 +175,12 @@ def serve(policies: Sequence[str], config: ServeConfig, console: Console, *, rew
     token = config.token or os.environ.get("TEXTENV_TOKEN", "")
     check_address(config.host, token)
     key_file = _key_file(config)
-    find = _find_selector(reward_models, config)
+    find = _find_selector(config)
     with FeedbackStore(
         config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share, durability=config.durability
     ) as store:
         security = Security(load_key(key_file), token)
-        with _hosts(policies, config, store) as hosts:
+        with _hosts(config, store) as hosts:
             _make(config.make, store, list(hosts.values()), console)
             selection = None if find is None else Selection(store, lambda: find(store), config.select_seconds)
             server = uvicorn.Server(
@@ -217,9 +236,9 @@ def _app_config(config: ServeConfig) -> Any:
 
 
 @contextmanager
-def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -> Iterator[dict[str, PolicyHost]]:
+def _hosts(config: ServeConfig, store: FeedbackStore) -> Iterator[dict[str, PolicyHost]]:
     """The policies, loaded; they end with the block."""
-    if not policies:
+    if not config.policy:
         yield {}
         return
     import torch
@@ -227,8 +246,6 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
     from agents import CausalLMPolicy
     from textenv.feedback.server.hosting import EngineLimits, PolicyHost
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     limits = EngineLimits(config.num_slots, config.context, config.max_waiting)
 
@@ -237,7 +254,7 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
 
     hosts: dict[str, PolicyHost] = {}
     try:
-        for each in policies:
+        for each in config.policy:
             name, _, folder = each.rpartition("=")
             folder = folder if Path(folder).is_dir() else str(find_folder(folder))
             host = PolicyHost(folder, load, store, name=name, limits=limits)
@@ -250,17 +267,13 @@ def _hosts(policies: Sequence[str], config: ServeConfig, store: FeedbackStore) -
             host.close()
 
 
-def _find_selector(
-    reward_models: Sequence[str], config: ServeConfig
-) -> Callable[[FeedbackStore], Selector | None] | None:
+def _find_selector(config: ServeConfig) -> Callable[[FeedbackStore], Selector | None] | None:
     """What finds the selector of the moment; None where items are asked at random.
 
     Raises:
-        ConfigError: If reward models are given that nothing uses, or too few, or one cannot be read.
+        ConfigError: If too few reward models are given, or one cannot be read.
     """
     if config.select == "random":
-        if reward_models:
-            raise ConfigError("`--reward_model` says what is asked first only with `--select ensemble`")
         return None
     from reward_models import load_reward_model
     from reward_models.active import EnsembleDisagreement
@@ -269,8 +282,8 @@ def _find_selector(
         members = [load_reward_model(folder) for folder in folders]
         return EnsembleDisagreement(members, explore=config.explore, most=config.select_most)
 
-    if reward_models:
-        given = loaded(reward_models)
+    if config.reward_model:
+        given = loaded(config.reward_model)
         return lambda store: given
     known: dict[tuple[str, ...], Selector] = {}
 

@@ -1,4 +1,4 @@
-"""The four stages of a run, each a function: reads what stands before it, writes its folder, returns its summary.
+"""The stages of a run, each a function: reads what stands before it, writes its folder, returns its summary.
 
 A stage that is complete is not done again; one that was interrupted goes on from its newest checkpoint.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from agents import policy_files
 from agents.algorithms.ppo import PPO
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
@@ -23,7 +25,7 @@ from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
 from agents.lora import merged
 from agents.policy import CausalLMPolicy
-from agents.pretraining import PretrainConfig, pretrain
+from agents.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
 from reward_models import (
     Lexicon,
     SequenceRewardModel,
@@ -34,12 +36,15 @@ from reward_models import (
     train,
 )
 from reward_models.card import write_card
+from reward_models.labels import Label, LabelSplits
 from reward_models.lexicon import positive_share
 from reward_models.metrics import human_rater_accuracy, pair_accuracy
+from reward_models.training import RewardModelConfig, measure
 from textenv.answers import Answers
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
+from textenv.datasets.records import Split, split_of
 from textenv.envs import TextGenerationVectorEnv
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
@@ -47,11 +52,22 @@ from textenv.pretrained import find_folder, is_adapter
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 from textenv.statistics import Interval
+from textenv.tasks import Conversation, Demonstrated, Task
 from textenv.trajectories import Trajectory
 
+_EVALUATIONS = 10  # of the held-out loss in training on labels that does not say how many
 
-def once(run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A stage's summary, from disk where the stage is complete; its wall-clock seconds are in ``seconds``."""
+
+def once(run: Run, stage: str, work: Callable[..., dict[str, Any]], *arguments: Any, **named: Any) -> dict[str, Any]:
+    """A stage's summary, from disk where the stage is complete; its wall-clock seconds are in ``seconds``.
+
+    Args:
+        run: Holds the stage.
+        stage: Its name.
+        work: The stage; called with the run and the other arguments.
+        arguments: What it takes.
+        named: What it takes by name.
+    """
     done = run.finished(stage)
     if done is not None:
         run.tidy(stage)
@@ -60,25 +76,99 @@ def once(run: Run, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, 
     latest = run.checkpoints(stage).latest()
     earlier = run.seconds(stage, int(latest.name.removeprefix("step-"))) if latest is not None else 0.0
     began = time.monotonic()
-    summary = work()
+    summary = work(run, *arguments, **named)
     summary["seconds"] = round(time.monotonic() - began + earlier, 1)
     run.finish(stage, summary)
     return summary
 
 
-def pretrain_stage(run: Run, data: RatedData, config: PretrainConfig, seed: int) -> dict[str, Any]:
-    """Stage one: writes ``pretrain/``, a language model with its tokenizer."""
+def pretrain_stage(
+    run: Run, data: RatedData, config: PretrainConfig, seed: int, *, start: Path | None = None
+) -> dict[str, Any]:
+    """Stage one: writes ``pretrain/``, a language model with its tokenizer; of tasks also ``corpus/``, token files.
+
+    Args:
+        run: The run.
+        data: Tasks to read, or else rated texts.
+        config: Settings.
+        seed: Of everything random; overrides the configuration's.
+        start: Folder of a model and its tokenizer to go on with on tasks; None makes new ones.
+    """
     config = replace(config, training=replace(config.training, seed=seed))
-    model, tokenizer, summary = pretrain(data.by_domain("train"), data.by_domain("validation"), config, run=run)
+    if data.tasks:
+        model, tokenizer, summary = pretrain_on_tasks(
+            data.tasks, config, run.path / "corpus", start=_loaded(start) if start else None, run=run
+        )
+    else:
+        model, tokenizer, summary = pretrain(data.by_domain("train"), data.by_domain("validation"), config, run=run)
     save_lm(model, tokenizer, run.stage("pretrain"))
     return summary
 
 
-def sft_stage(run: Run, data: RatedData, config: SFTConfig, model_folder: Path, seed: int) -> dict[str, Any]:
-    """Stage two: writes ``sft/``, the same model, taught to answer."""
-    return fine_tune(
-        run, data.demonstrations("train"), data.demonstrations("validation"), config, model_folder, seed, by_task=False
-    )
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, an adapter being merged."""
+    parts = policy_files.load(folder, dtype="float32", lora=None, critic="shared", device="cpu")
+    model = merged(parts.model) if hasattr(parts.model, "disable_adapter") else parts.model
+    return model.requires_grad_(True), parts.tokenizer
+
+
+def sft_stage(
+    run: Run, data: RatedData, config: SFTConfig, model_folder: Path, seed: int, *, chat: bool = False
+) -> dict[str, Any]:
+    """Stage two: writes ``sft/``, the same model, taught to answer.
+
+    Args:
+        run: The run.
+        data: Tasks and conversations, or else rated texts.
+        config: Settings.
+        model_folder: The model and its tokenizer.
+        seed: Of everything random; overrides the configuration's.
+        chat: Ask the tasks' questions as chat messages.
+
+    Raises:
+        DataError: If there is nothing to learn from or to validate on.
+    """
+    grouped = bool(data.tasks or data.conversations)
+    splits: tuple[Split, ...] = ("train", "validation")
+    shown = {
+        split: task_demonstrations(data.tasks, data.conversations, split, chat=chat)
+        if grouped
+        else data.demonstrations(split)
+        for split in splits
+    }
+    empty = [split for split in splits if not shown[split]]
+    if empty:
+        raise DataError(f"no demonstrations in the {empty[0]} split; give more tasks or conversations")
+    return fine_tune(run, shown["train"], shown["validation"], config, model_folder, seed, by_task=grouped)
+
+
+def task_demonstrations(
+    tasks: Sequence[Task], conversations: Sequence[Conversation], split: Split, *, chat: bool = False
+) -> list[Demonstrated | Conversation]:
+    """What there is to imitate in a split; what the first message of the user says decides a conversation's.
+
+    Args:
+        tasks: Questions with answers.
+        conversations: Conversations.
+        split: Which.
+        chat: Ask the tasks' questions as chat messages.
+
+    Raises:
+        ConfigError: If a conversation file has the name of a task.
+    """
+    both = {task.name for task in tasks} & {conversation.task for conversation in conversations}
+    if both:
+        raise ConfigError(f"a task and a file of conversations are both called {sorted(both)[0]!r}; rename one")
+    shown: list[Demonstrated | Conversation] = []
+    for task in tasks:
+        shown += task.conversations(split) if chat else task.demonstrations(split)
+    return shown + [each for each in conversations if split_of(_first_of_user(each)) == split]
+
+
+def _first_of_user(conversation: Conversation) -> str:
+    """What tells conversations apart: a system prompt may stand before all of them."""
+    said = (message["content"] for message in conversation.messages if message["role"] == "user")
+    return next(said, conversation.messages[0]["content"])
 
 
 def fine_tune(
@@ -128,30 +218,110 @@ def reward_stage(
     sampling: SamplingParams,
     seed: int,
 ) -> dict[str, Any]:
-    """Stage three: writes ``reward/``, normalised on the policy's answers, with accuracies beside baselines."""
-    trunk, rm = start_reward_model(config, trunk_folder, auto="minilm" if data.kind == "human" else "policy", seed=seed)
-    labels = ratings_from_texts(data.rated("train", config.domains))
-    validation = ratings_from_texts(data.rated("validation", [domain]))
-    labels += degenerate_ratings(labels, np.random.default_rng(seed))
+    """Stage three: writes ``reward/``, normalised on the policy's answers, with its card and its accuracies.
+
+    Args:
+        run: The run.
+        data: Labels, or else rated texts; these are also compared with baselines.
+        config: Settings.
+        trunk_folder: The language model whose trunk is asked for, if it is.
+        policy_folder: The policy whose answers fix mean 0 and standard deviation 1; None leaves scores raw.
+        domain: Whose rated texts are held out.
+        sampling: How the policy answers.
+        seed: Of everything random; overrides the configuration's.
+    """
+    auto = "policy" if data.labels is None and data.kind == "builtin" else "minilm"
+    trunk, rm = start_reward_model(config, trunk_folder, auto=auto, seed=seed)
     training = replace(config.training, seed=seed)
+    if data.labels is None:
+        labels: list[Label] = [*ratings_from_texts(data.rated("train", config.domains))]
+        validation: Sequence[Label] = ratings_from_texts(data.rated("validation", [domain]))
+        labels += degenerate_ratings(labels, np.random.default_rng(seed))
+        prompts = [d.prompt for d in data.demonstrations("validation", domain)] if policy_folder else []
+    else:
+        labels, validation = list(data.labels.train), data.labels.validation
+        training = _with_evaluations(training, len(labels))
+        prompts = list(dict.fromkeys(label.prompt for label in validation))
+        run.say(f"{'reward':<12} {_described(labels)} from {data.file}; held out: {len(validation)}")
     trained = train(rm, labels, training, validation=validation, run=run, stage="reward")
-    run.log("reward", int(trained["steps"]), {"eval/accuracy": trained["accuracy"]})
+    if data.labels is None:
+        run.log("reward", int(trained["steps"]), {"eval/accuracy": trained["accuracy"]})
     if policy_folder is not None:
-        policy = CausalLMPolicy.from_pretrained(policy_folder)
-        prompts = [d.prompt for d in data.demonstrations("validation", domain)][: config.normalization_samples]
-        repeats = -(-config.normalization_samples // len(prompts))
-        samples = policy.generate(prompts, sampling, n=repeats, seed=seed)
-        rm.normalize([t.prompt for t in samples], [t.response for t in samples], policy=str(policy_folder.name))
+        _normalize(rm, policy_folder, prompts, config.normalization_samples, sampling, seed)
     rm.save_pretrained(run.stage("reward"))
-    found = compare_with_baselines(rm, data, domain)
-    write_card(
-        run.stage("reward"),
-        training_data=f"{len(labels)} ratings ({data.kind} data, {', '.join(config.domains)}), train split.",
-        settings={"trunk": trunk, **asdict(training)},
-        accuracies={f"{name}, gap > {gap:g}": x for name, by_gap in found.items() for gap, x in by_gap.items()},
-        evaluation_data=f"the test split of {domain} ({data.kind} data)",
-    )
-    return {"trunk": trunk, "training": trained, **{name: _accuracy_figures(x) for name, x in found.items()}}
+    card: dict[str, Any]
+    if data.labels is None:
+        by_model = compare_with_baselines(rm, data, domain)
+        figures = {name: _accuracy_figures(by_gap) for name, by_gap in by_model.items()}
+        card = {
+            "training_data": f"{len(labels)} ratings ({data.kind} data, {', '.join(config.domains)}), train split.",
+            "accuracies": {
+                f"{name}, gap > {gap:g}": x for name, by_gap in by_model.items() for gap, x in by_gap.items()
+            },
+            "evaluation_data": f"the test split of {domain} ({data.kind} data)",
+        }
+    else:
+        accuracies = measure(rm, data.labels.test, np.random.default_rng(seed))
+        figures = {"reward_model": _figures(accuracies)}
+        card = {
+            "training_data": {"labels": _described(labels), "file": data.file},
+            "accuracies": accuracies,
+            "evaluation_data": f"{_described(data.labels.test)}, held out",
+        }
+    write_card(run.stage("reward"), settings={"trunk": trunk, **asdict(training)}, **card)
+    return {"trunk": trunk, "training": trained, **figures}
+
+
+def member_stage(
+    run: Run, splits: LabelSplits, config: RewardStageConfig, *, count: int, trunk_folder: Path | None, seed: int
+) -> dict[str, Any]:
+    """Writes ``members/1``, ``members/2``, …: further reward models, each on resampled labels and from its own start.
+
+    With the one in ``reward/`` they are an ensemble whose disagreement says what to ask people next.
+    """
+    folders = []
+    for number in range(1, count + 1):
+        own_seed = seed + 1000 * number
+        drawn = np.random.default_rng(own_seed).integers(len(splits.train), size=len(splits.train))
+        _, rm = start_reward_model(config, trunk_folder, auto="minilm", seed=own_seed)
+        run.say(f"{'members':<12} {number} of {count}")
+        training = _with_evaluations(replace(config.training, seed=own_seed), len(splits.train))
+        train(rm, [splits.train[place] for place in drawn], training, validation=splits.validation)
+        folder = run.stage("members") / str(number)
+        rm.save_pretrained(folder)
+        folders.append(str(folder.resolve()))
+    return {"folders": folders}
+
+
+def _with_evaluations(training: RewardModelConfig, labels: int) -> RewardModelConfig:
+    """The training's settings, with measurements of the held-out loss where it says nothing of them."""
+    steps = labels * training.epochs / training.batch_size
+    return training if training.eval_every else replace(training, eval_every=max(1, int(steps / _EVALUATIONS)))
+
+
+def _normalize(
+    rm: SequenceRewardModel, policy_folder: Path, prompts: list[str], count: int, sampling: SamplingParams, seed: int
+) -> None:
+    """Mean 0 and standard deviation 1 on so many answers of a policy."""
+    policy = CausalLMPolicy.from_pretrained(policy_folder)
+    shown = prompts[:count]
+    samples = policy.generate(shown, sampling, n=-(-count // len(shown)), seed=seed)
+    rm.normalize([t.prompt for t in samples], [t.response for t in samples], policy=policy_folder.name)
+
+
+def _described(labels: Sequence[Label]) -> str:
+    """How many labels of which kind."""
+    counts = Counter(type(label).__name__ for label in labels)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _figures(accuracies: Mapping[str, Interval]) -> dict[str, Any]:
+    """As the summary holds them; NaN has no place in JSON."""
+    return {
+        **{name: x.value for name, x in accuracies.items()},
+        "intervals": {name: [x.low, x.high] for name, x in accuracies.items() if np.isfinite(x.low)},
+        "pairs": {name: x.n for name, x in accuracies.items()},
+    }
 
 
 def start_reward_model(
@@ -191,18 +361,14 @@ def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str
         "lexicon": Lexicon().score(empty, texts),
         "tfidf": tfidf.score(empty, texts),
     }
-    found = {name: pair_accuracy(scores, means, np.random.default_rng(0)) for name, scores in scored.items()}
-    found["human_rater"] = human_rater_accuracy([rated.ratings for rated in test], np.random.default_rng(0))
-    return found
+    accuracies = {name: pair_accuracy(scores, means, np.random.default_rng(0)) for name, scores in scored.items()}
+    accuracies["human_rater"] = human_rater_accuracy([rated.ratings for rated in test], np.random.default_rng(0))
+    return accuracies
 
 
 def _accuracy_figures(accuracies: dict[float, Interval]) -> dict[str, Any]:
     names = {gap: "accuracy" if gap == 0 else "accuracy_gap_" + f"{gap:g}".replace(".", "_") for gap in accuracies}
-    return {
-        **{names[gap]: found.value for gap, found in accuracies.items()},
-        "intervals": {names[gap]: [found.low, found.high] for gap, found in accuracies.items()},
-        "pairs": {names[gap]: found.n for gap, found in accuracies.items()},
-    }
+    return _figures({names[gap]: accuracy for gap, accuracy in accuracies.items()})
 
 
 def load_reward(name: str | Path) -> Any:
@@ -234,15 +400,8 @@ def ppo_stage(
     run: Run, data: RatedData, config: PPOStageConfig, *, policy_folder: Path, reward: Any, seed: int
 ) -> dict[str, Any]:
     """Stage four on demonstrations' prompts: writes ``ppo/``, the optimised policy with its value head."""
-    return ppo_on_prompts(
-        run,
-        [d.prompt for d in data.demonstrations("train", config.domain)],
-        [d.prompt for d in data.demonstrations("validation", config.domain)],
-        config,
-        policy_folder=policy_folder,
-        reward=reward,
-        seed=seed,
-    )
+    train, held_out = ([d.prompt for d in data.demonstrations(x, config.domain)] for x in ("train", "validation"))
+    return ppo_on_prompts(run, train, held_out, config, policy_folder=policy_folder, reward=reward, seed=seed)
 
 
 def ppo_on_prompts(
@@ -299,8 +458,7 @@ def evaluate_stage(
     run: Run,
     data: RatedData,
     *,
-    policies: dict[str, Path],
-    reference: str,
+    policies: Mapping[str, Path],
     reward: Any,
     domain: str,
     count: int,
@@ -309,32 +467,66 @@ def evaluate_stage(
 ) -> dict[str, Any]:
     """All policies on the same held-out test prompts with the same settings; writes ``samples.jsonl``."""
     held_out = data.demonstrations("test", domain)[:count]
-    prompts = [d.prompt for d in held_out]
-    anchor = CausalLMPolicy.from_pretrained(policies[reference])
-    found: dict[str, Evaluation] = {}
+    evaluations = evaluate_policies(
+        run,
+        policies,
+        [d.prompt for d in held_out],
+        reward,
+        sampling=sampling,
+        seed=seed,
+        judges={"vader_positive": vader_positive},
+        human=[d.response for d in held_out],
+    )
+    return {name: evaluation.summary for name, evaluation in evaluations.items()}
+
+
+def evaluate_policies(
+    run: Run,
+    policies: Mapping[str, Path],
+    prompts: Sequence[str],
+    reward: Any,
+    *,
+    sampling: SamplingParams,
+    seed: int,
+    judges: Mapping[str, Any] | None = None,
+    human: Sequence[str] = (),
+) -> dict[str, Evaluation]:
+    """Policies on the same prompts; writes ``samples.jsonl``, their answers side by side.
+
+    Args:
+        run: Gets the file.
+        policies: Folders; the KL of all but ``base`` is measured against ``sft``.
+        prompts: What is asked.
+        reward: Scores the answers.
+        sampling: How they are drawn.
+        seed: Of the draws.
+        judges: Other measures of the answers, by name.
+        human: What a person answered to each prompt, for the file.
+    """
+    anchor = CausalLMPolicy.from_pretrained(policies["sft"])
+    evaluations: dict[str, Evaluation] = {}
     for name, folder in policies.items():
         run.say(f"{'evaluate':<12} {name}: {len(prompts)} held-out prompts")
-        found[name] = evaluate_policy(
+        evaluations[name] = evaluate_policy(
             CausalLMPolicy.from_pretrained(folder),
             prompts,
             reward,
             reference=anchor if name != "base" else None,
             sampling=sampling,
-            judges={"vader_positive": vader_positive},
+            judges=dict(judges or {}),
             seed=seed,
         )
     lines = []
-    for i, shown in enumerate(held_out):
-        record: dict[str, Any] = {"prompt": shown.prompt, "human": shown.response}
-        for name, evaluation in found.items():
+    for i, prompt in enumerate(prompts):
+        record: dict[str, Any] = {"prompt": prompt} | ({"human": human[i]} if human else {})
+        for name, evaluation in evaluations.items():
             record[name] = sample_record(evaluation.trajectories[i])
-            if name not in ("base", reference):
+            if name not in ("base", "sft"):
                 record[name]["kl"] = round(float(evaluation.kl[i]), 4)
         lines.append(json.dumps(record, ensure_ascii=False))
     (run.path / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    summary = {name: evaluation.summary for name, evaluation in found.items()}
-    summary[reference]["kl"] = float(found[reference].kl.mean())
-    return summary
+    evaluations["sft"].summary["kl"] = float(evaluations["sft"].kl.mean())
+    return evaluations
 
 
 def sample_record(trajectory: Trajectory) -> dict[str, Any]:
@@ -383,10 +575,10 @@ def versions(names: Sequence[str] = ("textenv", "torch", "transformers", "gymnas
     """Installed versions of the packages that decide the numbers."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed

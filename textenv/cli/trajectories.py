@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,52 +18,57 @@ from rich.text import Text
 
 from textenv.errors import CheckpointError, ConfigError, DataError
 from textenv.pages.numbers import MISSING, fixed, percent
+from textenv.settings import NonNegativeInt, Settings, refuse_unused
 from textenv.trajectories import Estimate, FrontierPoint, Summary, Trajectory, TrajectoryReader, summarize
 from textenv.trajectories.views.summary import PairedComparison, compare_scores
 
-ACTIONS = {
-    "show": "answers with their scores; --html writes the per-token heat map",
-    "stats": "figures of one store, with intervals",
-    "compare": "figures of several stores side by side, and a paired comparison on shared prompts",
-}
+
+@dataclass(frozen=True)
+class StoreOptions(Settings):
+    """What all ``textenv trajectories`` have.
+
+    Attributes:
+        stores: Folder of a trajectory store; several to compare.
+        where: Wanted values by field, such as ``{finish_reason: eos, policy_version: 3}``.
+    """
+
+    stores: list[str] = field(metadata={"nargs": "+"})
+    where: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class ShowOptions:
+class ShowOptions(StoreOptions):
     """Options of ``textenv trajectories show``.
 
     Attributes:
         limit: Most answers that are shown (of a page: 200 by default).
         order: As stored, or by score.
-        where: Wanted values by field, such as ``{finish_reason: eos, policy_version: 3}``.
         html: Write the per-token heat map to this file.
         tokenizer: Folder or hub name of the tokenizer that splits answers into tokens; the policy's by default.
     """
 
-    limit: int = 0
+    limit: Annotated[int, Ge(0), "0 takes the usual number"] = 0
     order: Literal["stored", "best", "worst"] = "stored"
-    where: dict[str, Any] = field(default_factory=dict)
     html: str = ""
     tokenizer: str = ""
 
     def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ConfigError(f"`limit` must be ≥ 0, got {self.limit}; 0 takes the usual number")
+        super().__post_init__()
+        if not self.html:
+            refuse_unused(self, "without `html`, the page whose tokens it tells apart: give `--html FILE`", "tokenizer")
 
 
 @dataclass(frozen=True)
-class StatsOptions:
+class StatsOptions(StoreOptions):
     """Options of ``textenv trajectories stats``.
 
     Attributes:
-        where: Wanted values by field.
         json: Print JSON instead of a table.
         seed: Of the bootstrap.
     """
 
-    where: dict[str, Any] = field(default_factory=dict)
     json: bool = False
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -78,17 +84,18 @@ class CompareOptions(StatsOptions):
     names: list[str] = field(default_factory=list)
 
 
-def show(stores: Sequence[str], options: ShowOptions, console: Console) -> None:
+def show(options: ShowOptions, console: Console) -> None:
     """Print answers, or write the heat map of them.
 
     Raises:
         ConfigError: If not exactly one store is named, or an option is unusable.
         DataError: If the store cannot be read or nothing matches.
     """
-    reader = _open(_one(stores, "show"), options.where)
+    store = _one(options.stores, "show")
+    reader = _open(store, options.where)
     total = len(reader)
     if not total:
-        raise DataError(f"{stores[0]}: no trajectory matches; loosen --where, or sample some")
+        raise DataError(f"{store}: no trajectory matches; loosen --where, or sample some")
     limit = options.limit or (200 if options.html else 10)
     if options.order == "stored":
         chosen = list(islice(reader, limit))
@@ -102,7 +109,7 @@ def show(stores: Sequence[str], options: ShowOptions, console: Console) -> None:
         folder = Path(options.html).parent
         if not folder.is_dir():
             raise ConfigError(f"`--html {options.html}`: there is no folder {folder}; make it first")
-        title = f"{Path(stores[0]).name}: {len(chosen)} of {total} answers"
+        title = f"{Path(store).name}: {len(chosen)} of {total} answers"
         path = write_heatmap(
             chosen, options.html, decode=_decoder(options.tokenizer, chosen[0]), title=title, limit=limit
         )
@@ -114,14 +121,14 @@ def show(stores: Sequence[str], options: ShowOptions, console: Console) -> None:
         console.print(f"{len(chosen)} of {total} answers; --limit shows more", style="bright_black", highlight=False)
 
 
-def stats(stores: Sequence[str], options: StatsOptions, console: Console) -> None:
+def stats(options: StatsOptions, console: Console) -> None:
     """Print the figures of one store.
 
     Raises:
         ConfigError: If not exactly one store is named.
         DataError: If the store cannot be read or nothing matches.
     """
-    name = _one(stores, "stats")
+    name = _one(options.stores, "stats")
     summary = summarize(_open(name, options.where), np.random.default_rng(options.seed))
     if options.json:
         console.print(json.dumps(_plain(summary)), soft_wrap=True, highlight=False, markup=False)
@@ -129,13 +136,14 @@ def stats(stores: Sequence[str], options: StatsOptions, console: Console) -> Non
         console.print(_table({Path(name).name: summary}, []))
 
 
-def compare(stores: Sequence[str], options: CompareOptions, console: Console) -> None:
+def compare(options: CompareOptions, console: Console) -> None:
     """Print the figures of several stores; the first is what the others are compared with.
 
     Raises:
         ConfigError: If fewer than two stores are named, or the names do not fit.
         DataError: If a store cannot be read, or lacks what the frontier needs.
     """
+    stores = options.stores
     if len(stores) < 2:
         raise ConfigError("compare needs at least two stores: textenv trajectories compare A B")
     names = options.names or _distinct([Path(store).name for store in stores])

@@ -3,14 +3,17 @@
 import doctest
 from pathlib import Path
 
+import pytest
+
 import textenv.envs.toy
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
-def test_examples_on_the_mdp_page_hold():
-    result = doctest.testfile(str(DOCS / "mdp.md"), module_relative=False, encoding="utf-8")
-    assert result.attempted > 10
+@pytest.mark.parametrize(("page", "least"), [("mdp.md", 10), ("wrappers.md", 5)])
+def test_examples_on_the_pages_hold(page: str, least: int):
+    result = doctest.testfile(str(DOCS / page), module_relative=False, encoding="utf-8")
+    assert result.attempted > least
     assert result.failed == 0
 
 

@@ -124,7 +124,7 @@ def test_the_next_round_starts_from_the_version_before(improved: tuple[Path, dic
     assert figures["before"] == served
     assert figures["version"] == "round-2"
     assert [Path(member).parent.name for member in figures["members"]] == [Path(figures["path"]).parent.name, "members"]
-    find = _find_selector((), ServeConfig(select="ensemble"))
+    find = _find_selector(ServeConfig(select="ensemble"))
     assert find is not None
     with FeedbackStore(folder / "people.sqlite") as store:
         assert sorted(item.id for item in store.open_items()) == sorted(before)

@@ -22,7 +22,7 @@ from textenv.feedback.store.schema import metadata
     [
         (["--host", "0.0.0.0"], "needs a `token`"),
         (["--token", "short"], "at least 16 characters"),
-        (["--port", "70000"], "`port` from 0 to 65535"),
+        (["--port", "70000"], "`port` must lie in [0, 65535], got 70000"),
         (["--num_slots", "0"], "`num_slots` must be ≥ 1"),
         (["--db", "sqlite://"], "--key_file links.key"),
         (["--policy", "nowhere"], "there is no such folder"),
@@ -41,7 +41,7 @@ def test_serve_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, mess
 
 
 def test_serve_config_is_checked():
-    with pytest.raises(ConfigError, match="`link_days` > 0"):
+    with pytest.raises(ConfigError, match="`link_days` must be positive, got 0"):
         ServeConfig(link_days=0)
 
 

@@ -126,10 +126,10 @@ def test_labels_are_saved_while_thousands_of_items_are_put_in_order(store, make_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--reward_model", "lexicon"], "only with `--select ensemble`"),
+        (["--reward_model", "lexicon"], "`reward_model` has no effect at random: give `--select ensemble`"),
         (["--select", "ensemble", "--reward_model", "lexicon"], "at least two reward models"),
         (["--select", "ensemble", "--reward_model", "no/where"], "there is no such folder"),
-        (["--explore", "2"], "`explore` from 0 to 1"),
+        (["--explore", "2"], "`explore` must lie in [0, 1], got 2"),
     ],
 )
 def test_serve_says_what_is_wrong_with_an_ensemble(tmp_path, capsys, arguments, message):
@@ -138,5 +138,5 @@ def test_serve_says_what_is_wrong_with_an_ensemble(tmp_path, capsys, arguments, 
 
 
 def test_select_numbers_are_checked():
-    with pytest.raises(ConfigError, match="`select_most` ≥ 1"):
+    with pytest.raises(ConfigError, match="`select_most` must be ≥ 1, got 0"):
         ServeConfig(select_most=0)
