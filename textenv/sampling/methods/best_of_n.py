@@ -56,11 +56,6 @@ class BestOfN:
         check_at_least("n", self.n, 1)
         check_at_least("max_batch", self.max_batch, 1)
 
-    @property
-    def kl_bound(self) -> float:
-        """Upper bound of KL(best-of-n ‖ policy) in nats per answer, ``log n − (n − 1) / n``."""
-        return float(np.log(self.n) - (self.n - 1) / self.n)
-
     def sample(
         self,
         policy: GenerativePolicy,
