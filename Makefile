@@ -13,7 +13,7 @@ test: $(VENV)/.dev ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev ## the tests that the default run leaves out: slow, learning and network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or learning or network" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or learning or network) and not release" $(ARGS)
 
 lint: $(VENV)/.dev ## lint, format check, types
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agents.lm.batches import Batch, Example, PackedBatch, check_packing, collate, token_losses
 from agents.lm.config import LMConfig
-from agents.lm.loop import Trainer, make_optimizer
+from agents.lm.loop import LanguageModeling
 from textenv.errors import ConfigError, DataError
 from textenv.runs import Run
 
@@ -28,7 +28,6 @@ __all__ = [
     "MixtureBatches",
     "collate",
     "evaluate_lm",
-    "make_optimizer",
     "token_losses",
     "train_lm",
 ]
@@ -122,14 +121,14 @@ class MixtureBatches:
 class _Parts:
     """A mixture's batches as the loop wants them: divided, and padded or packed."""
 
-    def __init__(self, batches: MixtureBatches, accumulation: int, packed_length: int, device: Any) -> None:
-        self._batches, self._accumulation, self._length = batches, accumulation, packed_length
+    def __init__(self, batches: MixtureBatches, size: int | None, packed_length: int, device: Any) -> None:
+        self._batches, self._size, self._length = batches, size, packed_length
         self._device = device
 
     def parts(self, step: int) -> list[Batch]:
         """The parts of a step's batch; examples of similar length stay together."""
         examples = self._batches.batch(step)
-        size = -(-len(examples) // self._accumulation)
+        size = self._size or len(examples)
         groups = [examples[i : i + size] for i in range(0, len(examples), size)]
         if self._length:
             return [PackedBatch.from_examples(group, self._length, device=self._device) for group in groups]
@@ -187,18 +186,18 @@ def train_lm(
         check_packing(model)
     device = model.get_input_embeddings().weight.device
     source = _Parts(
-        MixtureBatches(tasks, weights, config.batch_size, config.seed), config.accumulation, packed_length, device
+        MixtureBatches(tasks, weights, config.batch_size, config.seed), config.micro_batch_size, packed_length, device
     )
-    trainer = Trainer(
+    training = LanguageModeling(
         model,
         source,
         config,
-        evaluate=lambda trained, last: _held_out(trained, validation),
+        held_out=lambda trained, last: _held_out(trained, validation),
         on_evaluate=on_evaluate,
         run=run,
         stage=stage,
     )
-    trained = trainer.train()
+    trained = training.train()
     return {name: evaluate_lm(trained, examples) for name, examples in validation.items()}
 
 

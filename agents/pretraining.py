@@ -15,15 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from agents.language_modeling import Example, LMConfig, train_lm
-from agents.learning.world import World
 from agents.lm.batches import check_packing
 from agents.lm.corpus import CorpusBatches, HeldOutText, evaluate_corpus, mixture_texts, open_corpus
-from agents.lm.loop import Trainer
+from agents.lm.loop import LanguageModeling
 from agents.lm.models import BOS, EOS, PAD, PRESETS, ModelConfig, build_model, train_tokenizer
 from textenv.corpora import Mixture, MixtureConfig, TokenFile
 from textenv.datasets.records import Split
 from textenv.errors import ConfigError, DataError
 from textenv.runs import Run
+from textenv.training.world import World
 
 __all__ = [
     "BOS",
@@ -196,20 +196,20 @@ def pretrain_on_tasks(
     source = CorpusBatches(
         files,
         mixture,
-        accumulation=training.accumulation,
+        micro_batch_size=training.micro_batch_size,
         device=device,
         world=world,
     )
-    trainer = Trainer(
+    loop = LanguageModeling(
         model,
         source,
         training,
-        evaluate=lambda trained, last: _figures(_measure(trained, held_out, 0 if last else _HELD_OUT_BLOCKS)),
+        held_out=lambda trained, last: _figures(_measure(trained, held_out, 0 if last else _HELD_OUT_BLOCKS)),
         context=length,
         run=run,
         world=world,
     )
-    trained = trainer.train()
+    trained = loop.train()
     measured = _measure(trained, held_out, 0)
     summary = {
         "loss": {name: found.loss for name, found in measured.items()},
@@ -220,7 +220,7 @@ def pretrain_on_tasks(
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocab_size": len(tokenizer),
         "tokens": int(training.steps * training.batch_size * length * np.mean([file.fill for file in files.values()])),
-        "tokens_per_second": trainer.tokens_per_second,
+        "tokens_per_second": loop.trainer.tokens_per_second,
     }
     return model, tokenizer, summary
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Gt
 
 from agents.evaluation import SequenceScorer, TokenMasks, sequence_logprobs
 from agents.policy import CausalLMPolicy
 from textenv.datasets.records import Split
 from textenv.errors import ConfigError, DataError
 from textenv.sampling.params import SamplingParams, settle
+from textenv.settings import PositiveInt, Settings
 from textenv.statistics import ClusterBootstrap, Interval, Resampled, cluster_numbers
 from textenv.tasks import Item, Task
 from textenv.trajectories import Trajectory
@@ -37,7 +39,7 @@ _SHARES = ("answered", "accuracy", "greedy_accuracy", "goes_on", "eos")
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """How models are measured on tasks.
 
     Attributes:
@@ -52,17 +54,10 @@ class EvaluationConfig:
     """
 
     split: Split = "test"
-    prompts: int = 200
-    max_new_tokens: int = 32
-    temperature: float = 1.0
+    prompts: PositiveInt = 200
+    max_new_tokens: PositiveInt = 32
+    temperature: Annotated[float, Gt(0), "greedy accuracy is measured anyway"] = 1.0
     reference: str = "sft"
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be ≥ 1, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ConfigError(f"`temperature` must be > 0, got {self.temperature}; greedy accuracy is measured anyway")
 
 
 class Asked(NamedTuple):

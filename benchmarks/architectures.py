@@ -23,10 +23,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from agents.algorithms.ppo import PPO, PPOConfig
 from agents.forward import SequenceBatch
 from agents.lm.models import train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig
 from textenv import TextGenerationVectorEnv
 from textenv.errors import ConfigError
 from textenv.sampling import SamplingParams

@@ -34,7 +34,7 @@ import transformers
 
 from agents.lm.config import LMConfig
 from agents.lm.corpus import CorpusBatches, open_corpus
-from agents.lm.loop import Trainer
+from agents.lm.loop import LanguageModeling
 from agents.lm.models import ModelConfig, build_model, train_tokenizer
 from agents.pretraining import PretrainConfig, pretrain_on_tasks
 from textenv.corpora import Mixture, MixtureConfig, TokenFile
@@ -77,22 +77,22 @@ def model_of(options: argparse.Namespace, tokenizer: Any) -> Any:
     return build_model(ModelConfig(preset=options.preset, context=options.block_length), tokenizer, 0)
 
 
-def our_trainer(options: argparse.Namespace, data: Data, steps: int) -> Trainer:
+def our_trainer(options: argparse.Namespace, data: Data, steps: int) -> LanguageModeling:
     """This project's loop, past its first steps, in which kernels are chosen."""
     mixture = Mixture(
         {"all": len(data.file)}, MixtureConfig(), draws_per_step=options.batch_size, steps=steps, seed=options.seed
     )
     config = LMConfig(steps=steps, batch_size=options.batch_size, warmup_steps=1)
-    trainer = Trainer(model_of(options, data.tokenizer), CorpusBatches({"all": data.file}, mixture), config)
+    training = LanguageModeling(model_of(options, data.tokenizer), CorpusBatches({"all": data.file}, mixture), config)
     for _ in range(WARM_UP_STEPS):
-        trainer.update()
-    return trainer
+        training.iterate(config.learning_rate)
+    return training
 
 
 class _Turns(transformers.TrainerCallback):
     """Times the steps of transformers' Trainer, and takes one of ours after each."""
 
-    def __init__(self, ours: Trainer | None) -> None:
+    def __init__(self, ours: LanguageModeling | None) -> None:
         self.ours = ours
         self.seconds: list[tuple[float, float]] = []
 
@@ -102,7 +102,7 @@ class _Turns(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # the library's signature
         ended = time.perf_counter()
         if self.ours is not None:
-            self.ours.update()
+            self.ours.iterate(self.ours.config.learning_rate)
         now = time.perf_counter()
         if state.global_step > WARM_UP_STEPS:
             self.seconds.append((ended - self.began, now - ended))
@@ -110,7 +110,7 @@ class _Turns(transformers.TrainerCallback):
 
 
 def take_turns(
-    options: argparse.Namespace, data: Data, steps: int, setting: Setting, ours: Trainer | None = None
+    options: argparse.Namespace, data: Data, steps: int, setting: Setting, ours: LanguageModeling | None = None
 ) -> list[tuple[float, float]]:
     """Seconds of each step of transformers' Trainer after its warm-up, and of the step of ours that followed it."""
     steps += WARM_UP_STEPS
@@ -129,7 +129,7 @@ def take_turns(
             max_steps=steps,
             per_device_train_batch_size=options.batch_size,
             learning_rate=1e-3,
-            bf16=setting.bf16,
+            dtype="bfloat16" if setting.bf16 else "float32",
             use_cpu=True,
             report_to=[],
             save_strategy="no",
@@ -168,7 +168,7 @@ def peak_memory(documents: int) -> None:
     """Write a corpus, train on it for some steps, and print this process's peak memory in MB and the corpus's size."""
     task = Streamed(documents)
     model = ModelConfig(vocab_size=512, preset="llama-1m", context=128)
-    config = PretrainConfig(model=model, training=LMConfig(steps=30, batch_size=16, eval_every=0, bf16=False))
+    config = PretrainConfig(model=model, training=LMConfig(steps=30, batch_size=16, eval_every=0, dtype="float32"))
     with tempfile.TemporaryDirectory() as folder:
         _, _, summary = pretrain_on_tasks([task], config, Path(folder))
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.bin"))

@@ -98,7 +98,7 @@ def measure(gold: WordGold, words: list[str], labels: list[Label], seed: int, ch
     """Train on the labels, compare with the truth. The number of steps is the same for all."""
     batch = 16 * int(changes.pop("batch", 1))
     config = RewardModelConfig(
-        epochs=6, batch_size=batch, learning_rate=0.05, min_gap=0.0, freeze_embeddings=False, bf16=False, seed=seed
+        epochs=6, batch_size=batch, learning_rate=0.05, min_gap=0.0, freeze_embeddings=False, dtype="float32", seed=seed
     )
     rm = bag_of_words(words)
     train(rm, labels, replace(config, weight_decay=0.0, **changes))

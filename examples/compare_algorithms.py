@@ -72,7 +72,7 @@ def learners(task: Task, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     found = agents.evaluate_policy(task.policy, task.prompts, task.reward, sampling=task.sampling, n=n, seed=args.seed)
     for number, answer in enumerate(found.trajectories):
         answer.group_id = str(number // 4)
-    config = agents.DPOConfig(**common, beta=args.kl_coef, batch_size=args.num_envs // 2, warmup_iterations=0)
+    config = agents.DPOConfig(**common, beta=args.kl_coef, batch_size=args.num_envs // 2, warmup_steps=0)
     pairs = agents.pairs_from_trajectories(found.trajectories)
     yield "DPO", agents.DPO(copy.deepcopy(task.policy), pairs, config=config)
 

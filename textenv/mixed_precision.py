@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -39,6 +39,17 @@ def fast_bf16(device: torch.device) -> bool:
     # Older versions of torch cannot tell; float32 is right everywhere.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def compute_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype | None:
+    """What a :class:`ComputeCopy` is to compute in; None needs no copy.
+
+    Args:
+        dtype: ``auto`` is bfloat16 where the hardware is fast at it.
+        device: Where it computes.
+    """
+    low = fast_bf16(device) if dtype == "auto" else dtype == "bfloat16"
+    return torch.bfloat16 if low else None
 
 
 def lower(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from agents.kl import ESTIMATORS
+from agents.algorithms.kl import ESTIMATORS
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Experience
 from agents.learning.minibatches import MiniBatch
 from agents.learning.reference import Reference
 from agents.learning.rewards import shape_rewards
-from agents.learning.world import World
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Rollout
+from textenv.training.world import World
 
 
 @torch.no_grad()

@@ -7,20 +7,20 @@ that is not the policy) all show in the first iteration, before anything has bee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from agents.learning.config import LearnerConfig
+from agents.learning.experience import Experience
+from agents.learning.minibatches import MiniBatch
+from agents.policy import CausalLMPolicy
+from agents.rollouts import Rollout
 from textenv.errors import ConfigError, RunCheckError
-
-if TYPE_CHECKING:
-    from agents.learning.experience import Experience
-    from agents.learning.learner import Learner
-    from agents.learning.minibatches import MiniBatch
-    from agents.rollouts import Rollout
 
 
 def check_finite_rows(
@@ -48,29 +48,10 @@ def check_finite_rows(
             )
 
 
-def check_finite_step(
-    figures: Mapping[str, float], losses: Mapping[int, float], rollout: Rollout, where: str, *, last_checkpoint: Any
-) -> None:
-    """No figure of an optimiser step is NaN or infinite.
-
-    Args:
-        figures: Losses and norms of a step, before it changes the weights.
-        losses: Each row's share of the loss.
-        rollout: The episodes.
-        where: Names the step in the message.
-        last_checkpoint: The newest good checkpoint, or None.
-
-    Raises:
-        RunCheckError: Naming the step, the figures, the rows and the checkpoint.
-    """
-    broken = [name for name, value in figures.items() if not math.isfinite(value)]
-    if broken:
-        rows = [row for row, loss in losses.items() if not math.isfinite(loss)]
-        which = describe_rows(rows or list(losses), rollout)
-        raise RunCheckError(
-            f"{where}: {', '.join(broken)} is not finite, in {which}; the weights were not changed by this step; last "
-            f"good checkpoint: {last_checkpoint or 'none'}"
-        )
+def describe_losses(losses: Mapping[int, torch.Tensor], rollout: Rollout) -> str:
+    """Rows whose share of a loss is not finite, for a message; all rows where none stands out."""
+    broken = [row for row, loss in losses.items() if not math.isfinite(float(loss))]
+    return f", in {describe_rows(broken or list(losses), rollout)}"
 
 
 def describe_rows(rows: Sequence[int], rollout: Rollout) -> str:
@@ -80,17 +61,30 @@ def describe_rows(rows: Sequence[int], rollout: Rollout) -> str:
     return f"row(s) {shown} of the batch (the first: prompt {first.prompt[:60]!r}, response {first.response[:60]!r})"
 
 
+def check_reported(figures: Container[str]) -> None:
+    """A loss reports what the learner checks itself by.
+
+    Args:
+        figures: Names of what it reports.
+
+    Raises:
+        ConfigError: If something is missing.
+    """
+    if "policy/ratio" not in figures or "policy/approx_kl" not in figures:
+        raise ConfigError("the loss must report `policy/ratio` and `policy/approx_kl` per token in its `figures`")
+
+
 def check_first_ratio(ratio: float, approx_kl: float) -> None:
     """Before the first step, old and new policy are one.
 
     Args:
-        ratio: Mean probability ratio of the first minibatch.
+        ratio: Mean probability ratio of the first minibatch; what is not finite is reported elsewhere.
         approx_kl: Its approx-KL, nats per token.
 
     Raises:
         RunCheckError: If the ratio is not 1 or approx-KL not 0.
     """
-    if not (abs(ratio - 1) <= 1e-5 and abs(approx_kl) <= 1e-6):
+    if abs(ratio - 1) > 1e-5 or abs(approx_kl) > 1e-6:
         raise RunCheckError(
             f"on the first minibatch the ratio must be 1 and approx-KL 0, got {ratio:.6g} and {approx_kl:.3g}: old and "
             "new log-probs do not come from the same computation"
@@ -176,16 +170,35 @@ def check_score_placement(
         raise RunCheckError("the score must be paid on the last action token, and nothing on any other")
 
 
-def check_experience(agent: Learner[Any], experience: Experience, minibatches: Sequence[MiniBatch]) -> None:
+def check_experience(
+    policy: CausalLMPolicy,
+    experience: Experience,
+    minibatches: Sequence[MiniBatch],
+    config: LearnerConfig,
+    *,
+    own_reference: bool,
+    bare: bool,
+) -> dict[str, bool]:
     """All that must hold of the first experience of every process, before its first update.
+
+    Args:
+        policy: That played.
+        experience: What it played.
+        minibatches: As the update will see it.
+        config: The learner's.
+        own_reference: Whether the reference is the policy as it still stands.
+        bare: Whether the environment is played without wrappers.
+
+    Returns:
+        What was checked.
 
     Raises:
         RunCheckError: If a check fails.
     """
-    policy, rollout, config = agent.policy, experience.rollout, agent.config
-    if agent.reference.is_own and agent.iteration == 0:
+    rollout, passed = experience.rollout, {}
+    if own_reference:
         check_own_reference(experience.log_ratio, experience.mask)
-        agent.checks["KL(reference‖reference) is 0"] = True
+        passed["KL(reference‖reference) is 0"] = True
     tolerance = 1e-3 if policy.computes_in in (torch.float32, torch.float64) else 0.1
     parts = [part for minibatch in minibatches for part in minibatch.parts]
     rows = np.array([parts[0].rows[0], parts[-1].rows[-1]])
@@ -196,38 +209,49 @@ def check_experience(agent: Learner[Any], experience: Experience, minibatches: S
     width = alone.shape[1]
     together, mask = experience.logprobs[rows, :width], experience.mask[rows, :width]
     check_batch_invariance(together, alone, mask, tolerance=tolerance)
-    agent.checks["log-probs do not depend on the batch"] = True
+    passed["log-probs do not depend on the batch"] = True
     if config.importance_cap is None:
         learned = experience.logprobs.cpu().numpy()
         check_sampler(rollout.behaviour_logprobs, learned, rollout.action_mask, tolerance=tolerance)
-        agent.checks["sampler and learner agree"] = True
+        passed["sampler and learner agree"] = True
     dense = any(episode.rewards is not None for episode in rollout.episodes)
-    if not dense and agent.envs is agent.collector.core:
+    if bare and not dense:
         check_score_placement(rollout.rewards, rollout.scores, rollout.action_mask)
-        agent.checks["score on the last action token"] = True
+        passed["score on the last action token"] = True
+    return passed
 
 
-def check_settings(agent: Learner[Any]) -> None:
-    """An agent's settings fit its environment, its hooks and each other.
+def check_settings(
+    config: LearnerConfig, envs: VectorEnv, *, name: str, uses_critic: bool, has_ptx: bool, processes: int
+) -> None:
+    """A learner's settings fit its environment, its hooks and each other.
+
+    Args:
+        config: The settings.
+        envs: The environment of each process.
+        name: Of the algorithm, for messages.
+        uses_critic: Whether it has one.
+        has_ptx: Whether it is given texts to mix in.
+        processes: That train together.
 
     Raises:
         ConfigError: If they do not.
     """
-    config, slots = agent.config, agent.envs.num_envs
-    if (config.ptx_coef > 0) != (agent.ptx is not None):
+    if (config.ptx_coef > 0) != has_ptx:
         raise ConfigError(f"`ptx` batches and `ptx_coef` > 0 belong together; `ptx_coef` is {config.ptx_coef}")
-    if config.critic_warmup_iterations and not agent.uses_critic:
-        raise ConfigError(f"`critic_warmup_iterations` is set, but {type(agent).__name__} has no critic")
-    at_limit = getattr(getattr(agent.envs.unwrapped, "task", None), "on_length_limit", None)
-    if config.missing_eos_penalty and not agent.uses_critic and at_limit == "truncate":
+    if config.critic_warmup_iterations and not uses_critic:
+        raise ConfigError(f"`critic_warmup_iterations` is set, but {name} has no critic")
+    at_limit = getattr(getattr(envs.unwrapped, "task", None), "on_length_limit", None)
+    if config.missing_eos_penalty and not uses_critic and at_limit == "truncate":
         raise ConfigError(
-            f"`missing_eos_penalty` has no effect: {type(agent).__name__} leaves out answers that were not scored, and "
-            "the environment's on_length_limit='truncate' does not score those at the limit; make it 'terminate'"
+            f"`missing_eos_penalty` has no effect: {name} leaves out answers that were not scored, and the "
+            "environment's on_length_limit='truncate' does not score those at the limit; make it 'terminate'"
         )
-    if agent.episodes_per_iteration < config.num_minibatches:
+    episodes = envs.num_envs * processes
+    if episodes < config.num_minibatches:
         raise ConfigError(
-            f"{config.num_minibatches} minibatches need as many episodes per iteration, there are "
-            f"{agent.episodes_per_iteration}; raise `num_envs` or lower `num_minibatches`"
+            f"{config.num_minibatches} minibatches need as many episodes per iteration, there are {episodes}; raise "
+            "`num_envs` or lower `num_minibatches`"
         )
-    if slots % config.group_size:
-        raise ConfigError(f"`num_envs` ({slots}) must be a multiple of `group_size` ({config.group_size})")
+    if envs.num_envs % config.group_size:
+        raise ConfigError(f"`num_envs` ({envs.num_envs}) must be a multiple of `group_size` ({config.group_size})")

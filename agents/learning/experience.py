@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from agents.learning.world import World
+from agents.learning.minibatches import MicroBatch
 from agents.rollouts import Rollout
+from textenv.training.world import World
 
 
 class Advantages(NamedTuple):
@@ -124,3 +125,23 @@ class OldTokens(NamedTuple):
     returns: torch.Tensor
     importance: torch.Tensor
     kl_coef: float
+
+
+def old_tokens(experience: Experience, estimated: Advantages, part: MicroBatch) -> OldTokens:
+    """The rows of a micro-batch, cut to its width."""
+    rows, width = part.rows, part.batch.response_mask.shape[1]
+
+    def of(x: torch.Tensor) -> torch.Tensor:
+        return x[rows, :width]
+
+    logprobs = of(experience.logprobs)
+    return OldTokens(
+        mask=of(experience.counted_mask),
+        logprobs=logprobs,
+        ref_logprobs=of(experience.ref_logprobs),
+        values=of(experience.values),
+        advantages=of(estimated.advantages),
+        returns=torch.zeros_like(logprobs) if estimated.returns is None else of(estimated.returns),
+        importance=torch.ones_like(logprobs) if experience.importance is None else of(experience.importance),
+        kl_coef=experience.kl_coef,
+    )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import torch
 
-from agents.advantages import explained_variance, masked_mean
-from agents.kl import ESTIMATORS
+from agents.algorithms.advantages import explained_variance, masked_mean
+from agents.algorithms.kl import ESTIMATORS
+from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience
-
-if TYPE_CHECKING:
-    from agents.learning.learner import Learner
 
 
 def summarize(
-    agent: Learner[Any], experience: Experience, estimated: Advantages, steps: list[dict[str, float]]
+    experience: Experience,
+    estimated: Advantages,
+    steps: list[dict[str, float]],
+    config: LearnerConfig,
+    *,
+    uses_critic: bool,
 ) -> dict[str, float]:
     """Figures of an iteration, over all processes.
 
@@ -24,12 +25,13 @@ def summarize(
     ``rollout/truncated_fraction``: the length limit, or something outside the task, cut them off.
 
     Args:
-        agent: Whose iteration it was.
         experience: What it learned from.
         estimated: Its advantages and returns.
         steps: What each optimiser step measured; empty where no answer counted.
+        config: The learner's.
+        uses_critic: Whether the algorithm has a critic.
     """
-    world, rollout, mask, config = experience.world, experience.rollout, experience.mask, agent.config
+    world, rollout, mask = experience.world, experience.rollout, experience.mask
     kl_per_sequence = world.gather(experience.kl_per_sequence)
     kl = float(kl_per_sequence.mean())
     rewards = world.gather(experience.sequence_rewards).double()
@@ -61,7 +63,7 @@ def summarize(
         figures[f"objective/kl_{config.kl_estimator}"] = float(world.gather(estimate).mean())
     if experience.importance is not None:
         figures["policy/importance"] = float(masked_mean(experience.importance, mask, total=world.sum))
-    if agent.uses_critic and estimated.returns is not None:
+    if uses_critic and estimated.returns is not None:
         figures["val/explained_variance"] = explained_variance(
             experience.values, estimated.returns, mask, total=world.sum
         )

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from agents.forward import SequenceBatch
-from agents.learning.world import World
 from agents.rollouts import Rollout
+from textenv.training.world import World
 
 
 @dataclass(frozen=True)

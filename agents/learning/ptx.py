@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from agents.language_modeling import Example, collate
-from agents.learning.world import World
 from agents.policy import CausalLMPolicy
 from textenv.errors import DataError
+from textenv.training.world import World
 
 Batch = Sequence[Example] | NDArray[np.int64]
 """Examples with prompt lengths; or token ids, ``(B, L)``, whose first column carries no loss."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import nn
 
 from agents.forward import SequenceBatch
-from agents.learning.world import World
 from agents.policy import CausalLMPolicy
 from agents.trunks import decoder_layers
 from textenv.errors import ConfigError
+from textenv.training.world import World
 
 
 def wanted(world: World) -> bool:
@@ -68,28 +66,3 @@ def whole(policy: CausalLMPolicy, world: World) -> Iterator[None]:
         for module in modules:
             module.reshard()
             module.set_reshard_after_forward(True, recurse=False)
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor of which this process may hold a part; all processes call it together."""
-    gather = getattr(tensor, "full_tensor", None)
-    return tensor if gather is None else gather()
-
-
-def place_like(parameter: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, divided as a parameter is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(parameter, DTensor) or saved.shape != parameter.shape:
-        return saved
-    return distribute_tensor(saved.to(parameter.device), parameter.device_mesh, parameter.placements)
-
-
-def place_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Saved optimiser state (``optimizer/<parameter index>/<name>``), divided as the parameters are."""
-    parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
-    placed: dict[str, Any] = dict(tensors)
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            placed[name] = place_like(parameters[int(name.split("/")[1])], tensor)
-    return placed

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.learning.world import World
 from agents.lm.batches import PackedBatch, token_losses
 from textenv.corpora import Mixture, MixtureConfig, TokenFile, encode_documents, write_token_file
 from textenv.corpora.mixture import mixture_shares
 from textenv.errors import DataError
+from textenv.training.world import World
 
 
 class CorpusBatches:
@@ -25,7 +25,7 @@ class CorpusBatches:
     Args:
         files: Token file of each task.
         mixture: Decides which block of which task comes when.
-        accumulation: Parts of a step's batch.
+        micro_batch_size: Blocks of a part of a step's batch; None puts all into one.
         device: Where batches go.
         world: The processes that share a step's blocks.
     """
@@ -35,17 +35,17 @@ class CorpusBatches:
         files: Mapping[str, TokenFile],
         mixture: Mixture,
         *,
-        accumulation: int = 1,
+        micro_batch_size: int | None = None,
         device: Any = "cpu",
         world: World | None = None,
     ) -> None:
-        self._files, self._mixture, self._accumulation = dict(files), mixture, accumulation
+        self._files, self._mixture, self._size = dict(files), mixture, micro_batch_size
         self._device, self._world = device, world or World()
 
     def parts(self, step: int) -> list[PackedBatch]:
         """The parts of a step's batch that this process computes."""
         drawn = self._mixture.draws(step, rank=self._world.rank, world=self._world.size)
-        size = -(-len(drawn) // self._accumulation)
+        size = self._size or max(1, len(drawn))
         return [self._read(drawn[i : i + size]) for i in range(0, len(drawn), size)]
 
     def _read(self, drawn: Sequence[tuple[str, int]]) -> PackedBatch:

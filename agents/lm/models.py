@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from textenv.errors import ConfigError
+from textenv.settings import PositiveInt, Settings
 
 PAD, BOS, EOS = "<|pad|>", "<|begin|>", "<|end|>"
 
@@ -39,7 +40,7 @@ PRESETS: dict[str, Shape] = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """A small decoder-only transformer.
 
     Attributes:
@@ -60,12 +61,12 @@ class ModelConfig:
 
     preset: str = ""
     kind: Literal["llama", "gpt2"] = "llama"
-    vocab_size: int = 8192
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    intermediate_size: int = 704
-    context: int = 128
+    vocab_size: PositiveInt = 8192
+    hidden_size: PositiveInt = 256
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 4
+    intermediate_size: PositiveInt = 704
+    context: PositiveInt = 128
     split_digits: bool = False
 
     def __post_init__(self) -> None:
@@ -74,8 +75,7 @@ class ModelConfig:
                 raise ConfigError(f"there is no preset {self.preset!r}; there are: {', '.join(PRESETS)}")
             for name, value in PRESETS[self.preset]._asdict().items():
                 object.__setattr__(self, name, value)
-        if self.kind not in ("llama", "gpt2"):
-            raise ConfigError(f"`kind` must be llama or gpt2, got {self.kind!r}")
+        super().__post_init__()
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"`num_heads` ({self.num_heads}) must divide `hidden_size` ({self.hidden_size})")
 

@@ -7,7 +7,6 @@ them (`reward_models.WeightedSum`) reads like the sentence that describes it.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 
 from reward_models.base import paired
 from textenv.errors import ConfigError
+from textenv.settings import NonNegativeFloat, PositiveInt, Settings
 
 _WORD = re.compile(r"\w[\w'’-]*")
 
 
-class Rule:
+class Rule(Settings):
     """Shared calling convention; a subclass says what one response scores."""
 
     KIND: ClassVar[str]
@@ -61,17 +61,15 @@ class RegexRule(Rule):
     KIND: ClassVar[str] = "regex"
     pattern: str
     mode: Literal["found", "absent", "full", "count"] = "found"
-    most: int = 1_000_000
+    most: PositiveInt = 1_000_000
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        super().__post_init__()
         try:
             re.compile(self.pattern)
         except re.error as error:
             raise ConfigError(f"`pattern` {self.pattern!r} is no regular expression: {error}.") from error
-        _one_of("mode", self.mode, ("found", "absent", "full", "count"))
-        if self.most < 1:
-            raise ConfigError(f"`most` must be ≥ 1, got {self.most}.")
 
     def one(self, prompt: str, response: str) -> float:
         """Score of one response."""
@@ -99,17 +97,10 @@ class LengthRule(Rule):
     """
 
     KIND: ClassVar[str] = "length"
-    target: float
+    target: NonNegativeFloat
     unit: Literal["words", "characters", "sentences", "lines"] = "words"
-    tolerance: float = 0.0
-    scale: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        _one_of("unit", self.unit, ("words", "characters", "sentences", "lines"))
-        for name in ("target", "tolerance", "scale"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"`{name}` must be ≥ 0 and finite, got {getattr(self, name)}.")
+    tolerance: NonNegativeFloat = 0.0
+    scale: NonNegativeFloat = 0.0
 
     def one(self, prompt: str, response: str) -> float:
         """Score of one response."""
@@ -163,7 +154,9 @@ class FormatRule(Rule):
 
     def __post_init__(self) -> None:
         """Checks the format."""
-        _one_of("format", self.format, tuple(FORMATS))
+        super().__post_init__()
+        if self.format not in FORMATS:
+            raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}; got {self.format!r}.")
 
     def one(self, prompt: str, response: str) -> float:
         """Score of one response."""
@@ -191,12 +184,12 @@ class KeywordRule(Rule):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        super().__post_init__()
         if isinstance(self.keywords, str):
             raise ConfigError(f"`keywords` must be a list of texts, got the one text {self.keywords!r}.")
         object.__setattr__(self, "keywords", tuple(self.keywords))
         if not self.keywords or not all(isinstance(word, str) and word.strip() for word in self.keywords):
             raise ConfigError(f"`keywords` must be texts, at least one and none blank; got {self.keywords!r}.")
-        _one_of("mode", self.mode, ("share", "all", "any", "none"))
 
     def one(self, prompt: str, response: str) -> float:
         """Score of one response."""
@@ -208,8 +201,3 @@ class KeywordRule(Rule):
 
 
 RULES: dict[str, type[Rule]] = {rule.KIND: rule for rule in (RegexRule, LengthRule, FormatRule, KeywordRule)}
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")

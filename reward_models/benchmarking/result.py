@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 
 from textenv.checkpoints import write_atomic
 from textenv.errors import DataError
+from textenv.statistics import Interval
 
 SCHEMA_VERSION = 1
+
+
+def as_json(value: Any) -> Any:
+    """A value made of dicts, lists, texts, numbers and None only; keys become texts, gaps like 0.5 stay readable."""
+    if isinstance(value, Interval):
+        return value.to_json()
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return as_json(value._asdict())  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, Mapping):
+        return {f"{key:g}" if isinstance(key, float) else str(key): as_json(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return [as_json(entry) for entry in value.tolist()]
+    if isinstance(value, list | tuple):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return as_json(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
 
 
 class BenchmarkReport:

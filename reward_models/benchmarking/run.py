@@ -20,8 +20,7 @@ from reward_models.benchmarking.measures.length import length_bias
 from reward_models.benchmarking.measures.probing import ProbeBase, probe, probe_base
 from reward_models.benchmarking.measures.ranking import ranking
 from reward_models.benchmarking.overoptimization.curves import best_of_n_path
-from reward_models.benchmarking.plain import plain
-from reward_models.benchmarking.result import SCHEMA_VERSION, BenchmarkReport
+from reward_models.benchmarking.result import SCHEMA_VERSION, BenchmarkReport, as_json
 from reward_models.benchmarking.scoring import Scorer, model_parts
 from reward_models.benchmarking.suites.pool import PoolSuite
 from reward_models.benchmarking.suites.resolve import resolve_suites
@@ -94,7 +93,7 @@ def benchmark(
     }
     report["models"] = {name: _model_facts(scorer, kinds) for name, scorer in scorers.items()}
     report["seconds"] = round(time.perf_counter() - began, 2)
-    return BenchmarkReport(plain(report))
+    return BenchmarkReport(as_json(report))
 
 
 def _check_models(models: Mapping[str, Any]) -> None:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from reward_models.labels.records import BestOf, Comparison, Ranking, Rating, StepLabels
 from reward_models.simulation.golds import gold_scores
 from textenv.errors import ConfigError
+from textenv.settings import NonNegativeFloat, PositiveFloat, Settings, UnitFloat
 
 
 @dataclass(frozen=True)
-class Rater:
+class Rater(Settings):
     """One person; all amounts are in units of the gold's score.
 
     Attributes:
@@ -41,28 +42,19 @@ class Rater:
     """
 
     name: str = "rater"
-    noise: float = 1.0
+    noise: NonNegativeFloat = 1.0
     noise_kind: Literal["logistic", "gaussian"] = "logistic"
     bias: float = 0.0
-    stretch: float = 1.0
-    taste: float = 0.0
+    stretch: PositiveFloat = 1.0
+    taste: NonNegativeFloat = 0.0
     first_bonus: float = 0.0
     length_bonus: float = 0.0
-    tie_threshold: float = 0.0
-    lapse: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in ("noise", "taste", "tie_threshold"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ConfigError(f"`{field}` must be finite and ≥ 0, got {getattr(self, field)}.")
-        if not 0 <= self.lapse <= 1 or not self.stretch > 0:
-            raise ConfigError(
-                f"`lapse` must be from 0 to 1 and `stretch` positive, got {self.lapse} and {self.stretch}."
-            )
+    tie_threshold: NonNegativeFloat = 0.0
+    lapse: UnitFloat = 0.0
 
 
 @dataclass(frozen=True)
-class LikertScale:
+class LikertScale(Settings):
     """How a continuous judgement becomes a category.
 
     Attributes:
@@ -75,11 +67,12 @@ class LikertScale:
     low: int = 1
     high: int = 5
     middle: float = 0.0
-    unit: float = 1.0
+    unit: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        if self.low >= self.high or not self.unit > 0:
-            raise ConfigError(f"`low` must be below `high` and `unit` positive, got {self}.")
+        super().__post_init__()
+        if self.low >= self.high:
+            raise ConfigError(f"`low` must be below `high`, got {self.low} and {self.high}.")
 
     @property
     def cutpoints(self) -> NDArray[np.float64]:

@@ -44,17 +44,16 @@ class LabelBatches:
         lengths = [len(row) for row in self._rows]
         self._lengths = np.array([max(lengths[text] for text in need) for need in self._needs])
         self.per_epoch = math.ceil(len(labels) / config.batch_size)
-        passes = max(1, round(self.per_epoch * config.epochs))
-        self.steps = max(1, round(passes / config.accumulate))
+        self.steps = max(1, round(self.per_epoch * config.epochs))
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
 
     def __len__(self) -> int:
         return len(self._needs)
 
-    def indices(self, number: int) -> NDArray[np.int64]:
-        """Which labels a pass (0-based; a step has ``accumulate`` of them) uses."""
-        epoch, index = divmod(number, self.per_epoch)
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Which labels a step (0-based) uses, the shorter ones first."""
+        epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self._draw(epoch)
         return self._batches[index]

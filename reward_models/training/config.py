@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Interval
 
 from textenv.errors import ConfigError
+from textenv.settings import NonNegativeFloat, NonNegativeInt, OldName, PositiveFloat, PositiveInt
+from textenv.training.settings import ComputeDtype, TrainingSettings, dtype_of_bf16
 
 RatingsLoss = Literal["pairs", "regression", "gaussian", "ordinal"]
 RankingsLoss = Literal["plackett_luce", "pairs"]
@@ -13,17 +17,15 @@ TieModel = Literal["davidson", "rao_kupper", "leave_out"]
 
 
 @dataclass(frozen=True)
-class RewardModelConfig:
-    """Reward model training; the defaults are for MiniLM on the human ratings.
+class RewardModelConfig(TrainingSettings):
+    """Reward model training: its own settings, beside those of every training; defaults for MiniLM on human ratings.
 
     Attributes:
         epochs: Passes over the labels; may be a fraction.
-        batch_size: Labels per forward and backward pass.
-        accumulate: Passes per optimiser step; gradients are averaged.
-        learning_rate: Peak, reached after the warm-up; decays linearly to 0.
-        warmup_fraction: Share of the steps with a rising learning rate.
+        batch_size: Labels per optimiser step.
+        learning_rate: Peak of the schedule.
+        micro_batch_size: Labels per forward and backward pass; ratings are compared with those of the same pass.
         weight_decay: AdamW's, on matrices only.
-        max_grad_norm: Gradient clip.
         ratings_loss: ``pairs``: Bradley-Terry on all pairs of a batch; ``regression``: squared error; ``gaussian``:
             likelihood with a predicted spread (for models with two outputs); ``ordinal``: cumulative link with learned
             cutpoints, for ratings with a `scale`.
@@ -40,52 +42,51 @@ class RewardModelConfig:
         lora_rank: Rank of an adapter on every linear layer, which alone is trained (with the head) and merged
             afterwards; 0 trains all weights.
         freeze_embeddings: Leave the word embeddings as they are.
-        bf16: Compute with a bfloat16 copy of the weights; None means where the hardware is fast at it.
+        dtype: What a copy of the weights computes in; ``auto`` is bfloat16 where the hardware is fast at it.
         eval_every: Steps between measurements of the held-out loss; 0 measures none. With them, the weights of the
             smallest loss are kept.
         patience: Measurements without a smaller loss after which training stops.
-        checkpoint_every: Steps between checkpoints of a run.
-        seed: Order of the labels.
+
+    Raises:
+        ConfigError: If a value is out of its range.
     """
 
-    epochs: float = 1.0
-    batch_size: int = 64
-    accumulate: int = 1
-    learning_rate: float = 2e-4
-    warmup_fraction: float = 0.05
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    old_names: ClassVar = {
+        "accumulate": OldName("micro_batch_size", lambda passes, fields: _refused(passes)),
+        "warmup_fraction": OldName("warmup_steps"),
+        "bf16": OldName("dtype", dtype_of_bf16),
+    }
+
+    epochs: PositiveFloat = 1.0
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-4
+    warmup_steps: NonNegativeFloat = 0.05
+    weight_decay: NonNegativeFloat = 0.01
     ratings_loss: RatingsLoss = "pairs"
     rankings_loss: RankingsLoss = "plackett_luce"
     ties: TieModel = "davidson"
-    min_gap: float = 0.3
+    min_gap: NonNegativeFloat = 0.3
     soft_ratings: bool = False
-    margin_scale: float = 0.0
-    label_smoothing: float = 0.0
-    centering: float = 0.0
-    lora_rank: int = 0
+    margin_scale: NonNegativeFloat = 0.0
+    label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0
+    centering: NonNegativeFloat = 0.0
+    lora_rank: NonNegativeInt = 0
     freeze_embeddings: bool = True
-    bf16: bool | None = None
-    eval_every: int = 0
-    patience: int = 3
-    checkpoint_every: int = 40
-    seed: int = 0
+    dtype: ComputeDtype = "auto"
+    patience: PositiveInt = 3
+    log_every: PositiveInt = 5
+    eval_every: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 40
 
-    def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "accumulate", "learning_rate", "max_grad_norm", "patience")
-        for name in (*positive, "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(f"`warmup_fraction` must be in [0, 1), got {self.warmup_fraction}.")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"`label_smoothing` must be in [0, 0.5), got {self.label_smoothing}.")
-        for name in ("min_gap", "weight_decay", "margin_scale", "centering", "lora_rank", "eval_every"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must be ≥ 0, got {getattr(self, name)}.")
 
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """Learning rate of a step (0-based) of so many: linear warm-up, then linear decay that ends at 0."""
-        warmup = self.warmup_fraction * steps
-        rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
-        return self.learning_rate * min(rise, (steps - step) / max(1.0, steps - warmup))
+def _refused(passes: int) -> None:
+    """One pass is what there is without the setting; more of them were of ``batch_size`` labels each.
+
+    Raises:
+        ConfigError: If there were more.
+    """
+    if passes != 1:
+        raise ConfigError(
+            f"`accumulate` is gone: `batch_size` counts all labels of a step now, and `micro_batch_size` those of a "
+            f"pass; multiply `batch_size` by {passes} and give the old one as `micro_batch_size`"
+        )

@@ -8,8 +8,8 @@ seed and epoch, so a resumed run sees what an uninterrupted one sees.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,11 @@ from reward_models.training.batches import LabelBatches
 from reward_models.training.config import RewardModelConfig
 from reward_models.training.evaluation import evaluate
 from reward_models.training.objectives import Learned
-from reward_models.training.state import Best, checkpoint, resume
-from textenv.errors import RunCheckError
 from textenv.memory import keep_freed_memory
-from textenv.mixed_precision import ComputeCopy, fast_bf16, round_up
-from textenv.progress import StageProgress
+from textenv.mixed_precision import ComputeCopy, compute_dtype, round_up
 from textenv.runs import Run
+from textenv.training.trainer import State, Trainer, make_optimizer
+from textenv.training.world import World
 
 Callback = Callable[[int, Mapping[str, float]], None]
 
@@ -76,19 +75,29 @@ def train(
     if hasattr(rm, "normalization"):
         rm.normalization = None  # type: ignore[attr-defined]
     with trainable(rm, config):
-        loop = _Loop(rm, batches, held_out, config, run, stage)
-        recent, tokens_per_second = loop.run(callback)
-    tail = recent[-max(1, len(recent) // 10) :]
-    summary = {"loss": float(np.mean(tail)) if tail else 0.0, "steps": float(loop.done), "labels": float(len(labels))}
-    summary["tokens_per_second"] = tokens_per_second
+        training = RewardTraining(rm, batches, held_out, config, run, stage)
+        training.fit(callback)
+    losses, best = training.losses, training.trainer.best
+    tail = losses[-max(1, len(losses) // 10) :]
+    summary = {"loss": float(np.mean(tail)) if tail else 0.0, "steps": float(training.trainer.step)}
+    summary |= {"labels": float(len(labels)), "tokens_per_second": training.trainer.tokens_per_second}
     summary |= {f"learned_{name}": value for name, value in learned.figures().items()}
-    if held_out is not None:
-        summary |= {"held_out_loss": loop.best.loss, "best_step": float(loop.best.step)}
+    if best.value is not None:
+        summary |= {"held_out_loss": -best.value, "best_step": float(best.step)}
     return summary | (evaluate(rm, validation) if validation else {})
 
 
-class _Loop:
-    """One training run: model, optimiser and what early stopping remembers."""
+class RewardTraining:
+    """One training run: the model, the raters' parameters and, with early stopping, the best weights of both.
+
+    Args:
+        rm: The model, trained in place.
+        batches: Labels to learn from.
+        held_out: Labels that early stopping measures; None trains to the end.
+        config: Settings.
+        run: Logs, progress and checkpoints; with a checkpoint there, training goes on from it.
+        stage: Name in the logs.
+    """
 
     def __init__(
         self,
@@ -101,68 +110,72 @@ class _Loop:
     ) -> None:
         if rm.device.type == "cpu":
             keep_freed_memory()
-        self.rm, self.batches, self.held_out = rm, batches, held_out
-        self.config, self.run_folder, self.stage = config, run, stage
+        self.rm, self.batches, self.held_out, self.config = rm, batches, held_out, config
         self.learned = batches.learned.to(rm.device)
-        self.optimizer = _optimizer(rm.model, self.learned, config)
-        self.best = Best()
-        self.done = resume(rm.model, self.learned, self.optimizer, self.best, run, stage)
-        fast = fast_bf16(rm.device) if config.bf16 is None else config.bf16
-        self.multiple = _BF16_MULTIPLE if fast else 1
-        self.compute = ComputeCopy(rm.model, torch.bfloat16 if fast else None)
+        self.tokens = 0
+        self.losses: list[float] = []
+        self._best: dict[str, torch.Tensor] = {}
+        optimizer = make_optimizer(
+            rm.model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        )
+        raters = list(self.learned.parameters())
+        if raters:
+            factor = max(1.0, _LEARNED_RATE / config.learning_rate)
+            optimizer.add_param_group({"params": raters, "weight_decay": 0.0, "factor": factor})
+        self.compute = ComputeCopy(rm.model, compute_dtype(config.dtype, rm.device))
+        self.trainer = Trainer(
+            self, config, optimizer, push=self.compute.push_weights, run=run, stage=stage, world=World()
+        )
+        self.trainer.resume()
 
-    def run(self, callback: Callback | None) -> tuple[list[float], float]:
-        """Train to the end; returns the loss of each step and the tokens per second."""
-        losses: list[float] = []
-        tokens, began = 0, time.monotonic()
-        console = self.run_folder.console if self.run_folder else None
-        with StageProgress(self.stage, self.batches.steps, console, start=self.done) as progress:
-            while self.done < self.batches.steps and not self.best.exhausted(self.config.patience):
-                loss, accuracy, seen = self.step()
-                losses.append(loss)
-                tokens += seen
-                figures = {"train/loss": loss, "train/learning_rate": self.optimizer.param_groups[0]["lr"]}
-                if math.isfinite(accuracy):
-                    figures["train/accuracy"] = accuracy
-                figures["train/tokens_per_second"] = tokens / max(time.monotonic() - began, 1e-9)
-                figures |= self.look_at_held_out()
-                progress.update(self.done, {"loss": loss, "accuracy": accuracy}, tokens=tokens)
-                self.record(figures)
-                if callback is not None:
-                    callback(self.done, figures)
-        self.best.restore(self.rm.model, self.learned)
-        return losses, tokens / max(time.monotonic() - began, 1e-9)
+    def fit(self, callback: Callback | None) -> None:
+        """Train to the end, or until early stopping says so; the best weights are put back where it measured."""
+        callbacks = [] if callback is None else [lambda own, figures: callback(self.trainer.step, figures)]
+        self.trainer.fit(
+            self.batches.steps,
+            finished=lambda: self.trainer.best.worse >= self.config.patience,
+            callbacks=callbacks,
+        )
+        with torch.no_grad():
+            for name, weight in self.weights():
+                if name in self._best:
+                    weight.copy_(self._best[name])
 
-    def step(self) -> tuple[float, float, int]:
-        """One optimiser step: its loss, accuracy and tokens."""
-        config = self.config
-        rate = config.learning_rate_at(self.done, self.batches.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        self.optimizer.zero_grad(set_to_none=True)
-        total, right, tokens = 0.0, [], 0
-        for number in range(self.done * config.accumulate, (self.done + 1) * config.accumulate):
-            loss, accuracy, seen = self.forward(self.batches, self.batches.indices(number))
-            (loss / config.accumulate).backward()
+    def iterate(self, learning_rate: float) -> dict[str, float]:
+        """One optimiser step.
+
+        Returns:
+            ``train/loss`` in nats per label, ``train/accuracy`` where pairs were judged, and the rates.
+
+        Raises:
+            RunCheckError: If loss or gradient norm is not finite.
+        """
+        indices = self.batches.indices(self.trainer.step)
+        size = self.config.micro_batch_size or len(indices)
+        loss, right, tokens = 0.0, [], 0
+        for part in np.array_split(indices, math.ceil(len(indices) / size)):
+            share = len(part) / len(indices)
+            part_loss, accuracy, seen = self.forward(self.batches, part)
+            (share * part_loss).backward()
             self.compute.pull_gradients()
-            total, tokens = total + loss.item() / config.accumulate, tokens + seen
+            loss, tokens = loss + share * part_loss.item(), tokens + seen
             right += [accuracy] if math.isfinite(accuracy) else []
-        weights = [*self.rm.model.parameters(), *self.learned.parameters()]
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
-        if not math.isfinite(total + norm):
-            raise RunCheckError(
-                f"{self.stage}, step {self.done}: loss {total}, gradient norm {norm}; lower `learning_rate`."
-            )
-        self.optimizer.step()
-        self.compute.push_weights()
-        self.done += 1
-        return total, float(np.mean(right)) if right else math.nan, tokens
+        figures = {"train/loss": loss}
+        self.trainer.optimize(learning_rate, figures)
+        self.trainer.step += 1
+        self.tokens += tokens
+        self.losses.append(loss)
+        if right:
+            figures["train/accuracy"] = float(np.mean(right))
+        rates = {"train/learning_rate": learning_rate, "train/tokens_per_second": self.trainer.tokens_per_second}
+        return figures | rates
 
     def forward(self, batches: LabelBatches, indices: Any) -> tuple[torch.Tensor, float, int]:
         """Loss and accuracy of some labels, and the tokens that passed through the model."""
         rows = batches.rows(indices)
         ids, mask = pad_right(rows, self.rm.pad_token_id)
-        extra = round_up(ids.shape[1], self.multiple) - ids.shape[1]
+        multiple = _BF16_MULTIPLE if self.compute.dtype is not None else 1
+        extra = round_up(ids.shape[1], multiple) - ids.shape[1]
         if extra:
             ids = torch.nn.functional.pad(ids, (0, extra), value=self.rm.pad_token_id)
             mask = torch.nn.functional.pad(mask, (0, extra))
@@ -172,39 +185,32 @@ class _Loop:
         loss, accuracy = batches.loss(logits[:, 0], indices, log_stds)
         return loss, accuracy, sum(map(len, rows))
 
-    def look_at_held_out(self) -> dict[str, float]:
-        """The held-out loss where it is due; remembers the best weights."""
-        if self.held_out is None or (self.done % self.config.eval_every and self.done < self.batches.steps):
+    @torch.no_grad()
+    def evaluate(self, *, last: bool) -> dict[str, float]:
+        """The held-out loss, where early stopping measures it; remembers the weights of the smallest."""
+        if self.held_out is None:
             return {}
         total = 0.0
-        with torch.no_grad():
-            for indices in self.held_out.in_order():
-                total += float(self.forward(self.held_out, indices)[0]) * len(indices)
+        for indices in self.held_out.in_order():
+            total += float(self.forward(self.held_out, indices)[0]) * len(indices)
         loss = total / len(self.held_out)
-        self.best.see(loss, self.done, self.rm.model, self.learned)
+        if self.trainer.best.see(-loss, self.trainer.step):
+            self._best = {name: weight.detach().clone() for name, weight in self.weights()}
         return {"eval/loss": loss}
 
-    def record(self, figures: Mapping[str, float]) -> None:
-        """Log and checkpoint where it is due."""
-        if self.run_folder is None:
-            return
-        last = self.done == self.batches.steps
-        if self.done % 5 == 0 or last or "eval/loss" in figures:
-            self.run_folder.log(self.stage, self.done, figures)
-        if self.done % self.config.checkpoint_every == 0 and not last:
-            checkpoint(self.rm.model, self.learned, self.optimizer, self.best, self.run_folder, self.stage, self.done)
+    def shown(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Loss and accuracy, for the line of progress."""
+        return {"loss": figures["train/loss"], "accuracy": figures.get("train/accuracy", math.nan)}
 
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The trained weights; those that are frozen are the trunk's, which a resumed run starts from again."""
+        yield from ((f"model/{name}", p) for name, p in self.rm.model.named_parameters() if p.requires_grad)
+        yield from ((f"learned/{name}", p) for name, p in self.learned.named_parameters())
 
-def _optimizer(model: torch.nn.Module, learned: Learned, config: RewardModelConfig) -> torch.optim.AdamW:
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    matrices = [weight for weight in trained if weight.ndim >= 2]
-    vectors = [weight for weight in trained if weight.ndim < 2]
-    raters = list(learned.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": config.weight_decay, "factor": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "factor": 1.0},
-    ]
-    if raters:
-        factor = max(1.0, _LEARNED_RATE / config.learning_rate)
-        groups.append({"params": raters, "weight_decay": 0.0, "factor": factor})
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    def get_state(self) -> State:
+        """The best weights so far."""
+        return State({f"best/{name}": tensor for name, tensor in self._best.items()}, {})
+
+    def set_state(self, state: State, folder: Path) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self._best = {n.removeprefix("best/"): t for n, t in state.tensors.items() if n.startswith("best/")}

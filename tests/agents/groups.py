@@ -14,11 +14,11 @@ import torch
 
 from agents.learning.experience import Experience, OldTokens
 from agents.learning.learner import Learner
-from agents.learning.world import World
 from agents.policy import SequenceScores
 from agents.rollouts import Rollout
 from tests.agents.tabular import TabularPolicy, every_answer
 from textenv.envs import toy
+from textenv.training.world import World
 
 MDPS = {
     "eos": toy.ToyMDP.random(np.random.default_rng(1), 3, 3),
@@ -126,7 +126,7 @@ def expected_gradient(agent: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
     weighted = replace(experience, importance=weights[:, None] * experience.mask)
-    figures = agent.step(weighted, estimated, minibatches[0])
+    figures = agent.update(weighted, estimated, minibatches[0])
     assert figures["policy/ratio"] == pytest.approx(1.0, abs=1e-12)
     return -found["gradient"] * mdp.horizon
 

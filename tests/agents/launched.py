@@ -11,16 +11,15 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from agents.algorithms.ppo import PPO
 from agents.learning.held_out import HeldOut
-from agents.learning.sharding import full
-from agents.learning.world import World
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
 from agents.pretraining import build_model, train_tokenizer
 from tests.agents.conftest import TEXTS, TINY
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from textenv.runs import Run
+from textenv.training.world import World, full
 
 CONFIG_ALL = replace(
     CONFIG,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import textenv
-from agents.ppo import PPOConfig
+from agents.algorithms.ppo import PPOConfig
 
 PROMPTS = ["the old film", "the new film is very", "a", "the long"]
 CONFIG = PPOConfig(learning_rate=1e-3, epochs=2, num_minibatches=2, micro_batch_size=2, kl_coef=0.1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.a2c import A2C, A2CConfig, a2c_advantages, a2c_loss
+from agents.algorithms.a2c import A2C, A2CConfig, a2c_advantages, a2c_loss
 from tests.agents.groups import MDPS, expected_gradient, make_agent, make_experience, make_tokens
 from tests.agents.tabular import every_answer
 from textenv.envs import toy
@@ -84,7 +84,7 @@ def test_gradient_of_the_critic_leads_to_the_exact_values(monkeypatch):
     experience = agent.assess(rollout, minibatches)
     found = {}
     monkeypatch.setattr(agent.optimizer, "step", lambda: found.update(critic=rows.grad[:-1, -1].numpy().copy()))
-    agent.step(experience, agent.estimate(experience), minibatches[0])
+    agent.update(experience, agent.estimate(experience), minibatches[0])
     truth = toy.evaluate(mdp, agent.policy.probabilities, beta)
     values = rows[:-1, -1].detach().numpy()
     expected = 0.5 * truth.occupancy * (values - truth.values)

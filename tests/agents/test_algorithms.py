@@ -12,11 +12,11 @@ import torch
 
 import agents
 from agents.learning.protocols import Agent
-from agents.learning.world import World
 from tests.agents.tasks import make_envs, variety
 from tests.agents.worlds import in_parallel
 from textenv.errors import ConfigError
 from textenv.runs import Run
+from textenv.training.world import World
 
 COMMON: dict[str, Any] = {"learning_rate": 1e-3, "num_minibatches": 2, "micro_batch_size": 2, "kl_coef": 0.1}
 GROUPS: dict[str, Any] = {**COMMON, "group_size": 4}

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import agents
-from agents.advantages import whiten
-from agents.critic_free import above_mean
-from agents.expert_iteration import best_of_group
-from agents.grpo import group_relative
-from agents.learning.world import World
-from agents.rloo import leave_one_out
+from agents.algorithms.advantages import whiten
+from agents.algorithms.expert_iteration import best_of_group
+from agents.algorithms.groups import above_mean
+from agents.algorithms.grpo import group_relative
+from agents.algorithms.rloo import leave_one_out
 from tests.agents.tasks import make_envs, variety
 from tests.agents.worlds import in_parallel
 from textenv.errors import ConfigError
+from textenv.training.world import World
 
 COMMON: dict[str, Any] = {"learning_rate": 1e-2, "micro_batch_size": 4, "kl_coef": 0.0}
 GROUPS: dict[str, Any] = {**COMMON, "group_size": 4}

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.dpo import DPO
-from agents.dpo_objective import DPOConfig, dpo_loss
+from agents.algorithms.dpo import DPO, DPOConfig, dpo_loss
 from agents.learning.protocols import Agent
 from agents.policy import CausalLMPolicy
 from agents.preference_pairs import PairBatches, TokenPair, pairs_from_trajectories, tokenize_comparisons
@@ -31,7 +30,7 @@ COMPARISONS = [
     for chosen in WORDS[:3]
     for rejected in WORDS[3:]
 ]
-CONFIG = DPOConfig(learning_rate=1e-3, warmup_iterations=2, batch_size=6, micro_batch_size=4, beta=0.5)
+CONFIG = DPOConfig(learning_rate=1e-3, warmup_steps=2, batch_size=6, micro_batch_size=4, beta=0.5)
 
 
 def test_loss_hand_worked():
@@ -104,7 +103,7 @@ def test_gradient_of_exact_preferences_is_zero_at_the_optimum_and_nowhere_near(d
 @pytest.mark.parametrize("beta", [0.3, 1.0, 3.0])
 def test_optimum_of_exact_preferences_is_the_regularised_optimum(beta: float):
     mdp = toy.ToyMDP.random(np.random.default_rng(4), 3, 2)
-    agent = make_toy(mdp, beta=beta, learning_rate=0.2, lr_schedule="linear", warmup_iterations=0)
+    agent = make_toy(mdp, beta=beta, learning_rate=0.2, lr_schedule="linear", warmup_steps=0)
     assert isinstance(agent.learn(2 * agent.config.batch_size * 150), Agent)
     best, found = toy.solve(mdp, beta), toy.evaluate(mdp, agent.policy.probabilities, beta)
     wanted = toy.answer_distribution(mdp, best.policy)
@@ -116,7 +115,7 @@ def test_optimum_of_exact_preferences_is_the_regularised_optimum(beta: float):
 def test_one_preference_for_certain_has_no_optimum():
     """Where an answer always wins, its implicit reward grows without end: only finite data keep DPO near."""
     mdp = toy.ToyMDP.random(np.random.default_rng(4), 3, 1, num_prompts=1)
-    config = DPOConfig(learning_rate=0.2, warmup_iterations=0, batch_size=1, max_grad_norm=1e9)
+    config = DPOConfig(learning_rate=0.2, warmup_steps=0, batch_size=1, max_grad_norm=1e9)
     agent: Any = DPO(TabularPolicy(mdp), [TokenPair((1,), (1,), (2,))], config=config)
     margins: list[float] = []
     agent.learn(200, callback=lambda a, m: margins.append(m["dpo/margin"]))
@@ -269,7 +268,7 @@ def test_nan_stops_with_the_comparisons_and_leaves_the_weights(make_policy, monk
     agent = DPO(policy, COMPARISONS, reference=make_policy(7), config=CONFIG)
     agent.prepare()[int(agent.batches.batch(0)[0]), 0] = torch.nan
     before = [p.detach().clone() for p in policy.parameters()]
-    with pytest.raises(RunCheckError, match=r"update of iteration 0: loss/policy.* is not finite, in comparisons \d+"):
+    with pytest.raises(RunCheckError, match=r"update of step 0: loss/policy.* is not finite, in comparisons \d+"):
         agent.iterate(1e-3)
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
@@ -284,11 +283,11 @@ def test_start_check_fires_where_the_reference_log_probs_are_those_of_another_po
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beta": 0.0}, "`beta` must be positive and finite, got 0.0"),
-        ({"learning_rate": float("nan")}, "`learning_rate` must be positive and finite"),
+        ({"beta": 0.0}, "`beta` must be > 0, got 0.0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number"),
         ({"label_smoothing": 0.5}, r"`label_smoothing` must lie in \[0, 0.5\), got 0.5"),
-        ({"warmup_iterations": -1}, "`warmup_iterations` must be ≥ 0, got -1"),
-        ({"lr_schedule": "cosine"}, "`lr_schedule` must be 'constant' or 'linear', got 'cosine'"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be ≥ 0, got -1"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or .*, got 'step'"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

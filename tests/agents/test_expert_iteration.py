@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.expert_iteration import (
+from agents.algorithms.expert_iteration import (
     ExpertIteration,
     ExpertIterationConfig,
     best_of_group,
@@ -83,7 +83,7 @@ def test_rounds_taken_to_their_end_make_best_of_n_to_the_power_of_the_rounds():
         weighted = replace(experience, importance=weights[:, None] * experience.mask)
         for step in range(120):
             agent.optimizer.param_groups[0]["lr"] = 0.2 * 0.96**step
-            agent.step(weighted, agent.estimate(experience), minibatches[0])
+            agent.update(weighted, agent.estimate(experience), minibatches[0])
         expected = toy.best_of_n_distribution(mdp, mdp.ref_probs, played)
         assert variation(mdp, agent.policy.probabilities, expected) < 0.01
         assert variation(mdp, mdp.ref_probs, expected) > 0.1

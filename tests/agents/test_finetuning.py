@@ -18,7 +18,7 @@ from textenv.runs import Run
 from textenv.tasks import LABELERS, USERS, Conversation, Demonstrated
 
 TRAINING = LMConfig(
-    steps=8, batch_size=4, learning_rate=3e-3, warmup_steps=2, eval_every=4, checkpoint_every=3, bf16=False
+    steps=8, batch_size=4, learning_rate=3e-3, warmup_steps=2, eval_every=4, checkpoint_every=3, dtype="float32"
 )
 
 

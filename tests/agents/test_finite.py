@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.ppo import PPO, gae_advantages, ppo_loss
+from agents.algorithms.ppo import PPO, gae_advantages, ppo_loss
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from textenv.errors import RewardError, RunCheckError
@@ -111,11 +111,11 @@ def test_broken_loss_names_its_rows_and_leaves_the_weights(policy, tokenizer):
     agent.estimate = estimate
     before = [p.detach().clone() for p in policy.parameters()]
     with pytest.raises(
-        RunCheckError, match=r"update of iteration 0: loss/policy is not finite, in row\(s\) 5 of the batch \(the first"
+        RunCheckError, match=r"update of step 0: loss/policy is not finite, in row\(s\) 5 of the batch \(the first"
     ):
         agent.iterate(1e-3)
-    assert agent.updates <= 1  # the minibatch without row 5 may have come first
-    if not agent.updates:
+    assert agent.trainer.updates <= 1  # the minibatch without row 5 may have come first
+    if not agent.trainer.updates:
         assert all(torch.equal(p, q) for p, q in zip(policy.parameters(), before, strict=True))
 
 
@@ -128,7 +128,7 @@ def test_broken_ptx_loss_is_named(policy, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "ptx_backward", broken)
     config = replace(CONFIG, ptx_coef=1.0)
     agent = PPO(policy, make_envs(tokenizer, variety), config=config, ptx=[make_text(2)])
-    with pytest.raises(RunCheckError, match="update of iteration 0: loss/ptx is not finite"):
+    with pytest.raises(RunCheckError, match="update of step 0: loss/ptx is not finite"):
         agent.iterate(1e-3)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig, group_relative, grpo_advantages, grpo_loss
+from agents.algorithms.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig, group_relative, grpo_advantages, grpo_loss
 from tests.agents.groups import MDPS, expected_gradient, make_agent, make_experience, make_tokens
 from textenv.envs import toy
 from textenv.envs.toy_mdp import ENDED
@@ -121,7 +121,7 @@ def test_mean_over_each_answer_is_the_policy_gradient_only_where_all_answers_are
     ("change", "message"),
     [
         ({"group_size": 1}, "`group_size` must be ≥ 2, got 1"),
-        ({"clip_range_high": -0.1}, "`clip_range_high` must be positive and finite, or None, got -0.1"),
+        ({"clip_range_high": -0.1}, "`clip_range_high` must be > 0, or None, got -0.1"),
         ({"std_eps": -1.0}, "`std_eps` must be ≥ 0"),
         ({"kl_estimator": "k1"}, "`kl_estimator` must be 'k2' or 'k3'"),
     ],

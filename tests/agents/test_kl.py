@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.kl import ESTIMATORS
+from agents.algorithms.kl import ESTIMATORS
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from agents import lora
+from agents.algorithms.ppo import PPO
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
 from agents.pretraining import build_model
 from agents.sb3.kl import FrozenReference
 from reward_models import SequenceRewardModel

@@ -5,19 +5,19 @@ import math
 import pytest
 import torch
 
-from agents.losses import clipped_policy_loss, clipped_value_loss, token_weights
+from agents.algorithms.losses import clipped_policy_loss, clipped_value_loss, ratio_figures, token_weights
 from textenv.errors import ShapeError
-
-ALL = torch.ones(1, 2, dtype=torch.bool)
 
 
 def test_policy_loss_equal_policies_is_minus_advantage():
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    found = clipped_policy_loss(logprobs, logprobs.detach(), torch.tensor([[3.0, -1.0]]), ALL, clip_range=0.2)
-    assert found.loss.tolist() == [[-3.0, 1.0]]
-    assert found.ratio.tolist() == [[1.0, 1.0]]
-    assert found.approx_kl.tolist() == found.clipped.tolist() == [[0.0, 0.0]]
-    found.loss.mean().backward()
+    log_ratio = logprobs - logprobs.detach()
+    loss = clipped_policy_loss(log_ratio.exp(), torch.tensor([[3.0, -1.0]]), clip_range=0.2)
+    assert loss.tolist() == [[-3.0, 1.0]]
+    figures = {name: figure.tolist() for name, figure in ratio_figures(log_ratio, clip_range=0.2).items()}
+    zeros = [[0.0, 0.0]]
+    assert figures == {"policy/ratio": [[1.0, 1.0]], "policy/approx_kl": zeros, "policy/clip_fraction": zeros}
+    loss.mean().backward()
     assert logprobs.grad is not None
     torch.testing.assert_close(logprobs.grad, torch.tensor([[-1.5, 0.5]]))  # −A/n: the policy gradient
 
@@ -28,22 +28,10 @@ def test_policy_loss_equal_policies_is_minus_advantage():
     ids=["gain clipped", "gain not clipped", "loss not clipped", "loss clipped"],
 )
 def test_policy_loss_clips_only_what_would_help(ratio: float, advantage: float, expected: float):
-    old = torch.zeros(1, 1)
-    new = torch.full((1, 1), math.log(ratio))
-    mask = torch.ones(1, 1, dtype=torch.bool)
-    found = clipped_policy_loss(new, old, torch.full((1, 1), advantage), mask, clip_range=0.2)
-    assert found.loss.item() == pytest.approx(expected, abs=1e-6)
-    assert found.clipped.item() == 1
-
-
-def test_policy_loss_masked_nan_does_no_harm():
-    logprobs = torch.tensor([[-1.0, torch.nan]], requires_grad=True)
-    mask = torch.tensor([[True, False]])
-    found = clipped_policy_loss(logprobs, torch.tensor([[-1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), mask, clip_range=0.2)
-    found.loss.sum().backward()
-    assert found.loss.tolist() == [[-2.0, 0.0]]
-    assert logprobs.grad is not None
-    assert logprobs.grad.isfinite().all()
+    log_ratio = torch.full((1, 1), math.log(ratio))
+    loss = clipped_policy_loss(log_ratio.exp(), torch.full((1, 1), advantage), clip_range=0.2)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert ratio_figures(log_ratio, clip_range=0.2)["policy/clip_fraction"].item() == 1
 
 
 def test_value_loss_takes_the_larger_of_clipped_and_unclipped():
@@ -55,7 +43,7 @@ def test_value_loss_takes_the_larger_of_clipped_and_unclipped():
 
 def test_losses_wrong_shape_names_the_tensor():
     with pytest.raises(ShapeError, match="`advantages` has shape"):
-        clipped_policy_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 3), ALL, clip_range=0.2)
+        clipped_policy_loss(torch.ones(1, 2), torch.zeros(1, 3), clip_range=0.2)
     with pytest.raises(ShapeError, match="`returns` has shape"):
         clipped_value_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(2, 2), clip_range_vf=0.2)
 
@@ -78,9 +66,8 @@ def test_token_weights_hand_worked(aggregation, expected):
 
 
 def test_policy_loss_may_clip_further_above_than_below():
-    new = torch.tensor([[math.log(1.25), math.log(0.75)]])
-    found = clipped_policy_loss(
-        new, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), ALL, clip_range=0.2, clip_range_high=0.3
-    )
-    torch.testing.assert_close(found.loss, torch.tensor([[-1.25, 0.8]]))
-    assert found.clipped.tolist() == [[0.0, 1.0]]
+    log_ratio = torch.tensor([[1.25, 0.75]]).log()
+    loss = clipped_policy_loss(log_ratio.exp(), torch.tensor([[1.0, -1.0]]), clip_range=0.2, clip_range_high=0.3)
+    torch.testing.assert_close(loss, torch.tensor([[-1.25, 0.8]]))
+    figures = ratio_figures(log_ratio, clip_range=0.2, clip_range_high=0.3)
+    assert figures["policy/clip_fraction"].tolist() == [[0.0, 1.0]]

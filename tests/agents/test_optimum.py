@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.a2c import A2C, A2CConfig
-from agents.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
-from agents.reinforce_pp import ReinforcePP, ReinforcePPConfig
-from agents.rloo import RLOO, RLOOConfig
+from agents.algorithms.a2c import A2C, A2CConfig
+from agents.algorithms.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
+from agents.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+from agents.algorithms.rloo import RLOO, RLOOConfig
 from tests.agents.groups import every_group, variation
 from tests.agents.tabular import TabularPolicy
 from textenv.envs import toy

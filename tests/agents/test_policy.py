@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from agents.algorithms.ppo import PPO
 from agents.critic import Critic
 from agents.evaluation import evaluate_policy, sequence_logprobs
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
 from agents.pretraining import build_model
 from tests.agents.conftest import TINY
 from tests.agents.tasks import CONFIG, make_envs, variety

@@ -18,10 +18,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from agents.algorithms.ppo import PPO
 from agents.critic import Critic
 from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
 from reward_models import SequenceRewardModel
 from reward_models.normalization import Normalization
 from tests.agents.tasks import CONFIG, PROMPTS, make_envs, variety

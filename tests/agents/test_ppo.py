@@ -11,8 +11,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import TransformReward
 
+from agents.algorithms.ppo import PPO, PPOConfig
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig
 from agents.rollouts import Collector
 from tests.agents.tasks import CONFIG, PROMPTS, count_good, make_envs, variety
 from textenv.envs import IDLE, TextGenerationVectorEnv, ToyTokenizer
@@ -131,7 +131,7 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeyp
         captured.update({n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None})
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
-    agent.step(experience, estimated, minibatches[0])
+    agent.update(experience, estimated, minibatches[0])
     for name, gradient in zip(names, expected, strict=True):
         torch.testing.assert_close(captured[name], gradient, atol=1e-5, rtol=1e-4)
 
@@ -326,19 +326,19 @@ def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be positive"),
-        ({"gamma": 1.1}, "`gamma` must lie in"),
-        ({"clip_range": 1.0}, "`clip_range` must lie between 0 and 1"),
-        ({"kl_target": -1.0}, "`kl_target` must be positive and finite, or None"),
-        ({"learning_rate": float("nan")}, "`learning_rate` must be positive and finite"),
-        ({"warmup_iterations": -1}, "`warmup_iterations` must be ≥ 0"),
+        ({"epochs": 0}, "`epochs` must be ≥ 1"),
+        ({"gamma": 1.1}, r"`gamma` must lie in \[0, 1\]"),
+        ({"clip_range": 1.0}, r"`clip_range` must lie in \(0, 1\)"),
+        ({"kl_target": -1.0}, "`kl_target` must be > 0, or None"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be ≥ 0"),
         ({"kl_estimator": "k2"}, "`kl_estimator` must be 'k1' with `kl_placement='reward'`, got 'k2'"),
         ({"kl_estimator": "k3"}, "got 'k3'; paid as a reward, the others do not regularise the token"),
-        ({"kl_estimator": "k4", "kl_coef": 0.0}, "`kl_estimator` must be 'k1', 'k2' or 'k3', got 'k4'"),
+        ({"kl_estimator": "k4", "kl_coef": 0.0}, "`kl_estimator` must be 'k1' or 'k2' or 'k3', got 'k4'"),
         ({"kl_placement": "loss"}, "`kl_estimator` must be 'k2' or 'k3' with .*the gradient of k1 is 0 on average"),
-        ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'linear', 'cosine', 'constant', got 'step'"),
-        ({"reward_clip": 0.0}, "`reward_clip` must be positive and finite, or None"),
-        ({"reference_decay": 1.5}, "`reference_decay` must lie in"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or .*, got 'step'"),
+        ({"reward_clip": 0.0}, "`reward_clip` must be > 0, or None"),
+        ({"reference_decay": 1.5}, r"`reference_decay` must lie in \[0, 1\]"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from agents.algorithms.ppo import PPO, PPOConfig, gae_advantages, ppo_loss
 from agents.language_modeling import Example
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, TokenLoss
 from agents.learning.protocols import Agent
 from agents.learning.ptx import PtxBatches
 from agents.learning.rewards import shape_rewards
-from agents.ppo import PPO, PPOConfig, gae_advantages, ppo_loss
 from agents.rollouts import PromptOrder
 from tests.agents.tasks import CONFIG, PROMPTS, make_envs, variety
 from textenv.errors import ConfigError, DataError, ShapeError
@@ -126,7 +126,7 @@ def test_schedules(schedule: Any, expected: list[float]):
     config = LearnerConfig(learning_rate=2.0, lr_schedule=schedule)
     found = [config.learning_rate_at(i, 4) / 2 for i in range(3)]
     assert found == pytest.approx(expected)
-    assert replace(config, warmup_iterations=1, lr_schedule="constant").learning_rate_at(0, 4) == pytest.approx(1.0)
+    assert replace(config, warmup_steps=2, lr_schedule="constant").learning_rate_at(0, 4) == pytest.approx(1.0)
 
 
 def test_groups_share_a_prompt_and_stand_together(policy, tokenizer):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.reinforce_pp import (
+from agents.algorithms.reinforce_pp import (
     ReinforcePP,
     ReinforcePPConfig,
     reinforce_pp_advantages,
@@ -96,7 +96,7 @@ def test_normalised_gradient_of_a_whole_population_is_the_policy_gradient_over_t
         found["gradient"] = -agent.policy.model.base_model.rows.grad[:-1, :-1].numpy().copy()
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
-    agent.step(experience, agent.estimate(experience), minibatches[0])
+    agent.update(experience, agent.estimate(experience), minibatches[0])
     returns = reward_to_go(experience.rewards, experience.mask, gamma=1.0)
     std = float(returns[experience.mask].std(correction=0))
     exact = toy.policy_gradient(mdp, agent.policy.logits, beta)
@@ -106,7 +106,7 @@ def test_normalised_gradient_of_a_whole_population_is_the_policy_gradient_over_t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"clip_range": 0.0}, "`clip_range` must be positive and finite"),
+        ({"clip_range": 0.0}, "`clip_range` must be > 0"),
         ({"baseline": "critic"}, "`baseline` must be 'batch' or 'group', got 'critic'"),
         ({"baseline": "group"}, "`group_size` must be ≥ 2, got 1"),
     ],

@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from agents.algorithms.ppo import PPO, PPOConfig, ppo_loss
 from agents.learning.held_out import HeldOut
 from agents.learning.recording import StoreRecorder
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO, PPOConfig, ppo_loss
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from textenv.errors import CheckpointError, RewardError

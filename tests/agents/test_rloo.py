@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rloo import RLOO, RLOOConfig, leave_one_out, rloo_advantages, rloo_loss
+from agents.algorithms.rloo import RLOO, RLOOConfig, leave_one_out, rloo_advantages, rloo_loss
 from tests.agents.groups import MDPS, expected_gradient, make_agent, make_experience, make_tokens
 from textenv.envs import toy
 from textenv.errors import ConfigError
@@ -79,7 +79,7 @@ def test_expected_gradient_is_exact_for_three_answers_too(monkeypatch):
     [
         ({"group_size": 1}, "`group_size` must be ≥ 2, got 1: the baseline is the other answers.*`RLOOConfig`"),
         ({"gamma": 0.9}, "`gamma` must be 1, got 0.9: `RLOOConfig` compares whole answers"),
-        ({"clip_range": 0.0}, "`clip_range` must be positive and finite, or None, got 0.0"),
+        ({"clip_range": 0.0}, "`clip_range` must be > 0, or None, got 0.0"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.ppo import PPO, PPOConfig
+from agents.algorithms.ppo import PPO, PPOConfig
 from tests.agents.tabular import TabularPolicy, every_answer
 from textenv.envs import toy
 
@@ -46,7 +46,7 @@ def expected_gradient(agent: PPO, monkeypatch: pytest.MonkeyPatch) -> np.ndarray
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
     weighted = replace(experience, importance=weights)
-    figures = agent.step(weighted, estimated, minibatches[0])
+    figures = agent.update(weighted, estimated, minibatches[0])
     assert figures["policy/ratio"] == pytest.approx(1.0, abs=1e-12)
     return found["gradient"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from agents.algorithms.ppo import PPO
 from agents.learning.trackers import Trackers
-from agents.ppo import PPO
 from tests.agents.tasks import CONFIG, make_envs, variety
 from textenv.errors import ConfigError, MissingDependencyError
 

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from agents.learning import sharding, world
+from agents.algorithms.ppo import PPO
+from agents.learning import sharding
 from agents.learning.held_out import HeldOut
-from agents.learning.world import World
-from agents.ppo import PPO
 from tests.agents.tasks import CONFIG, make_envs, variety
 from tests.agents.test_ppo_options import make_text
 from tests.agents.worlds import in_parallel
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.runs import Run
+from textenv.training import world
+from textenv.training.world import World
 from textenv.wrappers.vector import WhitenReward
 
 ROOT = Path(__file__).parents[2]

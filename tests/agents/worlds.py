@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from agents.learning.world import World
+from textenv.training.world import World
 
 
 class _Meeting:

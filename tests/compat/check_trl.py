@@ -25,8 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import agents
 import textenv  # noqa: F401  (registers the environments)
+from agents.algorithms.ppo import gae_advantages
 from agents.learning.experience import Advantages, Experience
-from agents.ppo import gae_advantages
 from tests.compat.trl_ppo import make_trainer, ppo_trainer_module
 
 TOLERANCE = 1e-5

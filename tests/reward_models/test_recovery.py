@@ -22,7 +22,7 @@ from tests.reward_models.tiny import rank_correlation
 LABELS = 5000
 GOLD = WordGold.random(np.random.default_rng(7), words=40, std=0.6)
 CONFIG = RewardModelConfig(
-    epochs=5, batch_size=64, learning_rate=0.05, weight_decay=0.0, min_gap=0.0, freeze_embeddings=False, bf16=False
+    epochs=5, batch_size=64, learning_rate=0.05, weight_decay=0.0, min_gap=0.0, freeze_embeddings=False, dtype="float32"
 )
 SCALE = LikertScale(1, 5, unit=1.5)
 PROMPT = ""

@@ -35,7 +35,7 @@ from textenv.runs import Run
 GOLD = WordGold.random(np.random.default_rng(0), words=20, std=1.0)
 WORDS = list(GOLD.weights)
 CONFIG = RewardModelConfig(
-    batch_size=16, learning_rate=0.02, min_gap=0.0, freeze_embeddings=False, bf16=False, checkpoint_every=2
+    batch_size=16, learning_rate=0.02, min_gap=0.0, freeze_embeddings=False, dtype="float32", checkpoint_every=2
 )
 
 
@@ -147,13 +147,13 @@ def test_gaussian_with_one_output_says_what_is_needed() -> None:
         train(bag_of_words("ab"), [Rating("p", "a", 1.0)], replace(CONFIG, ratings_loss="gaussian"))
 
 
-def test_accumulated_gradients_are_the_mean_of_the_batches() -> None:
+def test_micro_batches_add_up_to_the_batch() -> None:
     labels = mixture()[24:48]  # comparisons
     whole, halves = bag_of_words(WORDS), bag_of_words(WORDS)
-    config = replace(CONFIG, epochs=1, warmup_fraction=0.0, weight_decay=0.0, ties="leave_out")
+    config = replace(CONFIG, epochs=1, warmup_steps=0.0, weight_decay=0.0, ties="leave_out")
     labels = [x for x in labels if isinstance(x, Comparison) and not x.tie][:16]
     train(whole, labels, replace(config, batch_size=16))
-    summary = train(halves, labels, replace(config, batch_size=8, accumulate=2))
+    summary = train(halves, labels, replace(config, batch_size=16, micro_batch_size=8))
     assert summary["steps"] == 1
     assert torch.allclose(whole.model.words.weight, halves.model.words.weight, atol=1e-6)
 
@@ -219,7 +219,9 @@ def stop_after(step: int) -> Any:
 @pytest.mark.parametrize("lora_rank", [0, 2], ids=["full", "LoRA"])
 def test_resumed_with_everything_on_equals_uninterrupted(lora_rank: int, tmp_path: Path) -> None:
     labels, held_out = mixture(), mixture(8, seed=2)
-    config = replace(CONFIG, epochs=3, accumulate=2, eval_every=3, patience=2, learning_rate=0.05, lora_rank=lora_rank)
+    config = replace(
+        CONFIG, epochs=3, micro_batch_size=8, eval_every=3, patience=2, learning_rate=0.05, lora_rank=lora_rank
+    )
     whole = bert()
     summary = train(whole, labels, config, validation=held_out)
     run = Run(tmp_path / "run", tensorboard=False)
@@ -309,7 +311,8 @@ def test_split_labels_of_one_prompt_goes_by_the_texts_whoever_won() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("accumulate", 0), ("patience", 0), ("eval_every", -1), ("lora_rank", -1), ("centering", -0.1)]
+    ("field", "value"),
+    [("micro_batch_size", 0), ("patience", 0), ("eval_every", -1), ("lora_rank", -1), ("centering", -0.1)],
 )
 def test_config_unusable_value_names_the_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"`{field}`"):

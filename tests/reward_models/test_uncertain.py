@@ -42,7 +42,7 @@ def test_training_finds_where_people_scatter_and_caution_takes_it_off() -> None:
     labels = [Rating("p", " calm", float(x)) for x in rng.normal(1.0, 0.3, 200)]
     labels += [Rating("p", " wild", float(x)) for x in rng.normal(1.0, 2.0, 200)]
     rm = make()
-    config = RewardModelConfig(epochs=20, batch_size=16, learning_rate=1e-2, ratings_loss="gaussian", bf16=False)
+    config = RewardModelConfig(epochs=20, batch_size=16, learning_rate=1e-2, ratings_loss="gaussian", dtype="float32")
     train(rm, labels, replace(config, freeze_embeddings=False))
     found = rm.judge(PROMPTS[:2], WORDS[:2])
     assert found.means.tolist() == pytest.approx([1.0, 1.0], abs=0.35)

@@ -12,7 +12,7 @@ import pytest
 from textenv.cli import sampling
 from textenv.cli.main import main
 from textenv.errors import DataError
-from textenv.report.numbers import fixed
+from textenv.pages.numbers import fixed
 from textenv.trajectories import TrajectoryStore
 
 

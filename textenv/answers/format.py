@@ -13,6 +13,7 @@ from typing import Any
 from textenv.answers.vocabulary import vocabulary
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError
+from textenv.settings import NonNegativeInt, PositiveInt, Settings
 
 FILE = "answer.json"
 _VERSION = 1
@@ -20,7 +21,7 @@ _ATTRIBUTE = "textenv_answer_format"
 
 
 @dataclass(frozen=True)
-class AnswerFormat:
+class AnswerFormat(Settings):
     """What an answer is.
 
     Attributes:
@@ -42,8 +43,8 @@ class AnswerFormat:
 
     eos_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
-    min_new_tokens: int = 0
-    max_new_tokens: int | None = None
+    min_new_tokens: NonNegativeInt = 0
+    max_new_tokens: PositiveInt | None = None
     chat: bool = False
     system: str | None = None
     add_special_tokens: bool = True
@@ -51,12 +52,9 @@ class AnswerFormat:
     encoder_decoder: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not all(isinstance(text, str) and text for text in self.stop):
             raise ConfigError(f"stop strings must be texts that are not empty, got {self.stop!r}")
-        if self.min_new_tokens < 0 or (self.max_new_tokens is not None and self.max_new_tokens < 1):
-            raise ConfigError(
-                f"need min_new_tokens ≥ 0 and max_new_tokens ≥ 1, got {self.min_new_tokens} and {self.max_new_tokens}"
-            )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
                 f"min_new_tokens must not exceed max_new_tokens, got {self.min_new_tokens} > {self.max_new_tokens}"

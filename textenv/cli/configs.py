@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agents.algorithms.ppo import PPOConfig
 from agents.finetuning import SFTConfig
 from agents.language_modeling import LMConfig
-from agents.ppo import PPOConfig
 from agents.pretraining import PretrainConfig
 from reward_models.training import RewardModelConfig
 from textenv.datasets.records import check_domains
@@ -209,7 +209,7 @@ def _rlhf_ppo() -> PPOStageConfig:
         max_new_tokens=24,
         eval_prompts=64,
         lora_rank=16,
-        training=PPOConfig(learning_rate=3e-4, warmup_iterations=3, epochs=2, num_minibatches=2, temperature=0.7),
+        training=PPOConfig(learning_rate=3e-4, warmup_steps=3, epochs=2, num_minibatches=2, temperature=0.7),
     )
 
 
@@ -244,7 +244,7 @@ def _quickstart_ppo() -> PPOStageConfig:
         total_episodes=6400,
         training=PPOConfig(
             learning_rate=2e-4,
-            warmup_iterations=3,
+            warmup_steps=3,
             epochs=2,
             num_minibatches=2,
             kl_coef=0.2,

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from agents.algorithms.ppo import PPOConfig
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.language_modeling import LMConfig
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPOConfig
 from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels
@@ -57,7 +57,7 @@ def _ppo() -> PPOStageConfig:
     return PPOStageConfig(
         total_episodes=3200,
         num_envs=64,
-        training=PPOConfig(learning_rate=1e-4, warmup_iterations=3, epochs=2, num_minibatches=2, temperature=0.8),
+        training=PPOConfig(learning_rate=1e-4, warmup_steps=3, epochs=2, num_minibatches=2, temperature=0.8),
     )
 
 

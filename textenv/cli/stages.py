@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from agents.algorithms.ppo import PPO
 from agents.evaluation import Evaluation, evaluate_policy
 from agents.finetuning import SFTConfig, sft
 from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
 from agents.lora import merged
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPO
 from agents.pretraining import PretrainConfig, pretrain
 from reward_models import (
     Lexicon,

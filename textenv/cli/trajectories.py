@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from textenv.errors import CheckpointError, ConfigError, DataError
-from textenv.report.numbers import MISSING, fixed, percent
+from textenv.pages.numbers import MISSING, fixed, percent
 from textenv.trajectories import Estimate, FrontierPoint, Summary, Trajectory, TrajectoryReader, summarize
 from textenv.trajectories.views.summary import PairedComparison, compare_scores
 

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from textenv.corpora.permutation import Permutation
 from textenv.errors import ConfigError, DataError
+from textenv.settings import PositiveFloat, Settings, UnitFloat
 
 _GOLDEN = 0.6180339887498949
 _STEPS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
-class MixturePoint:
+class MixturePoint(Settings):
     """Shares at one moment of a schedule.
 
     Attributes:
@@ -31,13 +32,17 @@ class MixturePoint:
         temperature: T of p ∝ n^(1/T), where there are no weights.
     """
 
-    at: float
+    at: UnitFloat
     weights: dict[str, float] = field(default_factory=dict)
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_weights(self.weights)
 
 
 @dataclass(frozen=True)
-class MixtureConfig:
+class MixtureConfig(Settings):
     """Shares of tasks in training, counted in tokens.
 
     Attributes:
@@ -50,19 +55,20 @@ class MixtureConfig:
     """
 
     weights: dict[str, float] = field(default_factory=dict)
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     schedule: list[MixturePoint] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for point in (self, *self.schedule):
-            bad = {name: weight for name, weight in point.weights.items() if not 0 <= weight < math.inf}
-            if bad or (point.weights and not any(point.weights.values())):
-                raise ConfigError(f"mixture weights must be ≥ 0 and not all 0, got {point.weights}")
-            if not point.temperature > 0:
-                raise ConfigError(f"`temperature` must be positive, got {point.temperature}")
+        super().__post_init__()
+        _check_weights(self.weights)
         moments = [point.at for point in self.schedule]
-        if any(not 0 <= at <= 1 for at in moments) or moments != sorted(set(moments)):
+        if moments != sorted(set(moments)):
             raise ConfigError(f"a schedule's moments must ascend from 0 to 1, got {moments}")
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    if not all(0 <= weight < math.inf for weight in weights.values()) or (weights and not any(weights.values())):
+        raise ConfigError(f"mixture weights must be ≥ 0 and not all 0, got {weights}")
 
 
 def mixture_shares(sizes: Mapping[str, float], weights: Mapping[str, float], temperature: float) -> NDArray[np.float64]:

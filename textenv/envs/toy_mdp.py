@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from textenv.envs.task import TokenStep
 from textenv.episode import Episode
 from textenv.errors import ConfigError, ShapeError
+from textenv.settings import PositiveInt, Settings
 
 EOS = 0
 """The token that ends an answer, where the problem has one; the others follow from 1 on."""
@@ -26,13 +28,8 @@ ENDED = -1
 """Entry of ``next_states`` where the answer ends."""
 
 
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must lie in {low} … {high}, got {value}")
-
-
 @dataclass(frozen=True, eq=False)
-class ToyMDP:
+class ToyMDP(Settings):
     """A text-generation problem small enough to enumerate.
 
     Attributes:
@@ -48,18 +45,18 @@ class ToyMDP:
         ShapeError: If a table has the wrong shape, or a row of ``ref_probs`` is no distribution.
     """
 
-    vocab_size: int = 4
-    horizon: int = 4
-    num_prompts: int = 3
+    vocab_size: Annotated[int, Interval(ge=2, le=8)] = 4
+    horizon: Annotated[int, Interval(ge=1, le=6)] = 4
+    num_prompts: PositiveInt = 3
     has_eos: bool = True
     ref_probs: NDArray[np.float64] = None  # pyright: ignore[reportAssignmentType] - replaced in __post_init__
     rewards: NDArray[np.float64] = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
         """Checks sizes and fills in the default tables."""
-        _check_range("vocab_size", self.vocab_size, 2, 8)
-        _check_range("horizon", self.horizon, 1, 6)
-        _check_range("num_prompts", self.num_prompts, 1, self.vocab_size - 1)
+        super().__post_init__()
+        if self.num_prompts >= self.vocab_size:
+            raise ConfigError(f"`num_prompts` must be below `vocab_size` ({self.vocab_size}), got {self.num_prompts}")
         shape = (self.num_states, self.vocab_size)
         if self.ref_probs is None:
             object.__setattr__(self, "ref_probs", np.full(shape, 1.0 / self.vocab_size))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import Interval
 
 from textenv.errors import ConfigError
-from textenv.feedback.store import KINDS, Answer, CollectedPrompt, FeedbackStore, Item, ItemKind, Scale
+from textenv.feedback.store import Answer, CollectedPrompt, FeedbackStore, Item, ItemKind, Scale
 from textenv.sampling.params import SamplingParams
+from textenv.settings import PositiveInt, Settings, UnitFloat
 
 _COUNTS = {"demonstrate": 0, "rate": 1, "compare": 2}
 
@@ -28,7 +31,7 @@ class AnswerMaker(Protocol):
 
 
 @dataclass(frozen=True)
-class MakeConfig:
+class MakeConfig(Settings):
     """What items are made.
 
     Attributes:
@@ -47,23 +50,14 @@ class MakeConfig:
     """
 
     kind: ItemKind = "rank"
-    answers: int = 4
-    raters: int = 1
-    overlap: float = 1.0
+    answers: Annotated[int, Interval(ge=2, le=26)] = 4
+    raters: PositiveInt = 1
+    overlap: UnitFloat = 1.0
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.8, max_new_tokens=64))
     seed: int = 0
     instructions: str = ""
     chat: bool = False
     source: str = "made"
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"`kind` must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if not 2 <= self.answers <= 26 or self.raters < 1 or not 0 <= self.overlap <= 1:
-            raise ConfigError(
-                f"need `answers` from 2 to 26, `raters` ≥ 1 and `overlap` from 0 to 1, got {self.answers}, "
-                f"{self.raters} and {self.overlap}"
-            )
 
     @property
     def count(self) -> int:

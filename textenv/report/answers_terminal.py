@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from textenv.pages.numbers import MISSING, Figure
 from textenv.report.evaluation import MEASURED, Measure, figure, model_names, model_title, task_names
 
 
@@ -38,8 +39,7 @@ def _table(title: str, models: list[str]) -> Table:
     return table
 
 
-def _cell(measure: Measure, found: tuple[float, float, float] | None) -> str:
+def _cell(measure: Measure, found: Figure | None) -> str:
     if found is None:
-        return "–"
-    value, low, high = found
-    return f"{measure.shown(value)} ± {measure.shown((high - low) / 2)}"
+        return MISSING
+    return f"{measure.shown(found['value'])} ± {measure.shown((found['high'] - found['low']) / 2)}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from textenv.report.numbers import fixed, percent
+from textenv.pages.numbers import Figure, fixed, percent
 from textenv.report.records import lookup, number
 
 TITLES = {"base": "Base", "sft": "SFT", "rl": "RL", "ppo": "PPO"}
@@ -60,14 +60,13 @@ def model_names(evaluation: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in models] if isinstance(models, Mapping) else []
 
 
-def figure(evaluation: Mapping[str, Any], model: str, task: str, measure: str) -> tuple[float, float, float] | None:
+def figure(evaluation: Mapping[str, Any], model: str, task: str, measure: str) -> Figure | None:
     """Value and 95% interval of a measure, or None where it is not known."""
-    found = lookup(evaluation, "models", model, task, measure)
-    if not isinstance(found, list | tuple) or len(found) != 3:
+    ends = lookup(evaluation, "models", model, task, measure)
+    if not isinstance(ends, list | tuple) or len(ends) != 3:
         return None
-    numbers = [number({"v": value}, "v") for value in found]
-    value, low, high = numbers
-    return None if value is None or low is None or high is None else (value, low, high)
+    numbers = [number({"v": value}, "v") for value in ends]
+    return None if None in numbers else dict(zip(("value", "low", "high"), numbers, strict=True))
 
 
 def task_names(evaluation: Mapping[str, Any], key: str = "tasks") -> list[str]:

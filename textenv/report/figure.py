@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from textenv.errors import DataError
-from textenv.report.numbers import fixed
+from textenv.pages.numbers import fixed
 from textenv.report.records import RunRecord, Series, against, read_run
 
 _CLOCKS = (("rollout/tokens", "generated tokens"), ("rollout/episodes", "episodes"), (None, "PPO iterations"))

@@ -1,13 +1,13 @@
 """The top of the page: one sentence that says what happened, and the tiles with the figures that matter most."""
 
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from textenv.pages.numbers import duration, fixed, percent, short
 from textenv.report.evaluation import figure, model_names, model_title
-from textenv.report.numbers import duration, fixed, percent, short
 from textenv.report.records import RunRecord, number, text
 
 DATA_TITLES = {
@@ -54,99 +54,100 @@ def gain(run: RunRecord) -> Gain | None:
     return Gain(before, after, (after - before) / std if std else None, policy_number(run, "ppo", "kl"))
 
 
-def headline(run: RunRecord) -> str:
-    """The sentence at the top, as HTML."""
+def headline(run: RunRecord) -> Markup:
+    """The sentence at the top."""
     parameters = number(run.summary, "pretrain", "parameters")
     model = f"a language model of {short(parameters)} parameters" if parameters else "a language model"
     data = text(run.summary, "data")
-    source = f" trained on {escape(DATA_TITLES.get(data, data))}" if data else ""
+    source = f" trained on {DATA_TITLES.get(data, data)}" if data else ""
     if run.evaluation and (sentence := _answering(run, model)):
         return sentence
     change = gain(run)
     if change is None:
         return _so_far(run, model, source)
     verb = "raised" if change.after >= change.before else "lowered"
-    amount = f"from {fixed(change.before)} to <b>{fixed(change.after)}</b>"
+    amount = Markup("from {} to <b>{}</b>").format(fixed(change.before), fixed(change.after))
     if change.deviations is not None:
-        amount = f"by <b>{fixed(abs(change.deviations))} SFT standard deviations</b>"
-    price = f" at <b>{fixed(change.kl, 1)} nats</b> of KL per answer" if change.kl is not None else ""
-    sentence = f"PPO {verb} the mean reward of {model}{source} {amount}{price}"
+        amount = Markup("by <b>{} SFT standard deviations</b>").format(fixed(abs(change.deviations)))
+    price = Markup(" at <b>{} nats</b> of KL per answer").format(fixed(change.kl, 1)) if change.kl is not None else ""
+    sentence = Markup("PPO {} the mean reward of {}{} {}{}").format(verb, model, source, amount, price)
     before, after = (number(run.summary, "policy", name, "vader_positive") for name in ("sft", "ppo"))
     if before is not None and after is not None:
-        sentence += f"; VADER finds <b>{percent(after)}</b> of its answers positive, before it was {percent(before)}"
+        words = "; VADER finds <b>{}</b> of its answers positive, before it was {}"
+        sentence += Markup(words).format(percent(after), percent(before))
     return sentence + "."
 
 
-def _answering(run: RunRecord, model: str) -> str:
+def _answering(run: RunRecord, model: str) -> Markup:
     """The sentence of a run that was measured on tasks: form and accuracy from the first model to the last."""
     stages = model_names(run.evaluation)
     form = [figure(run.evaluation, stage, "mean", "answered") for stage in stages]
     right = [figure(run.evaluation, stage, "mean", "accuracy") for stage in stages]
     if not stages or not all(form) or not all(right):
-        return ""
+        return Markup("")
 
-    def course(values: list[Any]) -> str:
-        return ", ".join(
-            f"{escape(model_title(stage))} <b>{percent(found[0])}</b>"
-            for stage, found in zip(stages, values, strict=True)
-        )
+    def course(values: list[Any]) -> Markup:
+        parts = zip(stages, values, strict=True)
+        return Markup(", ").join(Markup("{} <b>{}</b>").format(model_title(s), percent(v["value"])) for s, v in parts)
 
-    sentence = f"How often {model} answers in the asked form: {course(form)}; how often rightly: {course(right)}"
+    words = "How often {} answers in the asked form: {}; how often rightly: {}"
+    sentence = Markup(words).format(model, course(form), course(right))
     kl = figure(run.evaluation, stages[-1], "mean", "kl")
-    return sentence + (f", at <b>{fixed(kl[0], 1)} nats</b> of KL per answer." if kl else ".")
+    return sentence + (Markup(", at <b>{} nats</b> of KL per answer.").format(fixed(kl["value"], 1)) if kl else ".")
 
 
-def _so_far(run: RunRecord, model: str, source: str) -> str:
+def _so_far(run: RunRecord, model: str, source: str) -> Markup:
     """The sentence of a run that has not compared its policies yet."""
     score, kl = run.series("ppo", "objective/score"), run.series("ppo", "objective/kl")
     if score is not None and kl is not None:
-        now = (
-            f"<b>{fixed(float(score.values[-1]))}</b> at <b>{fixed(float(kl.values[-1]), 1)} nats</b> of KL per answer"
+        words = (
+            "So far PPO has taken the reward of {}{} from {} to <b>{}</b> at <b>{} nats</b> of KL per answer, measured "
+            "on its own rollouts."
         )
-        moved = f"from {fixed(float(score.values[0]))} to {now}"
-        return f"So far PPO has taken the reward of {model}{source} {moved}, measured on its own rollouts."
+        first, last, distance = float(score.values[0]), float(score.values[-1]), float(kl.values[-1])
+        return Markup(words).format(model, source, fixed(first), fixed(last), fixed(distance, 1))
     stages = {"pretrain": "pre-training", "sft": "fine-tuning", "reward": "the reward model", "ppo": "PPO"}
     seen = [stages[stage] for stage in run.stages()]
     records = f"on record so far: {_listed(seen)}" if seen else "nothing on record yet"
-    return f"{model[0].upper()}{model[1:]}{source}; {records}."
+    return escape(f"{model[0].upper()}{model[1:]}{source}; {records}.")
 
 
 def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def tiles(run: RunRecord) -> str:
-    """Up to five tiles: gain, KL, the independent judge, the reward model, the time. What is unknown has no tile."""
-    made: list[str] = []
+class Tile(NamedTuple):
+    """A figure that matters: the figure, its unit, what it is, and a remark."""
+
+    figure: str
+    unit: str
+    name: str
+    remark: str
+
+
+def tiles(run: RunRecord) -> list[Tile]:
+    """Up to five: gain, KL, the independent judge, the reward model, the time. What is unknown has no tile."""
+    made: list[Tile] = []
     change = gain(run)
     if change is not None:
-        big = fixed(change.after - change.before, signed=True)
-        unit = "reward"
+        big, unit = fixed(change.after - change.before, signed=True), "reward"
         if change.deviations is not None:
             big, unit = fixed(change.deviations, signed=True), "SFT std"
-        below = f"mean {fixed(change.before)} → {fixed(change.after)}"
-        made.append(_tile(big, unit, "reward, SFT to PPO", below))
+        remark = f"mean {fixed(change.before)} → {fixed(change.after)}"
+        made.append(Tile(big, unit, "reward, SFT to PPO", remark))
         if change.kl is not None:
-            made.append(_tile(fixed(change.kl, 1), "nats", "KL per answer", "away from the SFT model"))
+            made.append(Tile(fixed(change.kl, 1), "nats", "KL per answer", "away from the SFT model"))
     before, after = (number(run.summary, "policy", model, "vader_positive") for model in ("sft", "ppo"))
     if before is not None and after is not None:
-        below = f"SFT {percent(before)}; judge not used in training"
-        made.append(_tile(percent(after), "", "VADER-positive answers", below))
+        remark = f"SFT {percent(before)}; judge not used in training"
+        made.append(Tile(percent(after), "", "VADER-positive answers", remark))
     accuracy = number(run.summary, "reward_model", "accuracy_gap_0_5")
     if accuracy is not None:
         human = number(run.summary, "human_rater", "accuracy_gap_0_5")
         rater = "simulated rater" if run.simulated else "human"
-        below = "pairs more than 0.5 apart" + (f"; one {rater} {percent(human, 1)}" if human is not None else "")
-        made.append(_tile(percent(accuracy, 1), "", "reward-model accuracy", below))
+        remark = "pairs more than 0.5 apart" + (f"; one {rater} {percent(human, 1)}" if human is not None else "")
+        made.append(Tile(percent(accuracy, 1), "", "reward-model accuracy", remark))
     total = number(run.summary, "seconds", "total")
     if total is not None:
-        made.append(_tile(duration(total), "", "in all", "data to evaluation"))
-    return f'<div class="tiles">{"".join(made)}</div>' if made else ""
-
-
-def _tile(big: str, unit: str, name: str, below: str) -> str:
-    unit = f" <small>{escape(unit)}</small>" if unit else ""
-    return (
-        f'<div class="tile"><b>{escape(big)}{unit}</b><span>{escape(name)}</span>'
-        f'<span class="soft">{escape(below)}</span></div>'
-    )
+        made.append(Tile(duration(total), "", "in all", "data to evaluation"))
+    return made

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Interval
 
 from textenv.answers import AnswerFormat, Answers, answers_of
 from textenv.errors import ConfigError
+from textenv.settings import NonNegativeInt, PositiveInt, Settings
 
 DEFAULT_NEW_TOKENS = 32
 """Length limit of answers where neither the caller nor the policy says."""
 
 
 @dataclass(frozen=True)
-class SamplingParams:
+class SamplingParams(Settings):
     """How tokens are drawn from a policy's logits.
 
     The settings compose, and act in this order, which is that of transformers' ``generate``: repetition penalty,
@@ -45,38 +47,21 @@ class SamplingParams:
         ConfigError: If a value is out of its range.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    max_new_tokens: int | None = None
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
+    temperature: Annotated[float, Ge(0), "0 is greedy"] = 1.0
+    top_k: Annotated[int, Ge(0), "0 keeps every token"] = 0
+    top_p: Annotated[float, Interval(gt=0, le=1), "1 keeps every token"] = 1.0
+    max_new_tokens: PositiveInt | None = None
+    min_p: Annotated[float, Interval(ge=0, le=1), "0 keeps every token"] = 0.0
+    typical_p: Annotated[float, Interval(gt=0, le=1), "1 keeps every token"] = 1.0
+    repetition_penalty: Annotated[float, Gt(0), "1 changes nothing"] = 1.0
     allow_tokens: tuple[int, ...] | None = None
     deny_tokens: tuple[int, ...] = ()
     stop: tuple[str, ...] | None = None
     eos_token_id: tuple[int, ...] | None = None
-    min_new_tokens: int | None = None
+    min_new_tokens: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ConfigError(f"`temperature` must be ≥ 0 and finite, got {self.temperature}; 0 is greedy")
-        if self.top_k < 0:
-            raise ConfigError(f"`top_k` must be ≥ 0, got {self.top_k}; 0 keeps every token")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"`top_p` must lie in (0, 1], got {self.top_p}; 1 keeps every token")
-        for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"`{name}` must be ≥ {least}, got {value}")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"`min_p` must lie in [0, 1], got {self.min_p}; 0 keeps every token")
-        if not 0 < self.typical_p <= 1:
-            raise ConfigError(f"`typical_p` must lie in (0, 1], got {self.typical_p}; 1 keeps every token")
-        if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
-            raise ConfigError(
-                f"`repetition_penalty` must be positive and finite, got {self.repetition_penalty}; 1 changes nothing"
-            )
+        super().__post_init__()
         self._make_tuples()
         if self.allow_tokens is not None and not set(self.allow_tokens) - set(self.deny_tokens):
             raise ConfigError("`allow_tokens` without `deny_tokens` leaves no token to draw; None allows all")
@@ -142,10 +127,10 @@ class SamplingParams:
 class SettledParams(SamplingParams):
     """Sampling settings in which nothing is left to the policy."""
 
-    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    max_new_tokens: PositiveInt = DEFAULT_NEW_TOKENS
     stop: tuple[str, ...] = ()
     eos_token_id: tuple[int, ...] = ()
-    min_new_tokens: int = 0
+    min_new_tokens: NonNegativeInt = 0
 
 
 def settle(policy: Any, params: SamplingParams | None) -> tuple[SettledParams, Answers]:

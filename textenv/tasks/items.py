@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from textenv.datasets.records import Split, check_split, split_of
 from textenv.errors import ConfigError, DataError
 from textenv.prompts import Message
+from textenv.settings import NonNegativeInt, PositiveInt, Settings
 
 LABELERS = "labelers"
 """Source of demonstrations that labelers wrote, question and answer."""
@@ -57,7 +58,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(Settings):
     r"""How items become text, and how an answer is found in a response.
 
     Attributes:
@@ -81,18 +82,14 @@ class Format:
     statement: str = "{question} {answer}"
     pattern: str = ""
     continuation: str = r"\?"
-    items_per_document: int = 6
-    sheet_every: int = 1
+    items_per_document: PositiveInt = 6
+    sheet_every: NonNegativeInt = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, needed in (("prompt", "{question}"), ("response", "{answer}")):
             if needed not in getattr(self, name):
                 raise ConfigError(f"a format's `{name}` must hold {needed}, got {getattr(self, name)!r}")
-        if self.items_per_document < 1 or self.sheet_every < 0:
-            raise ConfigError(
-                f"a format needs `items_per_document` ≥ 1 and `sheet_every` ≥ 0, got {self.items_per_document} and "
-                f"{self.sheet_every}"
-            )
         for name in ("pattern", "continuation"):
             try:
                 compiled = re.compile(getattr(self, name))

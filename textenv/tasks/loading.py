@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from annotated_types import MinLen
 
 from textenv.datasets.records import DOMAINS, Domain
 from textenv.errors import ConfigError
+from textenv.settings import NonNegativeInt, Settings
 from textenv.tasks.files import Fields, load_dataset_rows, read_task, task_from_rows
 from textenv.tasks.procedural import procedural_task
 from textenv.tasks.rewards import TaskReward
@@ -20,7 +23,7 @@ Kind = Literal["builtin", "file", "dataset", "reasoning_gym", "questions", "bibl
 
 
 @dataclass(frozen=True)
-class TaskSource:
+class TaskSource(Settings):
     """One task of a recipe.
 
     Attributes:
@@ -40,11 +43,11 @@ class TaskSource:
         ConfigError: If the name is empty, a path is missing, or the verifier is unknown.
     """
 
-    name: str
+    name: Annotated[str, MinLen(1), "every task has one"]
     kind: Kind = "builtin"
     path: str = ""
-    count: int = 0
-    seed: int = 0
+    count: NonNegativeInt = 0
+    seed: NonNegativeInt = 0
     fields: Fields = field(default_factory=Fields)
     verifier: str = ""
     prompt: str = ""
@@ -52,8 +55,7 @@ class TaskSource:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.name or self.count < 0:
-            raise ConfigError(f"a task needs a `name` and `count` ≥ 0, got {self.name!r} and {self.count}")
+        super().__post_init__()
         if self.kind in ("file", "dataset", "reasoning_gym") and not self.path:
             raise ConfigError(f"task {self.name!r}: `kind: {self.kind}` needs a `path`")
         if self.verifier not in ("", "none", *VERIFIERS):

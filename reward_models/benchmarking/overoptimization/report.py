@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from reward_models.benchmarking.overoptimization.curves import Curve
-from reward_models.benchmarking.plain import plain
-from reward_models.benchmarking.result import SCHEMA_VERSION, BenchmarkReport
+from reward_models.benchmarking.result import SCHEMA_VERSION, BenchmarkReport, as_json
 
 
 def overoptimization_report(
@@ -35,7 +34,7 @@ def overoptimization_report(
         resamples: Bootstrap resamples.
         seconds: What it took.
     """
-    found = plain({curve.name: curve for curve in curves})
+    found = as_json({curve.name: curve for curve in curves})
     digest = hashlib.sha256(repr(sorted((name, curve["gold"]) for name, curve in found.items())).encode()).hexdigest()
     figures: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

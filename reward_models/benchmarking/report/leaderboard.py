@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reward_models.benchmarking.report.tables import Figure
+from textenv.pages.numbers import Figure
 
 
 class Column(NamedTuple):
@@ -28,6 +28,20 @@ class Column(NamedTuple):
     share: bool = True
     larger_is_better: bool | None = True
     digits: int = 1
+
+    @property
+    def head(self) -> str:
+        """Title and unit, a line each."""
+        return f"{self.title}\n{self.unit}"
+
+    @property
+    def best(self) -> set[str]:
+        """Models with the best value; none where larger is neither better nor worse, or all are alike."""
+        values = {name: found["value"] for name, found in self.figures.items() if found and found["value"] is not None}
+        if self.larger_is_better is None or len(values) < 2 or len(set(values.values())) == 1:
+            return set()
+        best = (max if self.larger_is_better else min)(values.values())
+        return {name for name, value in values.items() if value == best}
 
 
 def leaderboard(data: Mapping[str, Any]) -> list[Column]:
@@ -78,15 +92,6 @@ def ranked(data: Mapping[str, Any]) -> list[str]:
     """Models, the best first by the leaderboard's first column; those without a figure last."""
     first = leaderboard(data)[0].figures
     return sorted(first, key=lambda name: -_value(first[name]))
-
-
-def best_in(column: Column) -> set[str]:
-    """Models with the best value of a column; none where larger is neither better nor worse, or all are alike."""
-    values = {name: found["value"] for name, found in column.figures.items() if found and found["value"] is not None}
-    if column.larger_is_better is None or len(values) < 2 or len(set(values.values())) == 1:
-        return set()
-    best = (max if column.larger_is_better else min)(values.values())
-    return {name for name, value in values.items() if value == best}
 
 
 def _value(found: Figure | None) -> float:

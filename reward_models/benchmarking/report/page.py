@@ -1,93 +1,83 @@
-"""`render_page`: one self-contained HTML page from the figures of a benchmark and from nothing else.
-
-The page loads nothing: style, script and drawings are inside, and a content security policy allows only that one
-script by its hash, so a text in the data cannot run even if it got past the escaping.
-"""
+"""`render_page`: one self-contained HTML page from the figures of a benchmark and from nothing else."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reward_models.benchmarking.report.agreement_sections import (
-    accuracy_section,
-    calibration_section,
-    domains_section,
-    leaderboard_section,
-    ranking_section,
-)
-from reward_models.benchmarking.report.behaviour_sections import (
-    format_section,
-    hacks_section,
-    length_section,
-    overoptimization_section,
-    robustness_section,
-)
-from reward_models.benchmarking.report.closing_sections import (
-    agreement_section,
-    comparison_section,
-    reading_section,
-    speed_section,
+from markupsafe import Markup, escape
+
+from reward_models.benchmarking.report.charts import (
+    gap_chart,
+    path_charts,
+    reliability_chart,
+    score_histogram,
+    share_axis,
 )
 from reward_models.benchmarking.report.leaderboard import leaderboard, ranked
-from reward_models.benchmarking.report.style import colors, page_css
-from reward_models.benchmarking.report.tables import interval, shown
-from textenv.report.assets import SCRIPT
+from textenv.pages.numbers import between, shown
+from textenv.pages.page import Section, render_report
 
-_CONTROLS = {code: "\ufffd" for code in [*range(0x20), *range(0x7F, 0xA0)] if chr(code) not in "\t\n"}
+Colors = Mapping[str, str]
+
+_COLORS = 10
+_MOST_CURVES = 5
+_MOST_TOLD = 4
 
 
 def render_page(data: Mapping[str, Any]) -> str:
-    """The whole page as text that UTF-8 can hold: control characters and lone surrogates are replaced.
+    """The whole page.
 
     Args:
         data: What `BenchmarkReport.to_json` gives.
     """
-    names = colors(data["models"])
-    paths = colors([curve for pool in data["overoptimization"].values() for curve in pool["curves"]]) | names
+    names = _colors(data["models"])
+    paths = _colors(curve for pool in data["overoptimization"].values() for curve in pool["curves"]) | names
     with_suites = (
-        ("accuracy", "Accuracy", "Agreement with people", lambda: accuracy_section(data, names)),
-        ("domains", "Domains", "Across domains", lambda: domains_section(data, names)),
-        ("calibration", "Calibration", "Calibration", lambda: calibration_section(data, names)),
-        ("ranking", "Ranking", "Ranking", lambda: ranking_section(data, names)),
-        ("length", "Length", "Length", lambda: length_section(data, names)),
-        ("format", "Format and names", "Format, names, identities", lambda: format_section(data, names)),
-        ("robustness", "Robustness", "Small changes", lambda: robustness_section(data, names)),
-        ("hacks", "Hacks", "Responses without worth", lambda: hacks_section(data, names)),
-        ("comparisons", "Comparisons", "Is one better than another?", lambda: comparison_section(data, names)),
-        ("agreement", "Agreement", "Agreement between models, scores, seeds", lambda: agreement_section(data, names)),
+        Section("accuracy", "Accuracy", "Agreement with people", (data, names, _accuracy(data, names))),
+        Section("domains", "Domains", "Across domains", (data, names, _domains(data), _order(data))),
+        Section("calibration", "Calibration", "Calibration", (data, names, _calibration(data, names))),
+        Section("ranking", "Ranking", "Ranking", (data, names, _ranking(data))),
+        Section("length", "Length", "Length", (data, names)),
+        Section("format", "Format and names", "Format, names, identities", (data, names)),
+        Section("robustness", "Robustness", "Small changes", (data, names)),
+        Section("hacks", "Hacks", "Responses without worth", (data, names, *_hacks(data, names))),
+        Section("comparisons", "Comparisons", "Is one better than another?", (data, names, _comparisons(data))),
+        Section(
+            "agreement", "Agreement", "Agreement between models, scores, seeds", (data, names, _scores(data, names))
+        ),
     )
-    sections = (
-        [("leaderboard", "Leaderboard", "Leaderboard", leaderboard_section(data, names))] if data["models"] else []
-    )
-    if data["overoptimization"]:
-        found = overoptimization_section(data, paths)
-        sections.append(("overoptimization", "Over-optimisation", "Over-optimisation", found))
-    if data["suites"]:
-        sections += [(key, short, title, make()) for key, short, title, make in with_suites]
+    sections = []
     if data["models"]:
-        sections.append(("speed", "Speed", "Speed, memory, failures", speed_section(data, names)))
-    sections.append(("reading", "Reading", "How to read this", reading_section(data)))
-    links = "".join(f'<a href="#{key}">{escape(short)}</a>' for key, short, _, _ in sections)
-    body = "".join(
-        f'<section><h2 id="{key}">{escape(title)}</h2>{content}</section>' for key, _, title, content in sections
+        sections.append(
+            Section("leaderboard", "Leaderboard", "Leaderboard", (data, names, leaderboard(data), _order(data)))
+        )
+    if data["overoptimization"]:
+        sections.append(
+            Section("overoptimization", "Over-optimisation", "Over-optimisation", (_pools(data, paths), paths))
+        )
+    sections += with_suites if data["suites"] else ()
+    if data["models"]:
+        sections.append(Section("speed", "Speed", "Speed, memory, failures", (data, names)))
+    sections.append(Section("reading", "Reading", "How to read this", (data,)))
+    return render_report(
+        "reward_models.benchmarking.report",
+        "benchmark_sections.html",
+        sections,
+        title="Reward model benchmark · textenv",
+        kicker=f"textenv benchmark · {_kicker(data)}",
+        headline=headline(data),
+        footer="Written by textenv from the figures in the JSON beside this page.",
     )
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Reward model benchmark · textenv</title><style>{page_css()}</style></head><body>"
-        f'<header><p class="kicker">textenv benchmark · {_kicker(data)}</p><h1>{headline(data)}</h1></header>'
-        f'<nav aria-label="Sections"><div>{links}</div></nav><main>{body}</main>'
-        "<footer>Written by textenv from the figures in the JSON beside this page.</footer>"
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
-    return page.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def _colors(names: Iterable[str]) -> dict[str, str]:
+    """A colour's name for each model, in order; they repeat after ten."""
+    return {name: f"m{index % _COLORS + 1}" for index, name in enumerate(names)}
+
+
+def _order(data: Mapping[str, Any]) -> list[str]:
+    return ranked(data) if data["models"] else []
 
 
 def _kicker(data: Mapping[str, Any]) -> str:
@@ -97,26 +87,139 @@ def _kicker(data: Mapping[str, Any]) -> str:
     parts += [f"{suites} suite{'s' * (suites != 1)}", f"seed {data['seed']}"]
     if data["quick"]:
         parts.append("quick run: small suites, wide intervals")
-    return escape(" · ".join(parts))
+    return " · ".join(parts)
 
 
-def headline(data: Mapping[str, Any]) -> str:
-    """The result in a sentence, as HTML."""
+def headline(data: Mapping[str, Any]) -> Markup:
+    """The result in a sentence."""
     if data["suites"] and data["models"]:
         first = leaderboard(data)[0].figures
-        order = ranked(data)
-        best, found = order[0], first[order[0]]
-        sentence = f"<b>{escape(best)}</b> orders {shown(found)} % of the pairs as people do {interval(found)}"
-        if len(order) > 1:
-            others = ", ".join(f"{escape(name)} {shown(first[name])} %" for name in order[1:4])
-            sentence += f"; {others}"
+        best, *others = ranked(data)
+        sentence = Markup("<b>{}</b> orders {} % of the pairs as people do {}")
+        sentence = sentence.format(best, shown(first[best]), between(first[best]))
+        if others:
+            sentence += "; " + ", ".join(f"{name} {shown(first[name])} %" for name in others[:3])
         return sentence + "."
     for pool in data["overoptimization"].values():
         parts = []
         for name, curve in pool["curves"].items():
             top = max(curve["gold"], key=lambda found: found["value"])
-            best, end = (shown(found, digits=2, share=False, signed=True) for found in (top, curve["gold"][-1]))
-            parts.append(f"<b>{escape(name)}</b> brings gold to {best} and leaves it at {end}")
+            best, end = (shown(found, 2, share=False, signed=True) for found in (top, curve["gold"][-1]))
+            parts.append(Markup("<b>{}</b> brings gold to {} and leaves it at {}").format(name, best, end))
         if parts:
-            return f"Along the proxy {', '.join(parts)} standard deviations."
-    return "Nothing was measured."
+            return Markup("Along the proxy {} standard deviations.").format(Markup(", ").join(parts))
+    return escape("Nothing was measured.")
+
+
+def _accuracy(data: Mapping[str, Any], colors: Colors) -> dict[str, Any]:
+    """Of every suite with a model that works: a chart by gap where there are ratings, else rows and their axis."""
+    charts = {}
+    for key, suite in data["suites"].items():
+        models = {n: found["accuracy"] for n, found in suite["models"].items() if not data["models"][n]["broken"]}
+        if models and next(iter(models.values()))["by_gap"]:
+            charts[key] = (gap_chart(suite, models, colors), (), None)
+        elif models:
+            rows = [(name, found["overall"], colors[name]) for name, found in models.items()]
+            charts[key] = (None, rows, share_axis([found for _, found, _ in rows], 0.5))
+    return charts
+
+
+def _domains(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups of several domains: the suite of each, and what a single rater gets on each."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, suite in data["suites"].items():
+        if suite["group"]:
+            groups.setdefault(suite["group"], {})[name.partition("/")[2]] = suite
+    several = {group: domains for group, domains in groups.items() if len(domains) > 1}
+    return {
+        group: (domains, [(suite["ceiling"] or {}).get("rater", {}).get("0.5") for suite in domains.values()])
+        for group, domains in several.items()
+    }
+
+
+def _ranking(data: Mapping[str, Any]) -> list[Any]:
+    """Suites with gold values, and the sizes of the sets that the best is chosen from."""
+    found = []
+    for suite in data["suites"].values():
+        measured = [model["ranking"] for model in suite["models"].values() if model["ranking"] is not None]
+        if measured:
+            found.append((suite, sorted({size for part in measured for size in part["best_of"]}, key=int)))
+    return found
+
+
+def _calibration(data: Mapping[str, Any], colors: Colors) -> dict[str, Any]:
+    """Reliability charts, each with the colours of the models on it."""
+    charts = {}
+    for key, suite in data["suites"].items():
+        fitted = {n: part["calibration"]["fitted"] for n, part in suite["models"].items() if part["calibration"]}
+        # A model that says one half of everything has no curve; more than five make the plot unreadable.
+        telling = [name for name, part in fitted.items() if max(b["confidence"] for b in part["bins"]) > 0.55]
+        names = sorted(telling, key=lambda name: fitted[name]["nll"]["value"])[:_MOST_CURVES]
+        chart = reliability_chart({name: fitted[name]["bins"] for name in names}, colors) if names else None
+        if fitted:
+            charts[key] = (chart, {name: colors[name] for name in names})
+    return charts
+
+
+def _hacks(data: Mapping[str, Any], colors: Colors) -> tuple[Any, Any]:
+    if not data["probes"]:
+        return (), None
+    rows = [(name, found["pass_rate"], colors[name]) for name, found in data["probes"]["models"].items()]
+    return rows, share_axis([found for _, found, _ in rows], 0.5)
+
+
+def _comparisons(data: Mapping[str, Any]) -> dict[str, Any]:
+    """An axis for the differences of every suite that compares models."""
+    compared = {key: suite["comparisons"] for key, suite in data["suites"].items() if suite["comparisons"]}
+    return {key: share_axis([pair["difference"] for pair in pairs], 0.0) for key, pairs in compared.items()}
+
+
+def _scores(data: Mapping[str, Any], colors: Colors) -> list[Any]:
+    """How each model's scores are distributed on the first suite."""
+    suites = list(data["suites"].values())[:1]
+    parts = [(name, model["distribution"]) for suite in suites for name, model in suite["models"].items()]
+    return [(name, found, score_histogram(found, name, colors[name])) for name, found in parts if found["edges"]]
+
+
+def _pools(data: Mapping[str, Any], colors: Colors) -> list[Any]:
+    """Pools with the charts of their paths, what is told of some, and the names of the others by verdict."""
+    pools = []
+    for pool in data["overoptimization"].values():
+        curves = pool["curves"]
+        if not curves:
+            continue
+        turned = [name for name, curve in curves.items() if curve["shape_known"]]
+        told = list(curves) if len(curves) <= _MOST_TOLD else turned[:_MOST_TOLD]
+        others: dict[str, list[str]] = {}
+        for name, curve in curves.items():
+            if name not in told:
+                others.setdefault(verdict(curve), []).append(name)
+        words = [(name, verdict(curves[name]), _told(curves[name])) for name in told]
+        pools.append((pool, path_charts(curves, colors), words, dict(sorted(others.items()))))
+    return pools
+
+
+def _told(curve: Mapping[str, Any]) -> str:
+    """Where a path is highest and where it ends."""
+    top = max(range(len(curve["gold"])), key=lambda index: curve["gold"][index]["value"])
+    ends = (curve["gold"][top], curve["gold"][-1], curve["proxy"][-1])
+    best, last, said = (shown(found, 2, share=False, signed=True) for found in ends)
+    count = curve["steps"][top]
+    step = f"n = {count:,}" if curve["method"] == "best_of_n" else f"after {count:,} training answers"
+    return (
+        f"Gold is highest, {best} sd, at {curve['kl'][top]:.1f} nats ({step}); at the end, {curve['kl'][-1]:.1f} nats, "
+        f"it is {last}; the proxy says {said}."
+    )
+
+
+def verdict(curve: Mapping[str, Any]) -> str:
+    """In words: whether gold turned, beyond the intervals."""
+    drop = curve["drop"]
+    if curve["shape_known"]:
+        return "gold rises, then falls: over-optimised"
+    if drop["low"] is not None and drop["low"] > 0:
+        return "gold falls: worse than not optimising"
+    first, last = curve["gold"][0], curve["gold"][-1]
+    if last["low"] is not None and first["high"] is not None and last["low"] > first["high"]:
+        return "gold still holds at the end"
+    return "no change beyond the intervals"

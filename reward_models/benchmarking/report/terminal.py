@@ -10,9 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reward_models.benchmarking.report.leaderboard import best_in, leaderboard, ranked
-from reward_models.benchmarking.report.tables import interval, shown
-from textenv.report.numbers import short
+from reward_models.benchmarking.report.leaderboard import leaderboard, ranked
+from textenv.pages.numbers import between, short, shown
 
 
 def summary_table(data: Mapping[str, Any]) -> RenderableType:
@@ -42,16 +41,15 @@ def _models(data: Mapping[str, Any]) -> Table:
         table.add_column(
             f"{column.title}\n[dim]{unit}[/dim]", justify="right", no_wrap=index == 0 or column.title == "Speed"
         )
-    best = [best_in(column) for column in columns]
     for name in ranked(data):
         cells = []
-        for index, (column, top) in enumerate(zip(columns, best, strict=True)):
+        for index, column in enumerate(columns):
             found = column.figures[name]
             words = shown(found, digits=column.digits, share=column.share)
             if column.title == "Speed" and found is not None:
                 words = short(found["value"])
-            ends = interval(found, digits=column.digits, share=column.share) if index == 0 else ""
-            cells.append(Text(f"{words} {ends}".strip(), style="bold" if name in top else ""))
+            ends = between(found, digits=column.digits, share=column.share) if index == 0 else ""
+            cells.append(Text(f"{words} {ends}".strip(), style="bold" if name in column.best else ""))
         table.add_row(Text(name), *cells)
     return table
 
@@ -66,7 +64,7 @@ def _optimised(data: Mapping[str, Any]) -> Table:
         for name, curve in pool["curves"].items():
             top = max(curve["gold"], key=lambda found: found["value"])
             drop = curve["drop"]
-            ends = interval(drop, digits=2, share=False)
+            ends = between(drop, digits=2, share=False)
             cells = [
                 shown(found, digits=2, share=False, signed=True)
                 for found in (curve["proxy"][-1], top, curve["gold"][-1])

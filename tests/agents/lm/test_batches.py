@@ -206,18 +206,18 @@ def test_flops_are_six_per_multiplied_weight_and_the_attention():
     [("wsd", 0, 0.5), ("wsd", 2, 1.0), ("wsd", 79, 1.0), ("wsd", 89, 0.55), ("wsd", 99, 0.1), ("constant", 99, 1.0)],
 )
 def test_schedules_by_hand(schedule, step, share):
-    config = LMConfig(steps=100, warmup_steps=2, schedule=schedule, decay_fraction=0.2, learning_rate=2.0)
-    assert config.learning_rate_at(step) == pytest.approx(2.0 * share)
+    config = LMConfig(steps=100, warmup_steps=2, lr_schedule=schedule, decay_fraction=0.2, learning_rate=2.0)
+    assert config.learning_rate_at(step, config.steps) == pytest.approx(2.0 * share)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"accumulation": 3, "batch_size": 64}, r"`accumulation` \(3\) must divide `batch_size` \(64\)"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` must be ≥ 1, or None, got 0"),
         ({"decay_fraction": 0.0}, r"`decay_fraction` must lie in \(0, 1\], got 0"),
         ({"neftune_alpha": -1.0}, "`neftune_alpha` must be ≥ 0"),
-        ({"schedule": "linear"}, "`schedule` must be one of cosine, wsd, constant, got 'linear'"),
-        ({"loss_reduction": "sum"}, "`loss_reduction` must be one of token, example"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or 'cosine' or 'wsd' or 'constant', got 'step'"),
+        ({"loss_reduction": "sum"}, "`loss_reduction` must be 'token' or 'example'"),
     ],
 )
 def test_training_config_refuses_nonsense(arguments, message):

@@ -16,7 +16,7 @@ from agents.language_modeling import train_lm
 from agents.lm.batches import Example, PackedBatch, collate, token_losses, weighted_loss
 from agents.lm.config import LMConfig
 from agents.lm.corpus import CorpusBatches, evaluate_corpus, mixture_texts, open_corpus
-from agents.lm.loop import Trainer, make_optimizer
+from agents.lm.loop import LanguageModeling
 from agents.pretraining import PretrainConfig, build_model, pretrain_on_tasks
 from tests.agents.conftest import TINY
 from tests.agents.lm.test_batches import examples
@@ -25,10 +25,11 @@ from textenv.corpora import Mixture, MixtureConfig, MixturePoint
 from textenv.errors import DataError
 from textenv.runs import Run
 from textenv.tasks import Item, Task, procedural_task
+from textenv.training.trainer import make_optimizer
 
 ROOT = Path(__file__).parents[3]
 CONFIG = LMConfig(
-    steps=6, batch_size=8, learning_rate=3e-3, warmup_steps=2, eval_every=3, checkpoint_every=2, bf16=False
+    steps=6, batch_size=8, learning_rate=3e-3, warmup_steps=2, eval_every=3, checkpoint_every=2, dtype="float32"
 )
 
 
@@ -49,10 +50,16 @@ def weights(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def losses_of(training: LanguageModeling, steps: int) -> list[float]:
+    """Loss of each of the next steps."""
+    config = training.config
+    return [training.iterate(config.learning_rate_at(step, config.steps))["train/loss"] for step in range(steps)]
+
+
 def trained(tokenizer: Any, source: Any, config: LMConfig, steps: int = 3) -> tuple[list[float], torch.Tensor]:
     model = build_model(TINY, tokenizer, 0)
-    trainer = Trainer(model, source, config)
-    return [trainer.update()[0] for _ in range(steps)], weights(model)
+    training = LanguageModeling(model, source, config)
+    return losses_of(training, steps), weights(model)
 
 
 @pytest.mark.parametrize("reduction", ["token", "example"])
@@ -71,8 +78,8 @@ def test_several_processes_do_what_one_does(tokenizer):
     whole, after = trained(tokenizer, Fixed(some), CONFIG)
 
     def work(world: Any, model: Any) -> tuple[list[float], torch.Tensor]:
-        trainer = Trainer(model, Fixed(some, ranks=(world.rank, world.size)), CONFIG, world=world)
-        return [trainer.update()[0] for _ in range(3)], weights(model)
+        training = LanguageModeling(model, Fixed(some, ranks=(world.rank, world.size)), CONFIG, world=world)
+        return losses_of(training, 3), weights(model)
 
     for losses, found in in_parallel(lambda rank: build_model(TINY, tokenizer, 0), 2, work):
         assert losses == pytest.approx(whole, abs=1e-5)
@@ -94,8 +101,15 @@ def theirs_of_trainer(model: Any, batches: list[dict[str, torch.Tensor]], folder
         def get_train_dataloader(self) -> Any:
             return torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list is one
 
-    optimizer = make_optimizer(model, CONFIG.learning_rate, CONFIG.weight_decay)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: CONFIG.learning_rate_at(s) / CONFIG.learning_rate)
+    optimizer = make_optimizer(
+        model.parameters(),
+        learning_rate=CONFIG.learning_rate,
+        weight_decay=CONFIG.weight_decay,
+        betas=(0.9, 0.95),
+    )
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: CONFIG.learning_rate_at(s, CONFIG.steps) / CONFIG.learning_rate
+    )
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), max_steps=len(batches), max_grad_norm=CONFIG.max_grad_norm, use_cpu=True, report_to=[],
         save_strategy="no", logging_strategy="no", disable_tqdm=True,
@@ -125,7 +139,7 @@ def test_losses_of_every_step_equal_those_of_the_transformers_trainer(kind, toke
 
 @pytest.mark.parametrize("packed_length", [0, 48])
 def test_training_with_every_option_resumes_to_the_same_numbers(packed_length, tokenizer, tmp_path: Path):
-    config = replace(CONFIG, accumulation=2, loss_reduction="example", neftune_alpha=5.0, schedule="wsd")
+    config = replace(CONFIG, micro_batch_size=4, loss_reduction="example", neftune_alpha=5.0, lr_schedule="wsd")
     some = {"a": examples(12, 1), "b": examples(9, 2)}
 
     def run(folder: Path, stop: bool) -> dict[str, float]:
@@ -153,7 +167,7 @@ def test_corpus_batches_read_the_blocks_that_the_mixture_draws(tokenizer, tmp_pa
     sizes = {name: len(file) for name, file in files.items()}
     mixture = Mixture(sizes, MixtureConfig(), draws_per_step=4, steps=10, seed=0)
     (whole,) = CorpusBatches(files, mixture).parts(3)
-    halves = CorpusBatches(files, mixture, accumulation=2).parts(3)
+    halves = CorpusBatches(files, mixture, micro_batch_size=4).parts(3)
     assert torch.equal(torch.cat([half.tokens for half in halves]), whole.tokens)
     expected = [files[name].read([block]).tokens[0] for name, block in mixture.draws(3)]
     assert whole.tokens.tolist() == [row.tolist() for row in expected]
@@ -196,7 +210,7 @@ def test_pretraining_on_tasks_from_scratch_and_continued(tmp_path: Path):
     points = [MixturePoint(float(at), weights) for at, weights in enumerate(shares)]
     config = PretrainConfig(
         model=replace(TINY, context=64, split_digits=True),
-        training=replace(CONFIG, steps=8, accumulation=2),
+        training=replace(CONFIG, steps=8, micro_batch_size=4),
         mixture=MixtureConfig(schedule=points),
     )
     run = Run(tmp_path / "run", tensorboard=False)
@@ -214,7 +228,7 @@ def test_pretraining_on_tasks_from_scratch_and_continued(tmp_path: Path):
 
 def test_pretraining_stopped_between_two_parts_of_a_step_resumes_to_the_same_weights(tmp_path: Path, monkeypatch):
     tasks = [procedural_task("copy", 150), procedural_task("text", 60)]
-    config = PretrainConfig(model=replace(TINY, context=64), training=replace(CONFIG, accumulation=4))
+    config = PretrainConfig(model=replace(TINY, context=64), training=replace(CONFIG, micro_batch_size=2))
 
     def run(name: str) -> tuple[torch.Tensor, dict[str, Any]]:
         record = Run(tmp_path / name, tensorboard=False)
@@ -243,7 +257,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from agents.learning.world import World
+from textenv.training.world import World
 from agents.pretraining import pretrain_on_tasks
 from tests.agents.lm.test_loop import SHARED, shared_tasks
 

@@ -66,9 +66,9 @@ def test_measure_counts(unit: str, length: int) -> None:
     ("make", "message"),
     [
         (lambda: RegexRule("("), r"`pattern` '\(' is no regular expression"),
-        (lambda: RegexRule("a", mode="x"), "`mode` must be one of found, absent, full, count; got 'x'"),  # type: ignore[arg-type]
+        (lambda: RegexRule("a", mode="x"), "`mode` must be one of 'found', 'absent', 'full', 'count', got 'x'"),  # type: ignore[arg-type]
         (lambda: RegexRule("a", most=0), "`most` must be ≥ 1"),
-        (lambda: LengthRule(-1), "`target` must be ≥ 0 and finite, got -1"),
+        (lambda: LengthRule(-1), "`target` must be ≥ 0, got -1"),
         (lambda: LengthRule(1, "pages"), "`unit` must be one of"),  # type: ignore[arg-type]
         (lambda: FormatRule("xml"), "`format` must be one of not_empty, json"),
         (lambda: KeywordRule(()), "at least one and none blank"),

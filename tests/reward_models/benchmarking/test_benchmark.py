@@ -11,8 +11,9 @@ from rich.console import Console
 
 import reward_models
 from reward_models import benchmark
-from reward_models.benchmarking import BenchmarkReport, ratings_suite
+from reward_models.benchmarking import BenchmarkReport, ratings_suite, rewardbench_suite
 from reward_models.benchmarking.baselines import BagOfWords, ConstantModel, LengthModel, RandomModel
+from tests.reward_models.benchmarking.rewardbench_files import V1, V2, write
 from textenv.datasets import builtin_ratings
 from textenv.errors import ConfigError, DataError
 
@@ -113,6 +114,43 @@ def test_the_page_shows_texts_as_text_and_loads_nothing(report, tmp_path):
     assert re.search(r'<table class="sortable">', page)
     for title in ("Leaderboard", "Over-optimisation", "Calibration", "Across domains", "Small changes", "How to read"):
         assert title in page
+
+
+class Broken:
+    def score(self, prompts, responses):
+        raise ValueError(EVIL)
+
+
+@pytest.mark.parametrize("rows", [V1, V2], ids=["pairs", "choices"])
+def test_the_page_of_rewardbench_shows_its_parts(rows, tmp_path):
+    suite = rewardbench_suite(write(rows, tmp_path / "bench.jsonl"))
+    models = {"length": LengthModel(), "constant": ConstantModel(), "broken": Broken()}
+    report = benchmark(models, [suite], quick=True, probes=False)
+    page = report.save(tmp_path / "report.html").read_text("utf-8")
+    for part in {row["subset"] for row in rows}:
+        assert re.search(rf'<th scope="row">{re.escape(part)}', page)
+    assert ": parts</h3>" in page
+    assert "The probes were not run." in page
+    assert EVIL not in page
+
+
+def test_the_page_of_nothing_but_paths_has_their_sections(report, tmp_path):
+    figures = report.figures | {"suites": {}, "models": {}, "probes": None, "seed_spread": {}}
+    page = BenchmarkReport(figures).save(tmp_path / "report.html").read_text("utf-8")
+    assert re.findall(r'<h2 id="([^"]+)">', page) == ["overoptimization", "reading"]
+    assert "Along the proxy" in page
+    assert "Nothing was measured." in BenchmarkReport(figures | {"overoptimization": {}}).save(
+        tmp_path / "empty.html"
+    ).read_text("utf-8")
+
+
+def test_the_page_shows_every_figure_of_the_table_of_models(report, tmp_path):
+    page = report.save(tmp_path / "report.html").read_text("utf-8")
+    board = page[page.index('id="leaderboard"') : page.index('id="overoptimization"')]
+    suite = report.figures["suites"]["simulated"]["models"]
+    for model in suite.values():
+        assert f'data-v="{model["headline"]["value"]:.9g}"' in board
+    assert board.count("<tr>") == 1 + len(report.figures["models"])
 
 
 def test_the_summary_names_models_and_failures(report):

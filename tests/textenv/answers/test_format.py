@@ -37,8 +37,8 @@ def test_damaged_file_is_named(tmp_path, text, message):
     ("fields", "message"),
     [
         ({"stop": ("",)}, "not empty"),
-        ({"min_new_tokens": -1}, "min_new_tokens ≥ 0"),
-        ({"max_new_tokens": 0}, "max_new_tokens ≥ 1"),
+        ({"min_new_tokens": -1}, "`min_new_tokens` must be ≥ 0"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be ≥ 1"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens must not exceed max_new_tokens, got 5 > 4"),
     ],
 )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from agents.algorithms.ppo import PPOConfig
 from agents.policy import CausalLMPolicy
-from agents.ppo import PPOConfig
 from reward_models import Lexicon
 from reward_models.active import EnsembleDisagreement
 from reward_models.simulation import Rater, SimulatedPerson

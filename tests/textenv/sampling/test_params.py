@@ -10,7 +10,7 @@ from textenv.sampling import SamplingParams
     ("field", "value", "message"),
     [
         ("temperature", -1.0, "`temperature` must be ≥ 0"),
-        ("temperature", float("inf"), "`temperature` must be ≥ 0 and finite"),
+        ("temperature", float("inf"), "`temperature` must be a finite number, got inf; 0 is greedy"),
         ("top_k", -1, "`top_k` must be ≥ 0"),
         ("top_p", 0.0, r"`top_p` must lie in \(0, 1\]"),
         ("max_new_tokens", 0, "`max_new_tokens` must be ≥ 1"),

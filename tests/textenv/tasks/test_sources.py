@@ -199,7 +199,7 @@ def test_recipe_sources_are_loaded_with_their_own_form(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": ""}, "a task needs a `name`"),
+        ({"name": ""}, "`name` must be non-empty, got ''; every task has one"),
         ({"name": "a", "kind": "file"}, "`kind: file` needs a `path`"),
         ({"name": "a", "verifier": "magic"}, "`verifier` must be none or one of same_text"),
     ],

@@ -84,8 +84,8 @@ def test_format_templates_hold_braces_and_meta_characters():
         ({"response": "say"}, r"`response` must hold \{answer\}"),
         ({"pattern": "("}, "`pattern` is no regular expression"),
         ({"pattern": "a"}, "needs a group named answer"),
-        ({"items_per_document": 0}, "`items_per_document` ≥ 1 and `sheet_every` ≥ 0, got 0 and 1"),
-        ({"sheet_every": -1}, "`sheet_every` ≥ 0, got 6 and -1"),
+        ({"items_per_document": 0}, "`items_per_document` must be ≥ 1, got 0"),
+        ({"sheet_every": -1}, "`sheet_every` must be ≥ 0, got -1"),
     ],
 )
 def test_format_refuses_what_cannot_work(arguments, message):

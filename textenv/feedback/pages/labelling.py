@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from starlette.requests import Request
@@ -23,9 +21,10 @@ from textenv.feedback.server.label_api import blind_assignment, progress_fields,
 from textenv.feedback.server.security import Security
 from textenv.feedback.server.turns import Turns
 from textenv.feedback.store import Assignment, FeedbackStore, Label
+from textenv.pages.page import render
 
 STATIC = Path(__file__).parent / "static"
-"""Scripts and styles of all pages."""
+"""Scripts and styles of these pages; those of the page kit are served beside them."""
 
 
 def labelling_routes(store: FeedbackStore, security: Security, turns: Turns) -> list[BaseRoute]:
@@ -40,7 +39,7 @@ def labelling_routes(store: FeedbackStore, security: Security, turns: Turns) -> 
     return [
         Route("/label", page.show, methods=["GET"]),
         Route("/label/next", page.next, methods=["GET"]),
-        Mount("/static", StaticFiles(directory=STATIC), name="static"),
+        Mount("/static", StaticFiles(directory=STATIC, packages=[("textenv.pages", "static")]), name="static"),
     ]
 
 
@@ -49,12 +48,11 @@ class _Labelling:
         self._store = store
         self._security = security
         self._turn = turns
-        self._page = Template((STATIC / "label.html").read_text("utf-8"))
 
     def show(self, request: Request) -> Response:
         rater = self._security.rater(request)
         csrf = self._security.csrf_token(request)
-        return HTMLResponse(self._page.substitute(rater=escape(rater), csrf=escape(csrf)))
+        return HTMLResponse(render("textenv.feedback.pages", "label.html", rater=rater, csrf=csrf))
 
     async def next(self, request: Request) -> Response:
         rater, kinds = self._security.rater(request), wanted_kinds(request)

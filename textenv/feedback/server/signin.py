@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-from string import Template
 from urllib.parse import parse_qs, urlencode
 
 from starlette.exceptions import HTTPException
@@ -12,35 +10,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from textenv.feedback.server.security import Security
-
-_PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Sign in</title>
-<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/static/base.css">
-<link rel="stylesheet" href="/static/signin.css">
-</head>
-<body>
-<main class="card">
-<h1>Sign in</h1>
-<p class="$tone">$message</p>
-<form method="post" action="/signin">
-<input type="hidden" name="next" value="$target">
-<label for="token">Access token</label>
-<input id="token" type="password" name="token" autocomplete="current-password" required autofocus>
-<button class="primary">Sign in</button>
-</form>
-<p class="soft">To label, open the link that you were given; it needs no token.</p>
-</main>
-</body>
-</html>
-"""
-)
+from textenv.pages.page import render
 
 
 def signin_routes(security: Security) -> list[Route]:
@@ -66,8 +36,9 @@ def signin_redirect(request: Request) -> Response:
 
 
 def _page(message: str, target: str, status: int = 200) -> Response:
-    fields = {"message": escape(message), "target": escape(_own(target)), "tone": "soft" if status == 200 else "wrong"}
-    return HTMLResponse(_PAGE.substitute(fields), status)
+    tone = "soft" if status == 200 else "wrong"
+    page = render("textenv.feedback.pages", "signin.html", message=message, target=_own(target), tone=tone)
+    return HTMLResponse(page, status)
 
 
 def _own(target: str) -> str:

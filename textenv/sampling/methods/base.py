@@ -122,26 +122,6 @@ def score_answers(score: Any, trajectories: Sequence[Trajectory], cost: Cost, me
     return found
 
 
-def check_at_least(name: str, value: float, low: float) -> None:
-    """Refuse a setting below its smallest value.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    if not value >= low:
-        raise ConfigError(f"`{name}` must be ≥ {low}, got {value}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a setting that is not positive.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    if not value > 0:
-        raise ConfigError(f"`{name}` must be positive, got {value}")
-
-
 def check_full_support(params: SamplingParams, method: str) -> None:
     """Refuse draws that leave out tokens, where a method weighs by ratios of probabilities.
 

@@ -16,7 +16,6 @@ from textenv.sampling.methods.base import (
     Cost,
     MethodResult,
     Prompts,
-    check_at_least,
     prompt_groups,
     score_answers,
     start_sampling,
@@ -24,6 +23,7 @@ from textenv.sampling.methods.base import (
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import token_mask
+from textenv.settings import NonNegativeFloat, PositiveInt, Settings
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -49,7 +49,7 @@ class _Hypothesis(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BeamSearch:
+class BeamSearch(Settings):
     """Keep the most probable unfinished answers, extend them by every token, keep the best again.
 
     With ``num_groups`` above 1 the beams are divided into groups that go one after the other; a group's choice of a
@@ -74,22 +74,19 @@ class BeamSearch:
     Source: Vijayakumar et al. 2016, arXiv:1610.02424, with the Hamming diversity of its section 5.
     """
 
-    num_beams: int = 4
-    num_groups: int = 1
-    diversity_penalty: float = 0.0
+    num_beams: PositiveInt = 4
+    num_groups: PositiveInt = 1
+    diversity_penalty: NonNegativeFloat = 0.0
     length_penalty: float = 0.0
-    num_return: int = 1
-    max_batch: int = 256
+    num_return: PositiveInt = 1
+    max_batch: PositiveInt = 256
 
     def __post_init__(self) -> None:
-        check_at_least("num_beams", self.num_beams, 1)
-        check_at_least("num_groups", self.num_groups, 1)
-        check_at_least("max_batch", self.max_batch, 1)
-        check_at_least("diversity_penalty", self.diversity_penalty, 0)
+        super().__post_init__()
         if self.num_beams % self.num_groups:
             raise ConfigError(f"`num_groups` = {self.num_groups} must divide `num_beams` = {self.num_beams}")
-        if not 1 <= self.num_return <= self.num_beams:
-            raise ConfigError(f"`num_return` must lie in 1 … `num_beams` = {self.num_beams}, got {self.num_return}")
+        if self.num_return > self.num_beams:
+            raise ConfigError(f"`num_return` = {self.num_return} must not exceed `num_beams` = {self.num_beams}")
 
     def sample(
         self,

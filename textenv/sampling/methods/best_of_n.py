@@ -14,11 +14,11 @@ from textenv.sampling.methods.base import (
     Cost,
     MethodResult,
     Prompts,
-    check_at_least,
     score_answers,
     start_sampling,
 )
 from textenv.sampling.params import SamplingParams
+from textenv.settings import PositiveInt, Settings
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -37,7 +37,7 @@ class BestOfNDetail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfN(Settings):
     """Draw n answers to each prompt and keep the one with the highest score.
 
     Attributes:
@@ -49,12 +49,8 @@ class BestOfN:
     Source: Stiennon et al. 2020, arXiv:2009.01325; Nakano et al. 2021, arXiv:2112.09332.
     """
 
-    n: int = 4
-    max_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_at_least("n", self.n, 1)
-        check_at_least("max_batch", self.max_batch, 1)
+    n: PositiveInt = 4
+    max_batch: PositiveInt = 256
 
     def sample(
         self,

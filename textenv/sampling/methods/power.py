@@ -14,9 +14,7 @@ from textenv.sampling.methods.base import (
     EncodedPrompts,
     MethodResult,
     Prompts,
-    check_at_least,
     check_full_support,
-    check_positive,
     prompt_groups,
     score_answers,
     start_sampling,
@@ -25,6 +23,7 @@ from textenv.sampling.methods.base import (
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
+from textenv.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -47,7 +46,7 @@ class PowerDetail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PowerSampling:
+class PowerSampling(Settings):
     """Markov chains over whole answers whose stationary distribution is the policy's to the power alpha.
 
     That is not sampling at temperature 1 / alpha, which sharpens each token by itself; it prefers tokens whose
@@ -67,16 +66,10 @@ class PowerSampling:
     whole answers.
     """
 
-    alpha: float = 4.0
-    steps: int = 10
-    chains: int = 1
-    max_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_positive("alpha", self.alpha)
-        check_at_least("steps", self.steps, 0)
-        check_at_least("chains", self.chains, 1)
-        check_at_least("max_batch", self.max_batch, 1)
+    alpha: PositiveFloat = 4.0
+    steps: NonNegativeInt = 10
+    chains: PositiveInt = 1
+    max_batch: PositiveInt = 256
 
     def sample(
         self,

@@ -14,7 +14,6 @@ from textenv.sampling.methods.base import (
     EncodedPrompts,
     MethodResult,
     Prompts,
-    check_at_least,
     prompt_groups,
     score_answers,
     start_sampling,
@@ -23,6 +22,7 @@ from textenv.sampling.methods.base import (
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
+from textenv.settings import PositiveInt, Settings
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -46,7 +46,7 @@ class RejectionDetail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RejectionSampling:
+class RejectionSampling(Settings):
     """Draw answers until one scores at least the threshold: a draw from the policy given that it does.
 
     Attributes:
@@ -60,14 +60,9 @@ class RejectionSampling:
     """
 
     threshold: float = 0.0
-    max_tries: int = 64
-    round_size: int = 4
-    max_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_at_least("max_tries", self.max_tries, 1)
-        check_at_least("round_size", self.round_size, 1)
-        check_at_least("max_batch", self.max_batch, 1)
+    max_tries: PositiveInt = 64
+    round_size: PositiveInt = 4
+    max_batch: PositiveInt = 256
 
     def sample(
         self,

@@ -17,9 +17,7 @@ from textenv.sampling.methods.base import (
     EncodedPrompts,
     MethodResult,
     Prompts,
-    check_at_least,
     check_full_support,
-    check_positive,
     prompt_groups,
     start_sampling,
     stream_seed,
@@ -27,6 +25,7 @@ from textenv.sampling.methods.base import (
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
+from textenv.settings import PositiveFloat, PositiveInt, Settings, UnitFloat
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -65,7 +64,7 @@ class SMCDetail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SequentialMonteCarlo:
+class SequentialMonteCarlo(Settings):
     """Particles grow token by token; weights say how much likelier the tilted policy makes them.
 
     The target is ``π(answer) ∝ policy(answer) · exp(score / beta)``, the optimum of KL-regularised reinforcement
@@ -88,20 +87,12 @@ class SequentialMonteCarlo:
     Source: Zhao et al. 2024, arXiv:2404.17546; Lew et al. 2023, arXiv:2306.03081.
     """
 
-    particles: int = 16
-    beta: float = 1.0
+    particles: PositiveInt = 16
+    beta: PositiveFloat = 1.0
     twist: Callable[[list[str], list[str]], Any] | PrefixValues | Any = None
-    twist_every: int = 1
-    ess_threshold: float = 0.5
-    max_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_at_least("particles", self.particles, 1)
-        check_at_least("twist_every", self.twist_every, 1)
-        check_at_least("max_batch", self.max_batch, 1)
-        check_positive("beta", self.beta)
-        if not 0 <= self.ess_threshold <= 1:
-            raise ConfigError(f"`ess_threshold` must lie in [0, 1], got {self.ess_threshold}")
+    twist_every: PositiveInt = 1
+    ess_threshold: UnitFloat = 0.5
+    max_batch: PositiveInt = 256
 
     def sample(
         self,

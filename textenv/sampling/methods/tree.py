@@ -14,7 +14,6 @@ from textenv.sampling.methods.base import (
     Cost,
     MethodResult,
     Prompts,
-    check_at_least,
     prompt_groups,
     score_answers,
     start_sampling,
@@ -23,6 +22,7 @@ from textenv.sampling.methods.base import (
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import trajectory_uniforms
+from textenv.settings import PositiveInt, Settings
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -48,7 +48,7 @@ class TreeDetail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BranchingTree:
+class BranchingTree(Settings):
     """Let every unfinished prefix branch after each segment of tokens, for as long as the budget lasts.
 
     Before a segment, each prompt's tree branches as widely (up to ``width``) as leaves enough for all its branches to
@@ -65,16 +65,10 @@ class BranchingTree:
         ConfigError: If a setting is out of range.
     """
 
-    budget_tokens: int = 256
-    segment_tokens: int = 8
-    width: int = 2
-    max_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_at_least("segment_tokens", self.segment_tokens, 1)
-        check_at_least("width", self.width, 1)
-        check_at_least("max_batch", self.max_batch, 1)
-        check_at_least("budget_tokens", self.budget_tokens, 1)
+    budget_tokens: PositiveInt = 256
+    segment_tokens: PositiveInt = 8
+    width: PositiveInt = 2
+    max_batch: PositiveInt = 256
 
     def sample(
         self,

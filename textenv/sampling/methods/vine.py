@@ -16,7 +16,6 @@ from textenv.sampling.methods.base import (
     EncodedPrompts,
     MethodResult,
     Prompts,
-    check_at_least,
     prompt_groups,
     score_answers,
     start_sampling,
@@ -25,6 +24,7 @@ from textenv.sampling.methods.base import (
 from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
+from textenv.settings import PositiveInt, Settings
 from textenv.trajectories.trajectory import Trajectory
 
 
@@ -47,7 +47,7 @@ class VineDetail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Vine:
+class Vine(Settings):
     """Draw one answer per prompt, then continuations from its prefixes.
 
     Attributes:
@@ -60,14 +60,9 @@ class Vine:
     Source: Schulman et al. 2015, arXiv:1502.05477, section 5.2; Kazemnejad et al. 2024, arXiv:2410.01679.
     """
 
-    rollouts: int = 4
-    every: int = 1
-    max_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_at_least("rollouts", self.rollouts, 1)
-        check_at_least("every", self.every, 1)
-        check_at_least("max_batch", self.max_batch, 1)
+    rollouts: PositiveInt = 4
+    every: PositiveInt = 1
+    max_batch: PositiveInt = 256
 
     def sample(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -15,8 +13,8 @@ from numpy.typing import NDArray
 
 from textenv.checkpoints import write_atomic
 from textenv.errors import ConfigError, DataError
+from textenv.pages.page import STATIC, render_alone
 from textenv.trajectories.trajectory import Trajectory
-from textenv.trajectories.views.heatmap_page import PAGE
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -107,10 +105,10 @@ def write_heatmap(
         ],
         "answers": answers,
     }
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A closing tag inside a text must not end the script element.
-    safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    page = PAGE.replace("{{title}}", html.escape(title)).replace("{{data}}", safe)
+    own = Path(__file__).parent / "static"
+    styles, scripts = [STATIC / "theme.css", own / "heatmap.css"], [own / "heatmap.js"]
+    package = "textenv.trajectories.views"
+    page = render_alone(package, "heatmap.html", styles=styles, scripts=scripts, data=data, title=title)
     write_atomic(Path(path_html), page)
     return Path(path_html)
 

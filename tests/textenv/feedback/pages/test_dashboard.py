@@ -173,9 +173,9 @@ def test_a_new_label_shows_without_reloading_and_what_is_the_same_stays(store, o
 
 def test_a_session_that_ends_and_a_server_that_is_away_are_said(store, opened):
     page = opened()
-    page.route("**/admin/dashboard", lambda route: route.abort())
+    page.route("**/dashboard/parts*", lambda route: route.abort())
     page.wait_for_selector("#notice:has-text('No connection to the server')")
-    page.unroute("**/admin/dashboard")
+    page.unroute("**/dashboard/parts*")
     page.wait_for_selector("#notice", state="hidden")
     page.context.clear_cookies()
     page.wait_for_selector("#notice:has-text('Your session has ended')")

@@ -198,7 +198,7 @@ def test_beam_search_ends_some_answers_early():
         (lambda: BestOfN(0), "`n` must be ≥ 1, got 0"),
         (lambda: RejectionSampling(max_tries=0), "`max_tries` must be ≥ 1"),
         (lambda: BeamSearch(4, num_groups=3), "`num_groups` = 3 must divide `num_beams` = 4"),
-        (lambda: BeamSearch(2, num_return=3), "`num_return` must lie in 1 … `num_beams` = 2"),
+        (lambda: BeamSearch(2, num_return=3), "`num_return` = 3 must not exceed `num_beams` = 2"),
         (lambda: BeamSearch(2, diversity_penalty=-1), "`diversity_penalty` must be ≥ 0"),
         (lambda: Vine(every=0), "`every` must be ≥ 1"),
         (lambda: BranchingTree(width=0), "`width` must be ≥ 1"),
