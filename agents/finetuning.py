@@ -105,23 +105,6 @@ class Prepared(NamedTuple):
     sources: dict[str, int]
 
 
-def demonstration_examples(
-    demonstrations: Sequence[DemonstrationLike], tokenizer: Any, context: int
-) -> tuple[list[Example], int]:
-    """Instruction and answer as examples, the loss on the answer and its end token.
-
-    Args:
-        demonstrations: Prompts with answers.
-        tokenizer: The policy's.
-        context: Longest sequence in tokens.
-
-    Returns:
-        The examples, and how many demonstrations did not fit the context and were left out.
-    """
-    made = [example for example in _encoded(demonstrations, Answers(tokenizer)) if len(example.tokens) <= context]
-    return made, len(demonstrations) - len(made)
-
-
 def prepare(
     demonstrations: Sequence[DemonstrationLike | ConversationLike],
     tokenizer: Any,

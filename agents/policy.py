@@ -223,11 +223,6 @@ class CausalLMPolicy(nn.Module):
         return torch.promote_types(self.computes_in, torch.float32)
 
     @property
-    def critic_has_learned(self) -> bool:
-        """Whether values say anything yet: the head on the policy's trunk starts at zero."""
-        return self.value_head is None or bool((self.value_head.weight != 0).any())
-
-    @property
     def answer(self) -> AnswerFormat:
         """What an answer is: set by whoever trains the policy to answer, stored with it, used wherever it answers."""
         return self.answers.format

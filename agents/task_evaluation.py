@@ -35,7 +35,7 @@ MEASURES = (
 )
 """What is measured of each answer; ``answered``, both accuracies and ``goes_on`` only where a task has a verifier."""
 
-_BOUNDS = dict.fromkeys(("answered", "accuracy", "greedy_accuracy", "goes_on", "eos"), (0.0, 1.0))
+_SHARES = ("answered", "accuracy", "greedy_accuracy", "goes_on", "eos")
 
 
 @dataclass(frozen=True)
@@ -237,10 +237,14 @@ def summarize_answers(
             values = [answers[i].figures[measure] for i in rows if measure in answers[i].figures]
             if len(values) == len(rows):
                 found = bootstrap.item_mean(values)
-                figures[name][measure] = found.interval(_BOUNDS.get(measure))
+                figures[name][measure] = found.interval(_bounds(measure))
                 resampled.setdefault(measure, []).append(found)
-    mean = {measure: Resampled.mean(found).interval(_BOUNDS.get(measure)) for measure, found in resampled.items()}
+    mean = {measure: Resampled.mean(found).interval(_bounds(measure)) for measure, found in resampled.items()}
     return figures | {"mean": mean}
+
+
+def _bounds(measure: str) -> tuple[float, float] | None:
+    return (0.0, 1.0) if measure in _SHARES else None
 
 
 def answer_records(asked: Sequence[Asked], answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:

@@ -169,7 +169,7 @@ def _accuracies(
                 totals[column] += values.sum()
                 parts[rows, column] += values.sum(1)
                 parts[:, column] += (values * across).sum(0)
-    by_cluster = np.stack([np.bincount(clusters, part, bootstrap.count) for part in parts.T], axis=1)
+    by_cluster = np.stack([np.bincount(clusters, part, bootstrap.count) for part in parts.T], axis=1).astype(np.float64)
     right, count = np.split(np.vstack(bootstrap.sums_of_parts(totals, by_cluster)), 2, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = np.where(count > 0, right / count, np.nan)

@@ -1,8 +1,10 @@
 """Who may import whom; read from the source, so that it also holds where a test imports nothing."""
 
 import ast
+import os
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -159,3 +161,19 @@ def test_our_packages_are_ours():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     assert [Path(path).parent.parent for path in printed.split()] == [ROOT] * 3
+
+
+@pytest.mark.network
+def test_an_editable_install_is_found_beside_a_folder_of_the_same_name(tmp_path):
+    """A clone is called textenv, and people work in the folder that holds it."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", ROOT], check=True)
+    (tmp_path / "textenv").symlink_to(ROOT)
+    program = "import importlib.util; print(importlib.util.find_spec('textenv').origin)"
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        [python, "-c", program], cwd=tmp_path, env=outside, capture_output=True, text=True, check=True
+    ).stdout
+    assert Path(found.strip()) == ROOT / "textenv" / "__init__.py"

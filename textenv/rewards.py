@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -239,12 +238,8 @@ class LazyReward:
 # --- combinators: each is itself a reward function over episodes ------------------------------------------------------
 
 
-def _inner(reward: Any, episodes: Sequence[Episode]) -> Scores:
-    return score_episodes(reward, episodes) if episodes else Scores(np.zeros(0))
-
-
 def _scores(reward: Any, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-    return _inner(reward, episodes).scores
+    return score_episodes(reward, episodes).scores if episodes else np.zeros(0)
 
 
 def _as_episodes(prompts: Sequence[str], responses: Sequence[str]) -> list[Episode]:
@@ -252,21 +247,7 @@ def _as_episodes(prompts: Sequence[str], responses: Sequence[str]) -> list[Episo
     return [Episode(p, -1, (), r, (), FinishReason.EOS, 0.0) for p, r in zip(prompts, responses, strict=True)]
 
 
-class _Combined:
-    """Shared calling convention of the combinators."""
-
-    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
-        raise NotImplementedError
-
-    def score(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
-        """Scores of texts, without token ids: lengths count as 0 and every answer as ended by EOS."""
-        return self.score_episodes(_as_episodes(prompts, responses)).scores
-
-    def __call__(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
-        return self.score(prompts, responses)
-
-
-class SumReward(_Combined):
+class SumReward:
     """Weighted sum of rewards.
 
     Args:
@@ -296,71 +277,10 @@ class SumReward(_Combined):
             total += weight * values
         return Scores(total, parts=parts)
 
+    def score(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
+        """Scores of texts, without token ids: lengths count as 0 and every answer as ended by EOS."""
+        return self.score_episodes(_as_episodes(prompts, responses)).scores
 
-@dataclass(frozen=True)
-class ScaleReward(_Combined):
-    """``scale · score + shift`` of another reward."""
-
-    reward: Any
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
-        """Scaled scores."""
-        inner = _inner(self.reward, episodes)
-        return Scores(self.scale * inner.scores + self.shift, parts=inner.parts)
-
-
-@dataclass(frozen=True)
-class ClipReward(_Combined):
-    """Another reward's scores, clipped to ``[low, high]``.
-
-    Raises:
-        ConfigError: If ``low`` exceeds ``high``.
-    """
-
-    reward: Any
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        """Checks the bounds."""
-        if self.low > self.high:
-            raise ConfigError(f"ClipReward: low must not exceed high, got {self.low} and {self.high}")
-
-    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
-        """Clipped scores."""
-        inner = _inner(self.reward, episodes)
-        return Scores(np.clip(inner.scores, self.low, self.high), parts=inner.parts)
-
-
-@dataclass(frozen=True)
-class LengthPenaltyReward(_Combined):
-    """Another reward minus ``per_token`` for every policy token beyond ``free_tokens``."""
-
-    reward: Any
-    per_token: float
-    free_tokens: int = 0
-
-    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
-        """Penalised scores."""
-        inner = _inner(self.reward, episodes)
-        excess = np.array([max(0, e.action_tokens - self.free_tokens) for e in episodes], dtype=np.float64)
-        return Scores(inner.scores - self.per_token * excess, parts=inner.parts)
-
-
-@dataclass(frozen=True)
-class MissingEosReward(_Combined):
-    """Another reward minus ``penalty`` for answers that neither EOS nor a stop string ended.
-
-    Source: ``missing_eos_penalty`` in TRL's PPO trainer, after Huang et al. 2024, arXiv:2403.17031.
-    """
-
-    reward: Any
-    penalty: float = 1.0
-
-    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
-        """Penalised scores."""
-        inner = _inner(self.reward, episodes)
-        missing = np.array([e.finish_reason not in (FinishReason.EOS, FinishReason.STOP) for e in episodes])
-        return Scores(inner.scores - self.penalty * missing, parts=inner.parts)
+    def __call__(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
+        """As `score`: a function of texts."""
+        return self.score(prompts, responses)

@@ -9,14 +9,13 @@ from reward_models.losses.pairwise import (
     rated_pairs,
     thurstone,
 )
-from reward_models.losses.process import Aggregation, aggregate_steps, step_bce
+from reward_models.losses.process import step_bce
 from reward_models.losses.rankings import MAX_TIED, PADDING, UNRANKED, best_of, plackett_luce, ranked_pairs
 from reward_models.losses.ratings import (
     gaussian_nll,
     increasing,
     ordinal,
     ordinal_logprobs,
-    spread_out,
     squared_error,
 )
 from reward_models.losses.reduction import same_shape, weighted_mean
@@ -25,8 +24,6 @@ __all__ = [
     "MAX_TIED",
     "PADDING",
     "UNRANKED",
-    "Aggregation",
-    "aggregate_steps",
     "best_of",
     "bradley_terry",
     "centering",
@@ -41,7 +38,6 @@ __all__ = [
     "rao_kupper",
     "rated_pairs",
     "same_shape",
-    "spread_out",
     "squared_error",
     "step_bce",
     "thurstone",

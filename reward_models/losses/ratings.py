@@ -94,10 +94,3 @@ def ordinal_logprobs(scores: Tensor, categories: Tensor, cutpoints: Tensor) -> T
 def increasing(raw: Tensor) -> Tensor:
     """Any numbers as increasing ones: the first, then steps of softplus of the others; shape ``(C - 1,)`` both."""
     return torch.cumsum(torch.cat([raw[:1], softplus(raw[1:])]), dim=0)
-
-
-def spread_out(categories: int) -> Tensor:
-    """Starting values for `increasing`: cutpoints 1 apart around 0, shape ``(categories - 1,)``."""
-    raw = torch.full((categories - 1,), math.log(math.e - 1))
-    raw[0] = -(categories - 2) / 2
-    return raw

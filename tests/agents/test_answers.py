@@ -34,7 +34,7 @@ from textenv.answers import AnswerFormat
 from textenv.envs.task import GenerationTask
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.server.batching import AnswerRequest, Batcher, Chunk
-from textenv.rewards import LengthPenaltyReward
+from textenv.rewards import SumReward
 from textenv.sampling.methods import BeamSearch, BestOfN
 from textenv.tasks import Demonstrated
 from textenv.wrappers.vector import DenyTokens, LengthPenalty, WhitenReward
@@ -282,9 +282,9 @@ def test_held_out_evaluation_plays_wrappers_masks_and_rewards_without_learning_f
 
 def test_evaluate_policy_takes_rewards_of_episodes():
     policy = make_policy()
-    reward = LengthPenaltyReward(CountingTokens(), per_token=1.0)
+    reward = SumReward([CountingTokens(), lambda p, r: [1.0] * len(r)], [1.0, 0.5])
     found = evaluate_policy(policy, PROMPTS, reward, sampling=SamplingParams(max_new_tokens=5))
-    assert found.summary["reward_mean"] == 0.0
+    assert found.summary["reward_mean"] == pytest.approx(found.summary["response_tokens"] + 0.5)
 
 
 def test_kl_of_masked_answers_is_that_of_the_masked_policies():

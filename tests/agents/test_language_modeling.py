@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.finetuning import SFTConfig, demonstration_examples, sft
+from agents.finetuning import SFTConfig, prepare, sft
 from agents.language_modeling import (
     Example,
     LMConfig,
@@ -135,13 +135,12 @@ def test_training_with_nan_weights_stops_and_names_the_step(tokenizer):
 
 
 def test_demonstration_loss_is_on_the_answer_and_its_end_only(tokenizer):
-    examples, left_out = demonstration_examples(
+    found = prepare(
         [Demonstration("movies", "the old", " film is good"), Demonstration("movies", "x" * 60, " y")],
         tokenizer,
         TINY.context,
     )
-    assert left_out == 1
-    (example,) = examples
+    ((example,),) = found.examples.values()
     answer = tokenizer.encode(" film is good", add_special_tokens=False)
     assert example.tokens[example.prompt_length :].tolist() == [*answer, tokenizer.eos_token_id]
     assert example.tokens[: example.prompt_length].tolist() == tokenizer.encode("the old")

@@ -27,7 +27,7 @@ from textenv.errors import CheckpointError, ConfigError, DataError, ShapeError
 
 def test_every_exported_name_is_there() -> None:
     assert all(hasattr(reward_models, name) for name in reward_models.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+    with pytest.raises(AttributeError, match="No reward_models attribute Nothing"):
         _ = reward_models.Nothing
 
 

@@ -7,11 +7,7 @@ import textenv
 from textenv import Episode, FinishReason
 from textenv.errors import ConfigError, RewardError
 from textenv.rewards import (
-    ClipReward,
     LazyReward,
-    LengthPenaltyReward,
-    MissingEosReward,
-    ScaleReward,
     SumReward,
     call_reward,
     resolve_reward,
@@ -115,13 +111,9 @@ def test_dense_rewards_must_fit_the_tokens():
     [
         (SumReward([lengths, Model()], [1.0, 10.0]), [22.0, 33.0]),
         (SumReward([lengths, lengths]), [4.0, 6.0]),
-        (ScaleReward(lengths, 2.0, -1.0), [3.0, 5.0]),
-        (ClipReward(lengths, -1.0, 2.5), [2.0, 2.5]),
-        (LengthPenaltyReward(lengths, 0.5, free_tokens=2), [2.0, 2.0]),
-        (MissingEosReward(lengths, 10.0), [2.0, -7.0]),
-        (ClipReward(ScaleReward(SumReward([lengths]), 10.0), 0.0, 25.0), [20.0, 25.0]),
+        (SumReward([SumReward([lengths]), lengths], [10.0, 1.0]), [22.0, 33.0]),
     ],
-    ids=["weighted-sum", "sum", "scale", "clip", "length", "missing-eos", "nested"],
+    ids=["weighted-sum", "sum", "nested"],
 )
 def test_combinators(reward, expected):
     episodes = [episode("ab", 2), episode("abc", 4, FinishReason.LENGTH)]
@@ -129,16 +121,16 @@ def test_combinators(reward, expected):
 
 
 def test_combinators_can_be_called_with_texts():
-    assert ScaleReward(lengths, 2.0)(["p"], ["abc"]).tolist() == [6.0]
-    assert call_reward(MissingEosReward(lengths), ["p"], ["abc"]).tolist() == [3.0]
+    assert SumReward([lengths], [2.0])(["p"], ["abc"]).tolist() == [6.0]
+    assert call_reward(SumReward([lengths]), ["p"], ["abc"]).tolist() == [3.0]
 
 
 @pytest.mark.parametrize(
     ("rewards", "names"), [([lengths, Model()], ["0", "1"]), ({"text": lengths, "model": Model()}, ["text", "model"])]
 )
-def test_sum_reward_shows_its_parts_also_inside_others(rewards, names):
-    found = score_episodes(ScaleReward(SumReward(rewards, [1.0, 10.0]), 2.0), [episode("ab")])
-    assert found.scores.tolist() == [44.0]
+def test_sum_reward_shows_its_parts(rewards, names):
+    found = score_episodes(SumReward(rewards, [1.0, 10.0]), [episode("ab")])
+    assert found.scores.tolist() == [22.0]
     assert found.parts is not None
     assert {name: values.tolist() for name, values in found.parts.items()} == {name: [2.0] for name in names}
 
@@ -147,11 +139,6 @@ def test_sum_reward_shows_its_parts_also_inside_others(rewards, names):
 def test_sum_reward_refuses_unequal_weights(make):
     with pytest.raises(ConfigError, match="rewards and"):
         make()
-
-
-def test_clip_reward_refuses_crossed_bounds():
-    with pytest.raises(ConfigError, match="low must not exceed high, got 1 and 0"):
-        ClipReward(lengths, 1, 0)
 
 
 def test_rewards_are_found_by_name_and_by_path():

@@ -217,19 +217,6 @@ class TextGenerationEnv(gym.Env[Any, Any]):
             forks.append(fork)
         return forks
 
-    def get_prompt_state(self) -> dict[str, Any]:
-        """Place in the order of prompts, generator included; JSON-able, for resuming a run."""
-        return {"rng": self.np_random.bit_generator.state, "dealer": self._dealer.get_state()}
-
-    def set_prompt_state(self, state: dict[str, Any]) -> None:
-        """Goes on in the order of prompts from where :meth:`get_prompt_state` was called.
-
-        Raises:
-            ConfigError: If the state belongs to other prompts.
-        """
-        self._dealer.set_state(state["dealer"])
-        self.np_random.bit_generator.state = state["rng"]
-
 
 def with_rng(state: EnvState, rng: np.random.Generator, dealer: Any) -> EnvState:
     """The state, with the place in the order of prompts."""

@@ -379,31 +379,6 @@ class TextGenerationVectorEnv(VectorEnv[Any, Any, Any]):
             fork.set_state(i, state)
         return fork
 
-    def get_prompt_state(self) -> dict[str, Any]:
-        """Place of every slot in the order of prompts, generators included; JSON-able, for resuming a run."""
-        count = len(self._dealers)
-        dealing = [self._dealing(slot) for slot in range(count)]
-        return {
-            "prompt_dealing": self.prompt_dealing,
-            "slots": [{"rng": rng.bit_generator.state, "dealer": dealer.get_state()} for rng, dealer in dealing],
-        }
-
-    def set_prompt_state(self, state: dict[str, Any]) -> None:
-        """Goes on in the order of prompts from where :meth:`get_prompt_state` was called; follow it with ``reset()``.
-
-        Raises:
-            ConfigError: If the state belongs to another number of slots, other prompts, or the other way of dealing.
-        """
-        if state["prompt_dealing"] != self.prompt_dealing or len(state["slots"]) != len(self._dealers):
-            raise ConfigError(
-                f"the saved prompt state is for {len(state['slots'])} dealers ({state['prompt_dealing']}), this "
-                f"environment has {len(self._dealers)} ({self.prompt_dealing})"
-            )
-        for slot, saved in enumerate(state["slots"]):
-            rng, dealer = self._dealing(slot)
-            dealer.set_state(saved["dealer"])
-            rng.bit_generator.state = saved["rng"]
-
 
 def _clear_absent(infos: dict[str, Any], present: NDArray[np.bool_]) -> None:
     """Sets flat infos to 0 where their slot has nothing to say, as SyncVectorEnv does."""

@@ -73,10 +73,15 @@ def fit_form(d: ArrayLike, gold: ArrayLike, draws: ArrayLike, *, form: Form, pro
     n, furthest = int(kept.sum()), float(places[0].max())
     predicted = value_of(places[0], float(alphas[0]), float(betas[0]), form)
     total = float(((stacked[0] - stacked[0].mean()) ** 2).sum())
-    fitted = (Resampled(float(rows[0]), rows[1:], n, prompts).interval() for rows in (alphas, betas, peaks, heights))
+    alpha, beta, peak, height = (
+        Resampled(float(rows[0]), rows[1:], n, prompts).interval() for rows in (alphas, betas, peaks, heights)
+    )
     return Fit(
         form,
-        *fitted,
+        alpha,
+        beta,
+        peak,
+        height,
         float(np.mean(peaks[1:] < furthest)) if len(drawn) else float("nan"),
         1 - float(((stacked[0] - predicted) ** 2).sum()) / total if total > 0 else float("nan"),
     )

@@ -304,32 +304,6 @@ def test_shared_dealing_deals_every_prompt_once_before_any_twice():
     assert dealt[:12] != dealt[12:]
 
 
-@pytest.mark.parametrize("dealing", ["per_slot", "shared"])
-def test_prompt_state_resumes_the_order_of_prompts(dealing):
-    import json
-
-    def make():
-        return make_envs(3, prompts=[[A] * (i + 1) for i in range(7)], prompt_dealing=dealing)
-
-    envs = make()
-    envs.reset(seed=3)
-    for _ in range(4):
-        envs.step(np.full(3, EOS))
-    saved = json.loads(json.dumps(envs.get_prompt_state()))
-    again = make()
-    again.set_prompt_state(saved)
-    for _ in range(10):
-        np.testing.assert_array_equal(envs.reset()[0], again.reset()[0])
-
-
-def test_single_prompt_state_resumes_the_order_of_prompts():
-    env, again = make_env(), make_env()
-    env.reset(seed=3)
-    again.set_prompt_state(env.get_prompt_state())
-    for _ in range(9):
-        np.testing.assert_array_equal(env.reset()[0], again.reset()[0])
-
-
 def test_tasks_reach_the_episode():
     env = make_env(prompts=[{"prompt": "a", "task": "copy"}], task_weights={"copy": 1.0})
     env.reset(seed=0)

@@ -279,13 +279,6 @@ def test_state_of_another_task_is_refused():
         env.set_state(other.get_state())
 
 
-def test_prompt_state_of_another_environment_is_refused():
-    envs = make_envs(3)
-    envs.reset(seed=0)
-    with pytest.raises(ConfigError, match="the saved prompt state is for 3 dealers"):
-        make_envs(2).set_prompt_state(envs.get_prompt_state())
-
-
 def test_tokenizer_without_a_known_name_is_refused(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(ConfigError, match="cannot load the tokenizer"):

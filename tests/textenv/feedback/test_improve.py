@@ -53,7 +53,7 @@ def collect(store: FeedbackStore, policy_folder: Path, *, seed: int = 0, prompts
     policy = CausalLMPolicy.from_pretrained(policy_folder)
     texts = builtin_ratings(n=600, seed=5)
     asked = list(dict.fromkeys(d.prompt for d in demonstrations(texts)))[:prompts]
-    version = (store.latest_policy(policy_folder.name) or Answer("")).version
+    version = next((known.version for known in reversed(store.policies(policy_folder.name))), "")
     drawn = policy.generate(asked, SamplingParams(max_new_tokens=6), n=2, seed=seed)
     pairs = zip(drawn[::2], drawn[1::2], strict=True)
     items = [
@@ -117,7 +117,7 @@ def test_the_next_round_starts_from_the_version_before(improved: tuple[Path, dic
     with FeedbackStore(folder / "people.sqlite") as store:
         collect(store, policy, seed=9)
         served = store.policies("sft")[-1].version
-        labels = store.last_label_number()
+        labels = max(each.label.number for each in store.labels())
         store.add_items([Item("compare", f"p{n}", (Answer("good"), Answer(f"bad {n}"))) for n in range(20)])
         before = [item.id for item in store.open_items()]
     figures = improve(replace(config(folder, policy), members=2), CONSOLE)
@@ -156,7 +156,7 @@ def test_an_interrupted_round_goes_on_where_it_was(finished: Path, tmp_path: Pat
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["improve"]
     with FeedbackStore(tmp_path / "people.sqlite") as store:
         (round_,) = store.rounds()
-        assert round_.upto < store.last_label_number()
+        assert round_.upto < max(each.label.number for each in store.labels())
         assert round_.figures["version"] == figures["version"]
 
 

@@ -282,17 +282,18 @@ def test_item_payloads_are_json_whatever_they_hold(store):
 def test_standing_is_progress_and_what_an_undo_takes_back(store, make_item):
     items = [make_item(number=n) for n in range(3)]
     store.add_items(items)
-    assert store.standing("ann") == (store.progress("ann"), None)
+    assert store.next_with_standing("ann")[1] == (store.progress("ann"), None)
+    store.release("ann")
     for number, item in enumerate(items[:2]):
         store.save_label(label(item, "ann", number))
     store.save_label(label(items[2], "bob"))
 
-    progress, newest = store.standing("ann")
+    progress, newest = store.next_with_standing("ann")[1]
     assert (progress.labelled, progress.remaining) == (2, 0)
     assert newest is not None
     assert newest.item == items[1].id
     store.undo("ann")
-    progress, newest = store.standing("ann")
+    progress, newest = store.next_with_standing("ann")[1]
     assert newest is not None
     assert (newest.item, progress.labelled) == (items[0].id, 1)
 
@@ -302,7 +303,7 @@ def test_next_item_comes_with_the_standing_that_both_calls_would_tell(store, mak
     for number in range(3):
         given, standing = store.next_with_standing("ann")
         assert given == store.next_assignment("ann")
-        assert standing == store.standing("ann")
+        assert standing.progress == store.progress("ann")
         assert standing.progress.labelled == number
         store.save_label(label(given.item, "ann", number))
     given, standing = store.next_with_standing("ann")

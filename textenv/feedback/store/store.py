@@ -232,7 +232,7 @@ class FeedbackStore:
             return self._lease_next(connection, rater, kinds)
 
     def next_with_standing(self, rater: str, *, kinds: Sequence[str] = KINDS) -> tuple[Assignment | None, Standing]:
-        """:meth:`next_assignment` and :meth:`standing` in one transaction, which costs less than two."""
+        """:meth:`next_assignment`, how far the rater has come, and what an undo would take back; in one transaction."""
         with self.database.write() as connection:
             given = self._lease_next(connection, rater, kinds)
             return given, self._standing(connection, rater)
@@ -254,11 +254,6 @@ class FeedbackStore:
         """
         with self.database.read() as connection:
             return assignment.progress(connection, rater, self._open_count(connection))
-
-    def standing(self, rater: str) -> Standing:
-        """How far a rater has come, and what an undo would take back."""
-        with self.database.read() as connection:
-            return self._standing(connection, rater)
 
     def _lease_next(self, connection: sa.Connection, rater: str, kinds: Sequence[str]) -> Assignment | None:
         now = self._clock()
@@ -354,11 +349,6 @@ class FeedbackStore:
         found = labelling.iterate(self.database, conditions, after)
         return (each for each in found if include_gold or each.item.gold is None)
 
-    def last_label_number(self) -> int:
-        """Number of the newest label; 0 before the first."""
-        with self.database.read() as connection:
-            return connection.execute(sa.select(sa.func.coalesce(sa.func.max(schema.labels.c.number), 0))).scalar_one()
-
     # --- raters -------------------------------------------------------------------------------------------------------
 
     def add_rater(self, name: str, note: str = "") -> Rater:
@@ -440,10 +430,6 @@ class FeedbackStore:
         """Policy versions in the order of their registration."""
         with self.database.read() as connection:
             return history.policy_versions(connection, name)
-
-    def latest_policy(self, name: str) -> PolicyVersion | None:
-        """The version of a policy that was registered last."""
-        return next(reversed(self.policies(name)), None)
 
 
 def _has_item(connection: sa.Connection, item_id: str) -> bool:

@@ -52,11 +52,6 @@ class BestOfN(Settings):
     n: PositiveInt = 4
     max_batch: PositiveInt = 256
 
-    @property
-    def kl_bound(self) -> float:
-        """Upper bound of KL(best-of-n ‖ policy) in nats per answer, ``log n − (n − 1) / n``."""
-        return float(np.log(self.n) - (self.n - 1) / self.n)
-
     def sample(
         self,
         policy: GenerativePolicy,

@@ -43,7 +43,6 @@ def test_best_of_n_costs_every_answer(toy: Toy):
     assert result.cost.generated_tokens == sum(lengths)
     assert result.cost.reward_calls == len(lengths) == 8
     assert result.cost.fed_tokens == len(toy.prompts) + sum(n - 1 for n in lengths)
-    assert BestOfN(1).kl_bound == 0
 
 
 def test_rejection_has_the_exact_distribution_and_rate(toy: Toy):
