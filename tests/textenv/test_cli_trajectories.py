@@ -166,7 +166,7 @@ def test_show_prints_answers_or_writes_the_page(stores: dict[str, Path], tmp_pat
         (["sample", "--policy", "./nowhere"], "`--policy ./nowhere`: there is no such folder"),
         (["sample", "--policy", "x", "--reference", "runs/a/b"], "`--reference runs/a/b`: there is no such folder"),
         (["sample", "--policy", "x", "--n", "0"], "`n` must be ≥ 1, got 0"),
-        (["sample", "--policy", "x", "--prompts", "none.jsonl"], "none.jsonl: no such prompt file"),
+        (["sample", "--policy", "x", "--prompts", "none.jsonl"], "none.jsonl: no such file"),
         (["sample", "--policy", "x", "--prompts", "none.txt"], "none.txt: no such prompt file"),
         (["sample", "--policy", "x", "--prompts", "data/prompts"], "`--prompts data/prompts`: there is no such prompt"),
         (["sample", "--policy", "x", "--prompts", "p.csv"], "`--prompts p.csv`: there is no such prompt file; to"),
