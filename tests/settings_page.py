@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from textenv.cli.main import GROUPS, _named
+from textenv.cli.main import GROUPS, Command
 from textenv.settings import field_help, rules
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -31,11 +31,9 @@ def page() -> str:
     parts = [HEAD]
     for group, commands in GROUPS.items():
         parts.append(f"\n## {group[0].upper()}{group[1:]}\n")
-        for name, command in commands.items():
-            kind = _named(command.config)
-            parts.append(
-                f"\n### textenv {name}\n\n{command.help[0].upper()}{command.help[1:]}.\n\n{table(kind, shared)}"
-            )
+        for name, (_, about) in commands.items():
+            kind = Command.named(name).config
+            parts.append(f"\n### textenv {name}\n\n{about[0].upper()}{about[1:]}.\n\n{table(kind, shared)}")
     parts.append("\n## What they share\n")
     done: set[str] = set()
     while waiting := sorted(set(shared) - done):

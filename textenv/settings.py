@@ -18,6 +18,7 @@ Rules between fields stand in a class's own ``__post_init__``, which calls ``sup
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import numbers
 import operator
@@ -214,6 +215,10 @@ class _TakesOldNames(type):
 
         def __call__(cls, *values: Any, **given: Any) -> Any:
             return super().__call__(*values, **with_new_names(cls, given))
+
+        @property
+        def __signature__(cls) -> inspect.Signature:
+            return inspect.signature(functools.partial(cls.__init__, None))  # of the dataclass, not of the call above
 
 
 @dataclass(frozen=True)  # jsonargparse takes apart into flags what is a dataclass through and through

@@ -92,7 +92,7 @@ def test_resume_with_another_field_names_it(finished: Path, capsys: pytest.Captu
         (["quickstart", "--ppo.training.kl_coeff", "3"], "kl_coeff"),
         (["quickstart", "--data", "nothing"], 'key "data"'),
         (["quickstart", "--config", "nothing.yaml"], "File does not exist"),
-        (["ppo", "--ppo.training.clip_range", "2"], "`clip_range` must lie between 0 and 1, got 2.0"),
+        (["ppo", "--ppo.training.clip_range", "2"], "`clip_range` must lie in (0, 1), got 2.0"),
         (["quickstart", "--ppo.training.kl_target", "-1"], "`kl_target` must be positive"),
         (["quickstart", "--ppo.domain", "movie"], "'movies', 'amazon', 'tweets', 'nyt'"),
         (["quickstart", "--reward.domains", "[movie]"], "must name some of movies"),
@@ -255,7 +255,14 @@ def test_reward_learns_from_a_label_file_and_writes_a_model_with_its_card(finish
     flags = ["reward", "--runs_dir", str(tmp_path), "--labels", str(labels), "--reward.trunk", "policy"]
     flags += ["--model", str(finished / "runs" / "tiny" / "pretrain"), "--reward.training.learning_rate", "0.003"]
     flags += ["--policy", str(finished / "runs" / "tiny" / "sft"), "--reward.normalization_samples", "16"]
-    flags += ["--reward.training.bf16", "false", "--reward.training.epochs", "4", "--reward.training.batch_size", "16"]
+    flags += [
+        "--reward.training.dtype",
+        "float32",
+        "--reward.training.epochs",
+        "4",
+        "--reward.training.batch_size",
+        "16",
+    ]
     assert main(flags) == 0
     folder = tmp_path / "reward" / "reward"
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from textenv.cli.main import COMMANDS, _named, main, parse
+from textenv.cli.main import COMMANDS, Command, main, parse
 from textenv.settings import Settings, field_help, refuse_unused
 
 TASKS = ["--tasks", "[{name: copy}]"]
@@ -18,8 +18,7 @@ COPY = "[{name: copy}]"
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_configuration_with_a_line_of_help_for_each_field(name: str):
-    kind, run = (_named(place) for place in (COMMANDS[name].config, COMMANDS[name].run))
-    assert callable(run)
+    kind = Command.named(name).config
     assert issubclass(kind, Settings)
     waiting = [kind]
     while waiting:
@@ -33,7 +32,7 @@ def test_every_command_has_a_configuration_with_a_line_of_help_for_each_field(na
 def test_help_imports_no_model_library():
     code = (
         "import sys; from textenv.cli.main import main; main(['--help']); main(['trajectories']); main(['nothing']);"
-        "print([name for name in ('torch', 'transformers', 'jsonargparse', 'gymnasium.envs') if name in sys.modules])"
+        "print([name for name in ('torch', 'transformers', 'jsonargparse') if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
@@ -127,6 +126,18 @@ def test_a_setting_that_nothing_would_look_at_is_refused(
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
+
+
+def test_the_name_that_a_setting_had_before_is_told_apart_from_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = tmp_path / "old.yaml"
+    recipe.write_text("ppo: {training: {warmup_iterations: 3}}\n")
+    for given in (["--config", str(recipe)], ["--ppo.training.warmup_iterations", "3"]):
+        assert main(["ppo", *given]) == 1
+        assert "; `warmup_steps` is in its place now" in capsys.readouterr().err
+    assert main(["ppo", "--ppo.training.warm", "3"]) == 1
+    assert "place" not in capsys.readouterr().err
 
 
 def test_settings_written_out_as_they_are_by_default_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

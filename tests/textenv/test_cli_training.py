@@ -14,7 +14,14 @@ from textenv.cli.main import main
 from textenv.trajectories import TrajectoryStore
 
 SMALL = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 48, "vocab_size": 300, "context": 96}
-TRAINING = {"steps": 6, "batch_size": 4, "eval_every": 3, "warmup_steps": 2, "checkpoint_every": 2, "accumulation": 2}
+TRAINING = {
+    "steps": 6,
+    "batch_size": 4,
+    "eval_every": 3,
+    "warmup_steps": 2,
+    "checkpoint_every": 2,
+    "micro_batch_size": 2,
+}
 TASKS = [{"name": "text", "count": 200}, {"name": "copy", "count": 200}, {"name": "compare", "count": 200}]
 PRETRAIN: dict[str, Any] = {
     "name": "pre",
@@ -135,7 +142,7 @@ def test_malformed_data_end_in_one_line_with_file_line_and_field_and_leave_no_ru
         (["pretrain", "--tasks", "[{name: copy}, {name: copy}]"], "tasks need different names"),
         (["pretrain", "--pretrain.model.preset", "gpt5"], "there is no preset 'gpt5'"),
         (["pretrain", "--tasks", "[{name: copy}]", "--model", "nowhere"], "there is no such folder"),
-        (["pretrain", "--pretrain.training.accumulation", "3"], "must divide `batch_size`"),
+        (["pretrain", "--pretrain.training.accumulation", "3"], "; `micro_batch_size` is in its place now"),
         (["sft", "--conversations", "[nowhere.jsonl]"], "nowhere.jsonl: no such file"),
         (["sft", "--sft.neftune", "1"], "neftune"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 from dataclasses import dataclass, replace
@@ -144,6 +145,11 @@ def test_settings_with_slots_are_checked_and_have_no_dictionary() -> None:
 def test_settings_survive_pickling_and_are_checked_then_too() -> None:
     settings = Derived(steps=9, target=0.25)
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_the_signature_is_that_of_the_fields() -> None:
+    assert list(inspect.signature(Slotted).parameters) == ["steps"]
+    assert "seed" in inspect.signature(Derived).parameters
 
 
 def test_annotations_are_read_once_per_class() -> None:

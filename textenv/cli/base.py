@@ -109,14 +109,13 @@ class DataCommand(RunCommand):
     data: Literal["human", "builtin"] = "human"
     builtin_texts: Annotated[int, Ge(400)] = 12_000
 
-    @property
-    def other_data(self) -> str:
-        """The settings that name data in place of the rated texts, in words; empty where the rated texts are used."""
-        return ""
+    other_data: ClassVar[tuple[str, ...]] = ()
+    """Fields that name data in place of the rated texts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.other_data:
-            refuse_unused(self, f"with {self.other_data}, which are the data; leave it out", "data", "builtin_texts")
+        named = " and ".join(f"`{name}`" for name in self.other_data if getattr(self, name))
+        if named:
+            refuse_unused(self, f"with {named}, which are the data; leave it out", "data", "builtin_texts")
         elif self.data != "builtin":
             refuse_unused(self, "on human ratings; set `data` to builtin, or leave it out", "builtin_texts")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, MinLen
 
@@ -100,10 +100,7 @@ class PretrainCommand(DataCommand):
     model: str = ""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
-    @property
-    def other_data(self) -> str:
-        """The tasks."""
-        return "`tasks`" if self.tasks else ""
+    other_data: ClassVar = ("tasks",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,16 +131,13 @@ class SFTCommand(DataCommand):
     chat: bool = False
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(samples=4))
 
-    @property
-    def other_data(self) -> str:
-        """Tasks and conversations."""
-        return " and ".join(f"`{name}`" for name in ("tasks", "conversations") if getattr(self, name))
+    other_data: ClassVar = ("tasks", "conversations")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.tasks:
             refuse_unused(self, _NO_TASKS, "chat")
-        check_sft(self, grouped=bool(self.other_data))
+        check_sft(self, grouped=bool(self.tasks or self.conversations))
 
 
 def check_sft(command: RunCommand, *, grouped: bool) -> None:
@@ -183,10 +177,7 @@ class RewardCommand(DataCommand):
     max_new_tokens: PositiveInt = 32
     reward: RewardStageConfig = field(default_factory=RewardStageConfig)
 
-    @property
-    def other_data(self) -> str:
-        """The labels."""
-        return "`labels`" if self.labels else ""
+    other_data: ClassVar = ("labels",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,10 +218,7 @@ class PPOCommand(DataCommand):
     evaluation_prompts: PositiveInt = 512
     ppo: PPOStageConfig = field(default_factory=PPOStageConfig)
 
-    @property
-    def other_data(self) -> str:
-        """The tasks."""
-        return "`tasks`" if self.tasks else ""
+    other_data: ClassVar = ("tasks",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

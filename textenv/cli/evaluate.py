@@ -55,17 +55,17 @@ def parse_models(given: Sequence[str]) -> dict[str, Path]:
     Raises:
         ConfigError: If one has no name or no folder, or two have the same name.
     """
-    found: dict[str, Path] = {}
+    models: dict[str, Path] = {}
     for text in given:
         name, sign, folder = text.partition("=")
         if not (name and sign and folder):
             raise ConfigError(f"`--models` takes name=folder, such as sft=runs/sft/sft, got {text!r}")
-        if name in found or name in ("task", "prompt", "reference"):
+        if name in models or name in ("task", "prompt", "reference"):
             raise ConfigError(f"`--models`: the name {name!r} is taken; give each model one of its own")
-        found[name] = check_folder("models", folder)
-    if not found:
+        models[name] = check_folder("models", folder)
+    if not models:
         raise ConfigError("no models: give `--models base=DIR sft=DIR rl=DIR`")
-    return found
+    return models
 
 
 def evaluate(options: EvaluateCommand, console: Console) -> None:

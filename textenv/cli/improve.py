@@ -316,10 +316,10 @@ def _gain(differences: NDArray[np.float64]) -> dict[str, Any]:
 def _accuracy(reward_model: dict[str, Any]) -> str:
     """How often the reward model is right about held-out labels, and what to think where that may be chance."""
     low, high = reward_model["intervals"].get("accuracy", (0.0, 1.0))
-    found = f"right about {reward_model['accuracy']:.0%} [{low:.0%}, {high:.0%}] of held-out labels"
+    verdict = f"right about {reward_model['accuracy']:.0%} [{low:.0%}, {high:.0%}] of held-out labels"
     if low > 0.5:
-        return found
-    return found + ", which may be chance: what PPO gains by it need not be what people like; collect more labels"
+        return verdict
+    return verdict + ", which may be chance: what PPO gains by it need not be what people like; collect more labels"
 
 
 def _table(figures: dict[str, Any]) -> Table:

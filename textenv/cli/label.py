@@ -34,8 +34,8 @@ class LabelConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.url:
-            own = ("rater", "db", "lease_seconds", "gold_share")
-            refuse_unused(self, "with `url`: the server behind the link decides it; leave it out", *own)
+            why = "with `url`: the server behind the link decides it; leave it out"
+            refuse_unused(self, why, "rater", "db", "lease_seconds", "gold_share")
 
 
 def label(config: LabelConfig, console: Console) -> None:

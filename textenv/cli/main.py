@@ -1,7 +1,7 @@
 """The command line: ``textenv <command> --config recipe.yaml --field value``.
 
-One table says of each command what it is for, which dataclass configures it and what runs it; the fields of the
-dataclass are the flags. Everything that can go wrong for a reason that a person can mend ends in one line that says
+One table says of each command what it is for and which function runs it; the dataclass that configures the function has
+the flags for fields. Everything that can go wrong for a reason that a person can mend ends in one line that says
 what, where and what to do.
 """
 
@@ -11,141 +11,106 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from importlib import import_module
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from textenv.errors import TextEnvError
 
-
-class Command(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        help: What it is for, in one line.
-        config: Where its configuration stands, ``module:class`` inside ``textenv.cli``; imported when it is needed.
-        run: What runs it, ``module:function``: takes the configuration and a console, and may return an exit status.
-        resumable: Whether it goes on with an interrupted run; the function is then told by ``resume=``.
-    """
-
-    help: str
-    config: str
-    run: str
-    resumable: bool = False
-
-
-GROUPS: dict[str, dict[str, Command]] = {
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
-        "quickstart": Command(
-            "all four stages on rated texts, with a report: start here",
-            "configs:QuickstartCommand",
-            "commands:quickstart",
-            True,
-        ),
-        "pretrain": Command(
-            "a tokenizer and a language model, from scratch or on from one, on a mixture of tasks",
-            "configs:PretrainCommand",
+        "quickstart": ("commands:quickstart", "all four stages on rated texts, with a report: start here"),
+        "pretrain": (
             "commands:pretrain",
-            True,
+            "a tokenizer and a language model, from scratch or on from one, on a mixture of tasks",
         ),
-        "sft": Command(
-            "fine-tune a language model on demonstrations or conversations",
-            "configs:SFTCommand",
-            "commands:sft",
-            True,
-        ),
-        "reward": Command(
-            "train a reward model on human ratings, or on a file of labels",
-            "configs:RewardCommand",
-            "commands:reward",
-            True,
-        ),
-        "ppo": Command("optimise a policy against a reward model", "configs:PPOCommand", "commands:ppo", True),
-        "rlhf": Command(
-            "reward model and PPO for a model that is there already, with a report",
-            "configs:RLHFCommand",
-            "commands:rlhf",
-            True,
-        ),
-        "answering": Command(
-            "from continuing to answering: pre-training, fine-tuning and verifiable rewards on tasks, compared",
-            "configs:AnsweringCommand",
+        "sft": ("commands:sft", "fine-tune a language model on demonstrations or conversations"),
+        "reward": ("commands:reward", "train a reward model on human ratings, or on a file of labels"),
+        "ppo": ("commands:ppo", "optimise a policy against a reward model"),
+        "rlhf": ("commands:rlhf", "reward model and PPO for a model that is there already, with a report"),
+        "answering": (
             "commands:answering",
-            True,
+            "from continuing to answering: pre-training, fine-tuning and verifiable rewards on tasks, compared",
         ),
     },
     "answer and look": {
-        "play": Command(
-            "be the policy: choose tokens yourself, see log-probs and reward", "play:PlayConfig", "play:play"
-        ),
-        "sample": Command(
-            "answer prompts with a model; the answers go into a trajectory store",
-            "sampling:SampleConfig",
-            "sampling:run",
-        ),
-        "trajectories show": Command(
-            "answers of a store with their scores; --html writes the per-token heat map",
-            "trajectories:ShowOptions",
+        "play": ("play:play", "be the policy: choose tokens yourself, see log-probs and reward"),
+        "sample": ("sampling:run", "answer prompts with a model; the answers go into a trajectory store"),
+        "trajectories show": (
             "trajectories:show",
+            "answers of a trajectory store with their scores; --html writes the per-token heat map",
         ),
-        "trajectories stats": Command(
-            "figures of one trajectory store, with intervals", "trajectories:StatsOptions", "trajectories:stats"
-        ),
-        "trajectories compare": Command(
-            "figures of several stores side by side, and a paired comparison on shared prompts",
-            "trajectories:CompareOptions",
+        "trajectories stats": ("trajectories:stats", "figures of one trajectory store, with intervals"),
+        "trajectories compare": (
             "trajectories:compare",
+            "figures of several stores side by side, and a paired comparison on shared prompts",
         ),
-        "report": Command("write the report of a run again", "report:ReportOptions", "report:report"),
+        "report": ("report:report", "write the report of a run again"),
     },
     "measure": {
-        "evaluate": Command(
-            "models of all stages on the same held-out prompts of tasks: do they answer, and rightly?",
-            "evaluate:EvaluateCommand",
+        "evaluate": (
             "evaluate:evaluate",
+            "models of all stages on the same held-out prompts of tasks: do they answer, and rightly?",
         ),
-        "benchmark": Command(
-            "measure reward models: agreement with people, bias, robustness, over-optimisation",
-            "benchmark:BenchmarkOptions",
+        "benchmark": (
             "benchmark:run_benchmark",
+            "measure reward models: agreement with people, bias, robustness, over-optimisation",
         ),
-        "benchmark overoptimize": Command(
-            "a policy and best-of-n against a proxy, while the true quality is known",
-            "overoptimize:OveroptimizeOptions",
+        "benchmark overoptimize": (
             "overoptimize:overoptimize",
+            "a policy and best-of-n against a proxy, while the true quality is known",
         ),
     },
     "people": {
-        "serve": Command(
-            "an OpenAI-compatible API, and pages on which people rate, rank and write answers",
-            "serve:ServeConfig",
-            "serve:serve",
-        ),
-        "label": Command(
-            "rate, compare, rank and write answers in this terminal, by keys", "label:LabelConfig", "label:label"
-        ),
-        "labels export": Command(
-            "write the store's labels into a file: JSONL, Parquet, Argilla's or Label Studio's JSON",
-            "labels:ExportOptions",
+        "serve": ("serve:serve", "an OpenAI-compatible API, and pages on which people rate, rank and write answers"),
+        "label": ("label:label", "rate, compare, rank and write answers in this terminal, by keys"),
+        "labels export": (
             "labels:export_file",
+            "write the store's labels into a file: JSONL, Parquet, Argilla's or Label Studio's JSON",
         ),
-        "labels import": Command(
-            "bring a file's items and labels into the store; what it knows already is left as it is",
-            "labels:ImportOptions",
+        "labels import": (
             "labels:import_file",
+            "bring a file's items and labels into the store; what it knows already is left as it is",
         ),
-        "improve": Command(
-            "train on what people said since the last round: a new version of the policy",
-            "improve:ImproveCommand",
+        "improve": (
             "improve:improve",
-            True,
+            "train on what people said since the last round: a new version of the policy",
         ),
     },
 }
-COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
+"""Of each command, what runs it (``module:function`` inside ``textenv.cli``, imported when it is needed) and its help.
+
+The function takes a configuration, of the class that its first argument is annotated with, and a console; where it has
+an argument ``resume`` the command has a flag of that name. It may return an exit status.
+"""
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+class Command(NamedTuple):
+    """A command, imported.
+
+    Attributes:
+        run: What runs it.
+        config: Class of its configuration.
+        resumable: Whether it goes on with an interrupted run.
+    """
+
+    run: Callable[..., Any]
+    config: type
+    resumable: bool
+
+    @classmethod
+    def named(cls, name: str) -> Command:
+        """The command of the table."""
+        place, _, function = COMMANDS[name][0].partition(":")
+        module = import_module(f"textenv.cli.{place}")
+        run = getattr(module, function)
+        config = getattr(module, next(iter(run.__annotations__.values())))
+        return cls(run, config, "resume" in signature(run, follow_wrapped=False).parameters)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,21 +120,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, rest = " ".join(words[:taken]), words[taken:]
     if name not in COMMANDS:
         return _usage(name, asked_for_help=name in ("-h", "--help") or rest[:1] in (["-h"], ["--help"]))
-    command = COMMANDS[name]
     _quiet_libraries()
+    hint = ""
     try:
+        command = Command.named(name)
+        hint = "; the same command with --resume goes on" if command.resumable else ""
         config, resume = parse(name, rest)
         if hasattr(config, "prepare"):
             config.prepare()
         from rich.console import Console
 
-        status = _named(command.run)(config, Console(), **({"resume": resume} if command.resumable else {}))
+        status = command.run(config, Console(), **({"resume": resume} if command.resumable else {}))
         return status if type(status) is int else 0
     except (TextEnvError, OSError) as error:
         print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if "arguments are required" in str(error) else 1
     except KeyboardInterrupt:
-        hint = "; the same command with --resume goes on" if command.resumable else ""
         print(f"\ntextenv {name}: interrupted{hint}", file=sys.stderr)
         return 130
 
@@ -184,8 +150,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, bool]:
 
     from textenv.errors import ConfigError
 
-    kind = _named(COMMANDS[name].config)
-    parser = parser_of(name)
+    kind, parser = Command.named(name).config, parser_of(name)
     try:
         parsed = parser.parse_args(_with_new_names(kind, arguments))
         resume = bool(parsed.pop("resume", False))
@@ -236,10 +201,10 @@ def parser_of(name: str) -> Any:
 
     from textenv.settings import field_help
 
-    command = COMMANDS[name]
-    kind = _named(command.config)
+    command = Command.named(name)
+    kind: Any = command.config
     parser = jsonargparse.ArgumentParser(
-        prog=f"textenv {name}", description=command.help, exit_on_error=False, allow_abbrev=False
+        prog=f"textenv {name}", description=COMMANDS[name][1], exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML recipe; flags override its fields")
     if command.resumable:
@@ -254,12 +219,6 @@ def parser_of(name: str) -> Any:
             own_way.add(field.name)
     parser.add_class_arguments(kind, as_group=False, skip=own_way)
     return parser
-
-
-def _named(place: str) -> Any:
-    """What stands at ``module:name`` inside this package."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(f"textenv.cli.{module}"), name)
 
 
 def _usage(name: str, *, asked_for_help: bool) -> int:
@@ -277,8 +236,8 @@ def _usage(name: str, *, asked_for_help: bool) -> int:
     for group, commands in shown.items():
         if commands:
             print(f"\n{group}:")
-        for full, command in commands.items():
-            print(f"  {full:<22}  {command.help}")
+        for full, (_, about) in commands.items():
+            print(f"  {full:<22}  {about}")
     print("\n`textenv <command> --help` lists every field. `python -m textenv` works too.")
     return 0 if asked_for_help else 2
 
