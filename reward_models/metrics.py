@@ -46,7 +46,7 @@ def pair_accuracy(
         confidence: Coverage of the interval.
 
     Returns:
-        Gap → accuracy, whose `n` counts pairs. Time grows with n², memory with 512 n: 0.1 s for 1,100 items.
+        Gap → accuracy, whose `n` counts pairs. Time grows with n², memory with 512 n: 0.15 s for 1,100 items.
 
     Raises:
         ShapeError: If the shapes disagree.

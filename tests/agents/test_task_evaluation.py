@@ -125,7 +125,10 @@ def test_what_cannot_be_measured_is_named(policy: CausalLMPolicy):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"prompts": 0}, "`prompts` must be ≥ 1, got 0"), ({"temperature": 0.0}, "`temperature` must be > 0, got 0")],
+    [
+        ({"prompts": 0}, "`prompts` must be ≥ 1, got 0"),
+        ({"temperature": 0.0}, "`temperature` must be positive, got 0.0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):

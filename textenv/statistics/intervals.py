@@ -107,7 +107,7 @@ def student_quantile(confidence: float, freedom: float) -> float:
         confidence: Coverage.
         freedom: Degrees of freedom, above 0.
     """
-    from scipy.special import stdtrit  # a quarter of a second that `import textenv` must not pay
+    from scipy.special import stdtrit  # a third of a second that `import textenv` must not pay
 
     return float(stdtrit(freedom, (1 + confidence) / 2))
 

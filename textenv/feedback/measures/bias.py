@@ -71,7 +71,7 @@ def length_bias(
     return LengthBias(clustered_share(longer, together), classes)
 
 
-def rank_correlation(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> Interval:
     """Spearman's correlation with its 95 % interval; NaN below 4 values or where one side does not vary.
 
     Args:
@@ -82,10 +82,10 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> tuple[float, float,
     """
     x, y = _midranks(first), _midranks(second)
     if len(x) < 4 or not x.std() > 0 or not y.std() > 0:
-        return math.nan, math.nan, math.nan
+        return Interval(math.nan, n=len(x))
     r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
     z, reach = math.atanh(min(max(r, -0.999999), 0.999999)), 1.959964 * math.sqrt((1 + r * r / 2) / (len(x) - 3))
-    return r, math.tanh(z - reach), math.tanh(z + reach)
+    return Interval(r, math.tanh(z - reach), math.tanh(z + reach), len(x), len(x))
 
 
 def _midranks(values: ArrayLike) -> np.ndarray:

@@ -190,8 +190,8 @@ def _ceilings(kinds: list[tuple[str, Pairs]], agreement: list[dict[str, Any]]) -
 def _length_of_ratings(ratings: Ratings) -> dict[str, Any]:
     """Correlation of the items' mean ratings with the lengths of their answers."""
     _, first, index, sizes = np.unique(ratings.item, return_index=True, return_inverse=True, return_counts=True)
-    value, low, high = rank_correlation(np.bincount(index, ratings.worth) / sizes, ratings.length[first])
-    return {"value": value, "low": low, "high": high, "items": len(sizes)}
+    found = rank_correlation(np.bincount(index, ratings.worth) / sizes, ratings.length[first])
+    return {"value": found.value, "low": found.low, "high": found.high, "items": len(sizes)}
 
 
 def _rater(quality: RaterQuality) -> dict[str, Any]:

@@ -58,8 +58,9 @@ class FrontierPoint(NamedTuple):
             )
         if kl is None:
             raise DataError(f"{label}: the answers have no log-probs of a reference; sample them with a reference")
-        bounds = kl.interval()[1:3] if np.isfinite(kl.standard_error) else (kl.value, kl.value)
-        return cls(label, kl.value, bounds, score.value, summary.score_interval, series)
+        kl_bounds = kl.interval()[1:3] if np.isfinite(kl.standard_error) else (kl.value, kl.value)
+        score_bounds = summary.score_interval if np.isfinite(summary.score_interval[0]) else (score.value, score.value)
+        return cls(label, kl.value, kl_bounds, score.value, score_bounds, series)
 
 
 def write_frontier(

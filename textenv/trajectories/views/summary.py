@@ -54,7 +54,8 @@ class Summary:
             answers, or the answers where all are to one prompt.
         finish_reasons: Share of answers by finish reason.
         score: Mean score.
-        score_interval: Bootstrap interval of the mean score, prompts resampled (answers where there is one prompt).
+        score_interval: Bootstrap interval of the mean score, prompts resampled (answers where there is one prompt); NaN
+            of a single answer.
         score_std: Standard deviation of the scores.
         entropy: Of the policy, nats per token.
         kl: KL of the distribution that was drawn from to the reference, nats per answer, by estimator (``k1``, ``k2``,
