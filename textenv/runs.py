@@ -16,7 +16,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Run:
             two must agree; but a stage's ``total_episodes`` may grow, and a finished stage then goes on.
         console: Where progress is drawn; None draws nothing.
         tensorboard: Also write TensorBoard events.
+        upgrade: Makes of the configuration that stands in the folder what this version would have written.
 
     Raises:
         ConfigError: If the folder was made with another configuration; the message names the fields.
@@ -51,12 +52,13 @@ class Run:
         config: Mapping[str, Any] | None = None,
         console: Console | None = None,
         tensorboard: bool = True,
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> None:
         self.path = Path(path)
         self.console = console
         self.path.mkdir(parents=True, exist_ok=True)
         if config is not None:
-            self._settle_config(config)
+            self._settle_config(config, upgrade)
         self._tensorboard = tensorboard
         self._writers: dict[str, Any] = {}
         self._metrics = self.path / "metrics.jsonl"
@@ -87,13 +89,13 @@ class Run:
             raise CheckpointError(f"nothing to resume: no `{parent / name}`; leave out --resume to start it")
         return max(found)[1]
 
-    def _settle_config(self, config: Mapping[str, Any]) -> None:
+    def _settle_config(self, config: Mapping[str, Any], upgrade: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         import yaml
 
         file = self.path / "config.yaml"
         new = json.loads(json.dumps(config))
         if file.exists() and _has_results(self.path):
-            old = yaml.safe_load(file.read_text(encoding="utf-8"))
+            old = json.loads(json.dumps(upgrade(yaml.safe_load(file.read_text(encoding="utf-8")))))
             different = sorted(_differences(old, new))
             fixed = [field for field in different if not _has_grown(old, new, field)]
             if fixed:

@@ -24,8 +24,8 @@ import numbers
 import operator
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -88,6 +88,49 @@ def with_new_names(kind: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         warnings.warn(f"`{name}` of {kind.__name__} is now called `{new}`", FutureWarning, stacklevel=4)
         renamed[new] = value(renamed.pop(name), fields)
     return renamed
+
+
+def renamed(kind: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings inside settings, as YAML holds them, under the names that they have now.
+
+    Raises:
+        ConfigError: If a field is given under both names.
+    """
+    inner = _inner_settings(kind)
+    return {
+        name: renamed(inner[name], value) if name in inner and isinstance(value, Mapping) else value
+        for name, value in with_new_names(kind, tree).items()
+    }
+
+
+def renamed_flag(kind: Any, path: Sequence[str], value: Any) -> tuple[list[str], Any]:
+    """The path of a field inside settings, and its value, under the names that they have now."""
+    name, *rest = path
+    inner = _inner_settings(kind)
+    if rest:
+        deeper, value = renamed_flag(inner[name], rest, value) if name in inner else (rest, value)
+        return [name, *deeper], value
+    ((name, value),) = with_new_names(kind, {name: value}).items()
+    return [name], value
+
+
+def with_defaults(kind: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings inside settings, as YAML holds them, with what is missing at its default."""
+    inner, complete = _inner_settings(kind), dict(tree)
+    for field in fields(kind):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if default is not MISSING:
+            complete.setdefault(field.name, asdict(default) if field.name in inner else default)
+        if field.name in inner and isinstance(complete.get(field.name), Mapping):
+            complete[field.name] = with_defaults(inner[field.name], complete[field.name])
+    return complete
+
+
+@functools.cache
+def _inner_settings(kind: type) -> dict[str, type]:
+    """The fields of a class of settings that are settings themselves."""
+    hints = get_type_hints(kind) if is_dataclass(kind) else {}
+    return {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
 class Rule(NamedTuple):

@@ -79,13 +79,13 @@ class RewardModelConfig(TrainingSettings):
     checkpoint_every: PositiveInt = 40
 
 
-def _refused(passes: int) -> None:
+def _refused(passes: int | str) -> None:
     """One pass is what there is without the setting; more of them were of ``batch_size`` labels each.
 
     Raises:
         ConfigError: If there were more.
     """
-    if passes != 1:
+    if int(passes) != 1:
         raise ConfigError(
             f"`accumulate` is gone: `batch_size` counts all labels of a step now, and `micro_batch_size` those of a "
             f"pass; multiply `batch_size` by {passes} and give the old one as `micro_batch_size`"

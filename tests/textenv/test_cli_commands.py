@@ -128,18 +128,6 @@ def test_a_setting_that_nothing_would_look_at_is_refused(
     assert shown.count("\n") == 1
 
 
-def test_the_name_that_a_setting_had_before_is_told_apart_from_a_mistake(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    recipe = tmp_path / "old.yaml"
-    recipe.write_text("ppo: {training: {warmup_iterations: 3}}\n")
-    for given in (["--config", str(recipe)], ["--ppo.training.warmup_iterations", "3"]):
-        assert main(["ppo", *given]) == 1
-        assert "; `warmup_steps` is in its place now" in capsys.readouterr().err
-    assert main(["ppo", "--ppo.training.warm", "3"]) == 1
-    assert "place" not in capsys.readouterr().err
-
-
 def test_settings_written_out_as_they_are_by_default_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["pretrain", "--print_config"])

@@ -142,7 +142,7 @@ def test_malformed_data_end_in_one_line_with_file_line_and_field_and_leave_no_ru
         (["pretrain", "--tasks", "[{name: copy}, {name: copy}]"], "tasks need different names"),
         (["pretrain", "--pretrain.model.preset", "gpt5"], "there is no preset 'gpt5'"),
         (["pretrain", "--tasks", "[{name: copy}]", "--model", "nowhere"], "there is no such folder"),
-        (["pretrain", "--pretrain.training.accumulation", "3"], "; `micro_batch_size` is in its place now"),
+        (["pretrain", "--pretrain.training.accumulation", "3"], "`accumulation` is now `micro_batch_size`: give it"),
         (["sft", "--conversations", "[nowhere.jsonl]"], "nowhere.jsonl: no such file"),
         (["sft", "--sft.neftune", "1"], "neftune"),
     ],

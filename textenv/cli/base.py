@@ -5,14 +5,15 @@ Light: a command that needs no model imports nothing heavy from here.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
 from textenv.errors import ConfigError
-from textenv.settings import FolderName, NonNegativeInt, Settings, refuse_unused
+from textenv.settings import FolderName, NonNegativeInt, Settings, refuse_unused, renamed, with_defaults
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,9 @@ class RunCommand(ModelCommand):
         seed: Of everything random; overrides the seeds of the stages.
     """
 
+    _FREE: ClassVar = ("name", "runs_dir", "threads")
+    """Where a run stands and how many threads it has decide no numbers, so they may change on the way."""
+
     name: RunName = "run"
     runs_dir: str = "runs"
     seed: NonNegativeInt = 0
@@ -79,11 +83,18 @@ class RunCommand(ModelCommand):
         from textenv.runs import Run
 
         path = Run.newest(self.runs_dir, self.name) if resume else Run.next_free(self.runs_dir, self.name)
-        # Where a run stands and how many threads it has decide no numbers, so they may change on the way.
-        settings = {name: value for name, value in asdict(self).items() if name not in ("name", "runs_dir", "threads")}
-        run = Run(path, config=settings, console=console)
+        settings = {name: value for name, value in asdict(self).items() if name not in self._FREE}
+        run = Run(path, config=settings, console=console, upgrade=self._upgraded)
         run.say(f"{'resuming' if resume else 'run'} {path}")
         return run
+
+    @classmethod
+    def _upgraded(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a run that another version of textenv began, as this one would write them."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            complete = with_defaults(cls, renamed(cls, settings))
+        return {name: value for name, value in complete.items() if name not in cls._FREE}
 
 
 @dataclass(frozen=True)

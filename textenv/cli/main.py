@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from importlib import import_module
 from inspect import signature
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from textenv.errors import TextEnvError
@@ -151,29 +152,43 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, bool]:
 
     kind, parser = Command.named(name).config, parser_of(name)
     try:
-        parsed = parser.parse_args(list(arguments))
+        parsed = parser.parse_args(_with_new_names(kind, arguments))
         resume = bool(parsed.pop("resume", False))
         parsed.pop("config", None)
         return kind(**vars(parser.instantiate(parsed))), resume
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, TextEnvError):
             raise
-        message = " ".join(str(error).split())
-        unknown = "does not accept option" in message or "unrecognized arguments" in message
-        raise ConfigError(message + (_new_name(kind, message) if unknown else "")) from error
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
-def _new_name(kind: Any, message: str) -> str:
-    """What stands in the place of an unknown field, where one of the version before is meant."""
-    for field in fields(kind):
-        inner = None if field.default_factory is MISSING else field.default_factory()
-        for old, now in getattr(inner, "old_names", {}).items():
-            if re.search(rf"\b{old}\b", message):
-                return f"; `{now.new}` is in its place now"
-        deeper = _new_name(type(inner), message) if is_dataclass(inner) else ""
-        if deeper:
-            return deeper
-    return ""
+def _with_new_names(kind: Any, arguments: Sequence[str]) -> list[str]:
+    """Flags and recipes with the names that settings have now; one line says of each that has another."""
+    import yaml
+
+    from textenv.settings import renamed, renamed_flag
+
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        for i, (word, value) in enumerate(pairwise(words[:])):
+            if word == "--config" and Path(value).is_file():
+                try:
+                    recipe = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                except (ValueError, yaml.YAMLError):
+                    continue  # the parser says what is wrong with it
+                told = len(caught)
+                recipe = renamed(kind, recipe) if isinstance(recipe, dict) else recipe
+                if len(caught) > told:
+                    words[i + 1] = yaml.safe_dump(recipe, allow_unicode=True)
+            elif word.startswith("--"):
+                told, path = len(caught), word[2:].split(".")
+                path, changed = renamed_flag(kind, path, value)
+                if len(caught) > told:
+                    words[i], words[i + 1] = f"--{'.'.join(path)}", str(changed)
+    for line in dict.fromkeys(str(warning.message) for warning in caught):
+        print(line, file=sys.stderr)
+    return words
 
 
 def parser_of(name: str) -> Any:

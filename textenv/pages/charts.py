@@ -9,7 +9,7 @@ is decided by the pages; deliberately left out is a layout engine: the width of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,12 +116,12 @@ class Line:
 
     name: str
     color: str
-    x: ArrayLike
-    y: ArrayLike
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
     look: str = "line"
     dots: float = 0.0
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
     band: bool = False
     fading: bool = False
     ring: bool = False
@@ -185,7 +185,7 @@ class Frame:
         """Vertical drawing positions of data values."""
         return self.floor - self.y.share(values) * (self.floor - self.top)
 
-    def axes(self, x_title: str, y_title: str) -> list[str]:
+    def axes(self, x_title: str, y_title: str) -> list[Markup]:
         """Grid lines, tick labels, the base line and the two titles (the vertical one lies above the plot)."""
         parts = [_text(0, 12, y_title, "axis-title")] if y_title else []
         for value, name in self.y.marks:
@@ -212,7 +212,7 @@ def plot(
     rules: Iterable[tuple[str, ArrayLike, ArrayLike]] = (),
     nearest: str = "x",
     say: str = "",
-    **frame: float,
+    frame: Mapping[str, float] | None = None,
 ) -> Markup:
     """A chart over two axes.
 
@@ -232,14 +232,14 @@ def plot(
     margins: dict[str, float] = {"right": longest * CHARACTER_WIDTH + 14} if longest else {}
     if any("\n" in name for _, name in x.marks):
         margins["bottom"] = 52
-    area = Frame(x, y, **(margins | frame))
+    area = Frame(x, y, **{**margins, **(frame or {})})
     parts = area.axes(*titles)
     parts += [_rule(kind, *area.px(ends), *area.py(heights)) for kind, ends, heights in rules]
     parts += [_band(area, line) for line in lines if line.band]
     parts += [_drawn(area, line) for line in lines]
     parts += [mark for note in notes for mark in _noted(area, note)]
     named = [line for line in lines if line.label]
-    ends = [float(area.py(np.asarray(line.y)[-1])) for line in named]
+    ends = [float(area.py(line.y[-1])) for line in named]
     for line, height in zip(named, spread(ends, 14, area.top, area.floor - 5), strict=True):
         parts.append(_text(area.end + 9, height + 4, line.label, f"direct {color_class(line.color)}"))
     return element(
@@ -268,7 +268,7 @@ def _points(xs: ArrayLike, ys: ArrayLike) -> str:
 
 def _ends(line: Line) -> NDArray[np.float64]:
     """Lower and upper ends of a line's intervals, shape ``(2, n)``; NaN where there is none."""
-    return np.array([np.full(np.shape(line.y), np.nan) if end is None else end for end in (line.low, line.high)], float)
+    return np.array([np.full(len(line.y), np.nan) if end is None else end for end in (line.low, line.high)], float)
 
 
 def _band(area: Frame, line: Line) -> Markup:
@@ -282,7 +282,7 @@ def _drawn(area: Frame, line: Line) -> Markup:
     xs, ys = area.px(line.x), area.py(line.y)
     parts = []
     if line.look != "none" and (len(xs) > 1 or not line.tips):
-        values = zip(np.ravel(line.x), np.ravel(line.y), strict=True)
+        values = zip(line.x, line.y, strict=True)
         said = json.dumps([[short(float(a)), short(float(b))] for a, b in values], ensure_ascii=False)
         follows = {} if line.tips or line.look == "dashed" else {"data_name": line.name, "data_tips": said}
         parts.append(element("polyline", points=_points(xs, ys), **follows))
@@ -324,8 +324,8 @@ def training_curve(
 
 def training_chart(lines: Sequence[Line], *, titles: tuple[str, str], description: str) -> Markup:
     """Curves over training time with a direct label (name and last value) at the right end of each."""
-    x = Axis.around(np.concatenate([np.ravel(line.x) for line in lines]), include=[0.0], tight=True)
-    y = Axis.around(np.concatenate([np.ravel(line.y) for line in lines]))
+    x = Axis.around(np.concatenate([line.x for line in lines]), include=[0.0], tight=True)
+    y = Axis.around(np.concatenate([line.y for line in lines]))
     drawn = sorted(lines, key=lambda line: line.look != "pale")  # pale lines lie below
     return plot(drawn, x, y, titles=titles, description=description)
 
@@ -333,7 +333,7 @@ def training_chart(lines: Sequence[Line], *, titles: tuple[str, str], descriptio
 def small_chart(line: Line, *, description: str) -> Markup:
     """One curve in a small frame: a multiple in a grid of diagnostics."""
     x, y = Axis.around(line.x, include=[0.0], tight=True, count=3), Axis.around(line.y, count=3)
-    return plot([line], x, y, description=description, width=300, height=124, top=8, bottom=22)
+    return plot([line], x, y, description=description, frame={"width": 300, "height": 124, "top": 8, "bottom": 22})
 
 
 def share_points(
@@ -371,13 +371,14 @@ def grouped_chart(
         level: A figure that the axis shows in any case, such as that of chance.
         width: Of the drawing; more where there are many groups.
     """
-    values = np.concatenate([np.ravel([line.y, *_ends(line)]) for line in lines])
+    values = np.concatenate([part for line in lines for part in (line.y, *_ends(line))])
     shifts = 0.07 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
-    drawn = [replace(line, x=line.x + shift) for line, shift in zip(lines, shifts, strict=True) if np.size(line.x)]
+    drawn = [replace(line, x=line.x + shift) for line, shift in zip(lines, shifts, strict=True) if len(line.x)]
     marks = tuple((float(i), name) for i, name in enumerate(groups))
     x, y = Axis(-0.4, len(groups) - 0.6, marks), Axis.around(values, include=[level], count=5, tight=True)
     # Room for a second line also where no group has one: charts of one row are equally high.
-    return plot(drawn, x, y, titles=titles, description=description, width=width, height=300, bottom=52, nearest="none")
+    frame = {"width": width, "height": 300, "bottom": 52}
+    return plot(drawn, x, y, titles=titles, description=description, frame=frame, nearest="none")
 
 
 def histogram_chart(
@@ -386,7 +387,7 @@ def histogram_chart(
     *,
     titles: tuple[str, str],
     description: str,
-    **frame: float,
+    frame: Mapping[str, float] | None = None,
 ) -> Markup:
     """Overlaid histograms, with the mean of each marked.
 
@@ -408,8 +409,8 @@ def histogram_chart(
             notes.append(Note(at, y.high, f"{name} mean {fixed(mean)}", dx, 10 + 15 * row, color, anchor, "mean"))
     top = 24 + 15 * len(notes)
     notes = [replace(note, dy=note.dy - 15 * len(notes)) for note in notes]  # above the plot
-    frame = {"width": WIDE, "height": 300, "top": top, "right": 20} | frame
-    return plot(lines, x, y, titles=titles, description=description, notes=notes, nearest="none", **frame)
+    frame = {"width": WIDE, "height": 300, "top": top, "right": 20, **(frame or {})}
+    return plot(lines, x, y, titles=titles, description=description, notes=notes, nearest="none", frame=frame)
 
 
 # --- drawings as wide as there is room --------------------------------------------------------------------------------

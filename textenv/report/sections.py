@@ -222,20 +222,20 @@ def reward_kl_chart(
         kl, reward = told
         notes.append(Note(kl[0], reward[0], "start", 8, 17, "ppo"))
         notes.append(Note(kl[-1], reward[-1], "end of training", 0, 48, "ppo", "middle", "leader"))
-    ends = [(final.reward, *(final.interval or ())) for final in finals]
-    distances = np.concatenate([*(np.ravel(line.x) for line in lines), [final.kl for final in finals]])
+    measured = [(final.reward, *(final.interval or ())) for final in finals]
+    distances = np.concatenate([*(line.x for line in lines), [final.kl for final in finals]])
     x_axis = Axis.around(distances, include=[0.0], count=6)
     x_axis = Axis(x_axis.low - 0.03 * (x_axis.high - x_axis.low), x_axis.high, x_axis.marks)  # room for the mark at 0
-    y_axis = Axis.around(np.concatenate([*(np.ravel(line.y) for line in lines), *ends]), count=5, pad=0.08)
+    y_axis = Axis.around(np.concatenate([*(line.y for line in lines), *measured]), count=5, pad=0.08)
     for final in finals:
         title, place = MODEL_TITLES[final.model], f"{fixed(final.reward)} at {fixed(final.kl, 1)} nats"
         tip = f"{title} on the test prompts: reward {place}"
         low, high = final.interval or (np.nan, np.nan)
         if final.interval is not None:
             tip += f", 95% interval {fixed(low)} to {fixed(high)}"
-        x, y = [final.kl], [final.reward]
+        x, y, ends = np.array([final.kl]), np.array([final.reward]), (np.array([low]), np.array([high]))
         lines.append(
-            Line(title, final.model, x, y, look="none", dots=5.5, low=[low], high=[high], ring=True, tips=[tip])
+            Line(title, final.model, x, y, look="none", dots=5.5, low=ends[0], high=ends[1], ring=True, tips=[tip])
         )
         anchor, dx = ("end", -10) if x_axis.share(final.kl) > 0.45 else ("start", 10)
         notes.append(Note(final.kl, final.reward, f"{title}, test: {place}", dx, -9, anchor=anchor))
@@ -248,9 +248,7 @@ def reward_kl_chart(
         notes=notes,
         nearest="xy",
         say="reward {y} at {x} nats",
-        width=WIDE,
-        height=300,
-        right=20,
+        frame={"width": WIDE, "height": 300, "right": 20},
     )
 
 

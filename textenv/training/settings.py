@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from textenv.errors import ConfigError
 from textenv.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, UnitFloat
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
@@ -73,11 +74,19 @@ class TrainingSettings(Settings):
         return self.learning_rate * (self.lr_floor + (1 - self.lr_floor) * left)
 
 
-def dtype_of_bf16(bf16: bool | None, fields: Mapping[str, Any]) -> str:
-    """The value of ``dtype`` that the former ``bf16`` stands for."""
-    return {None: "auto", True: "bfloat16", False: "float32"}[bf16]
+def dtype_of_bf16(bf16: bool | str | None, fields: Mapping[str, Any]) -> str:
+    """The value of ``dtype`` that the former ``bf16``, or its flag, stands for."""
+    return {"none": "auto", "null": "auto", "true": "bfloat16", "false": "float32"}.get(str(bf16).lower(), str(bf16))
 
 
-def size_of_parts(parts: int, fields: Mapping[str, Any]) -> int | None:
-    """The value of ``micro_batch_size`` that the former ``accumulation``, parts of a batch, stands for."""
-    return None if parts == 1 else max(1, int(fields.get("batch_size", 64)) // parts)
+def size_of_parts(parts: int | str, fields: Mapping[str, Any]) -> int | None:
+    """The value of ``micro_batch_size`` that the former ``accumulation``, parts of a batch, stands for.
+
+    Raises:
+        ConfigError: If the batch's size does not stand beside it.
+    """
+    if int(parts) == 1:
+        return None
+    if "batch_size" not in fields:
+        raise ConfigError(f"`accumulation` is now `micro_batch_size`: give it `batch_size` divided by {parts}")
+    return max(1, int(fields["batch_size"]) // int(parts))

@@ -53,9 +53,9 @@ def reliability_chart(bins: Mapping[str, Sequence[Mapping[str, Any]]], colors: M
         points = [(row["confidence"], row["agreement"]) for row in rows if row["pairs"] >= _LEAST_PAIRS]
         tips = [f"{name}: says {x:.3f}, people {f['value']:.3f} of {f['n']:,} pairs" for x, f in points]
         value, low, high = _arrays([found for _, found in points])
-        x = [confidence for confidence, _ in points]
+        x = np.array([confidence for confidence, _ in points], float)
         lines.append(Line(name, colors[name], x, value, look="joined", dots=3.4, low=low, high=high, tips=tips))
-    everything = np.concatenate([np.ravel([line.y, line.low, line.high]) for line in lines])
+    everything = np.concatenate([end for line in lines for end in (line.y, line.low, line.high) if end is not None])
     return plot(
         lines,
         Axis(0.5, 1.0, tuple((v, f"{v:.1f}") for v in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0))),
@@ -64,8 +64,7 @@ def reliability_chart(bins: Mapping[str, Sequence[Mapping[str, Any]]], colors: M
         description="Reliability: predicted against observed preference",
         rules=[("diagonal", [0.5, 1.0], [0.5, 1.0])],
         nearest="none",
-        height=320,
-        right=18,
+        frame={"height": 320, "right": 18},
     )
 
 
@@ -86,9 +85,9 @@ def score_histogram(found: Mapping[str, Any], name: str, color: str) -> Markup:
     """Distribution of one model's scores, small."""
     edges, counts = np.array(found["edges"], float), np.array(found["counts"], float)
     bins = [(name, color, counts / max(counts.sum(), 1), None)]
-    titles, frame = ("score", "% of responses"), {"width": 300, "height": 130, "top": 20, "bottom": 34, "left": 34}
+    frame = {"width": 300, "height": 130, "top": 20, "bottom": 34, "left": 34, "right": 14}
     description = f"Distribution of the scores of {name}"
-    return histogram_chart(bins, edges, titles=titles, description=description, **frame, right=14)
+    return histogram_chart(bins, edges, titles=("score", "% of responses"), description=description, frame=frame)
 
 
 def path_charts(curves: Mapping[str, Any], colors: Mapping[str, str]) -> list[tuple[str, str, Markup]]:
@@ -122,9 +121,9 @@ def _path(name: str, curve: Mapping[str, Any], color: str, field: str) -> Line:
 
 def _fit(curve: Mapping[str, Any], line: Line) -> Line:
     """The fitted form beside what was measured."""
-    x = np.linspace(0, float(np.max(line.x)), 80)
+    x = np.linspace(0, float(line.x.max()), 80)
     alpha, beta = curve["fit"]["alpha"]["value"], curve["fit"]["beta"]["value"]
-    y = np.asarray(line.y)[0] + value_of(x, alpha, beta, curve["fit"]["form"])
+    y = line.y[0] + value_of(x, alpha, beta, curve["fit"]["form"])
     return Line(line.name, line.color, x, y, look="dashed")
 
 
@@ -132,12 +131,11 @@ def _path_chart(
     title: str, lines: Sequence[Line], fits: Sequence[Line], titles: tuple[str, str], note: str
 ) -> tuple[str, str, Markup]:
     x = Axis.around(np.concatenate([line.x for line in lines]), tight=True, count=6)
-    y = Axis.around(
-        np.concatenate([end for line in lines for end in (line.y, line.low, line.high)]), include=[0.0], count=6
-    )
+    ends = [end for line in lines for end in (line.y, line.low, line.high) if end is not None]
+    y = Axis.around(np.concatenate(ends), include=[0.0], count=6)
     inside = [(line, (line.y >= y.low) & (line.y <= y.high)) for line in fits]
     fits = [replace(line, x=line.x[keep], y=line.y[keep]) for line, keep in inside if keep.any()]
     rules = [("base", [x.low, x.high], [0.0, 0.0])]
     frame = {"width": 560, "height": 330}
-    chart = plot([*lines, *fits], x, y, titles=titles, description=title, rules=rules, nearest="none", **frame)
+    chart = plot([*lines, *fits], x, y, titles=titles, description=title, rules=rules, nearest="none", frame=frame)
     return title, note, chart

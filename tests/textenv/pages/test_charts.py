@@ -152,12 +152,13 @@ def test_small_chart_of_constant_series_is_finite(y: list[float]) -> None:
 
 def test_bands_and_whiskers_reach_from_low_to_high() -> None:
     frame = {"width": 100, "height": 100, "left": 0, "right": 0, "top": 0, "bottom": 0}
-    line = Line("a", "sft", [0.0, 10.0], [0.5, 0.5], dots=3, low=[0.25, np.nan], high=[0.75, np.nan])
-    drawn = plot([line], Axis(0, 10), Axis(0, 1), description="d", **frame)
+    x, y = np.array([0.0, 10.0]), np.array([0.5, 0.5])
+    line = Line("a", "sft", x, y, dots=3, low=np.array([0.25, np.nan]), high=np.array([0.75, np.nan]))
+    drawn = plot([line], Axis(0, 10), Axis(0, 1), description="d", frame=frame)
     (whiskers,) = [node for node in ElementTree.fromstring(drawn).iter("line") if node.get("class") == "whisker"]
     assert [whiskers.get(end) for end in ("x1", "x2", "y1", "y2")] == ["0", "0", "75", "25"]
-    band = Line("a", "sft", [0.0, 10.0], [0.5, 0.5], low=[0.25, 0.25], high=[0.75, 1.0], band=True)
-    drawn = plot([band], Axis(0, 10), Axis(0, 1), description="d", **frame)
+    band = Line("a", "sft", x, y, low=np.array([0.25, 0.25]), high=np.array([0.75, 1.0]), band=True)
+    drawn = plot([band], Axis(0, 10), Axis(0, 1), description="d", frame=frame)
     polygon = next(ElementTree.fromstring(drawn).iter("polygon"))
     assert polygon.get("points") == "0.0,25.0 100.0,0.0 100.0,75.0 0.0,75.0"
 

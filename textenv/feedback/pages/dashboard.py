@@ -86,6 +86,7 @@ def _pace(pace: Mapping[str, Any], zone: timezone) -> Markup:
 
 def _marks(begins: list[datetime], width: float) -> list[tuple[float, str]]:
     """Some six bars that get their time written below; of several days the bars where each day begins."""
+    marks: list[tuple[float, str]]
     if width >= _DAY:
         marks = [(place + 0.5, f"{begin.day} {begin:%b}") for place, begin in enumerate(begins)]
     elif len(begins) * width > 1.5 * _DAY:

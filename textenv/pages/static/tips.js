@@ -55,7 +55,7 @@
   };
   document.addEventListener('pointermove', pointed);
   document.addEventListener('pointerdown', pointed);
-  document.addEventListener('pointerleave', hide);
+  document.documentElement.addEventListener('pointerleave', hide);
   document.addEventListener('focusin', event => {
     if (!event.target.matches('[data-tip]')) return;
     const box = event.target.getBoundingClientRect();
