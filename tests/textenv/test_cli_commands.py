@@ -20,10 +20,10 @@ COPY = "[{name: copy}]"
 def test_every_command_has_a_configuration_with_a_line_of_help_for_each_field(name: str):
     kind = Command.named(name).config
     assert issubclass(kind, Settings)
-    waiting = [kind]
+    waiting: list[type] = [kind]
     while waiting:
         settings = waiting.pop()
-        for field in fields(settings):
+        for field in fields(settings):  # pyright: ignore[reportArgumentType]
             assert field_help(settings).get(field.name), f"{settings.__name__}.{field.name}"
             if field.default_factory is not MISSING and is_dataclass(inner := field.default_factory()):
                 waiting.append(type(inner))

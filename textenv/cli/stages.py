@@ -234,9 +234,9 @@ def reward_stage(
     trunk, rm = start_reward_model(config, trunk_folder, auto=auto, seed=seed)
     training = replace(config.training, seed=seed)
     if data.labels is None:
-        labels: list[Label] = [*ratings_from_texts(data.rated("train", config.domains))]
+        ratings = ratings_from_texts(data.rated("train", config.domains))
+        labels: list[Label] = [*ratings, *degenerate_ratings(ratings, np.random.default_rng(seed))]
         validation: Sequence[Label] = ratings_from_texts(data.rated("validation", [domain]))
-        labels += degenerate_ratings(labels, np.random.default_rng(seed))
         prompts = [d.prompt for d in data.demonstrations("validation", domain)] if policy_folder else []
     else:
         labels, validation = list(data.labels.train), data.labels.validation
