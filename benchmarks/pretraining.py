@@ -129,7 +129,7 @@ def take_turns(
             max_steps=steps,
             per_device_train_batch_size=options.batch_size,
             learning_rate=1e-3,
-            dtype="bfloat16" if setting.bf16 else "float32",
+            bf16=setting.bf16,
             use_cpu=True,
             report_to=[],
             save_strategy="no",

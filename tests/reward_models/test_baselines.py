@@ -26,9 +26,9 @@ from textenv.errors import CheckpointError, ConfigError, DataError, ShapeError
 
 
 def test_every_exported_name_is_there() -> None:
-    assert all(hasattr(reward_models, name) for name in reward_models.__all__)
+    assert all(hasattr(reward_models, name) for name in reward_models.__all__)  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(AttributeError, match="No reward_models attribute Nothing"):
-        _ = reward_models.Nothing
+        _ = reward_models.Nothing  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_text_template_default_joins_without_anything_between() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,10 @@ COPY = "[{name: copy}]"
 def test_every_command_has_a_configuration_with_a_line_of_help_for_each_field(name: str):
     kind = Command.named(name).config
     assert issubclass(kind, Settings)
-    waiting: list[type] = [kind]
+    waiting: list[Any] = [kind]
     while waiting:
         settings = waiting.pop()
-        for field in fields(settings):  # pyright: ignore[reportArgumentType]
+        for field in fields(settings):
             assert field_help(settings).get(field.name), f"{settings.__name__}.{field.name}"
             if field.default_factory is not MISSING and is_dataclass(inner := field.default_factory()):
                 waiting.append(type(inner))
