@@ -1,4 +1,4 @@
 """What every learner shares: rollout → scored experience → update → metrics → checkpoint.
 
-An algorithm is a configuration, an advantage estimator and a loss, all plain functions; see ``agents/algorithms/ppo.py``.
+An algorithm is a configuration, an advantage estimator and a loss, all plain functions: ``agents/algorithms/ppo.py``.
 """
