@@ -9,7 +9,7 @@ from agents.learning.config import LearnerConfig
 from agents.learning.experience import Experience
 from agents.learning.minibatches import MiniBatch
 from agents.learning.reference import Reference
-from agents.learning.rewards import shape_rewards
+from agents.learning.rewards import shaped_rewards
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Rollout
 from textenv.training.world import World
@@ -53,7 +53,7 @@ def assess(
         logprobs[rows, :width], ref_logprobs[rows, :width] = scores.logprobs, ours
         values[rows, :width], entropy[rows, :width] = scores.values.to(dtype), scores.entropy
         last_values[rows] = scores.last_values.to(dtype)
-    rewards = _rewards(rollout, config).to(device, dtype)
+    rewards = torch.as_tensor(shaped_rewards(rollout, config)).to(device, dtype)
     if config.kl_placement == "reward":
         price = kl_coef * ESTIMATORS[config.kl_estimator](logprobs - ref_logprobs)
         rewards = rewards - torch.where(mask, price, 0.0)
@@ -75,18 +75,4 @@ def assess(
         group_size=config.group_size,
         world=world,
         counted=torch.as_tensor(rollout.counted(uses_critic=uses_critic), device=device),
-    )
-
-
-def _rewards(rollout: Rollout, config: LearnerConfig) -> torch.Tensor:
-    return torch.as_tensor(
-        shape_rewards(
-            rollout.rewards,
-            rollout.action_mask,
-            rollout.cut,
-            scale=config.reward_scale,
-            clip=config.reward_clip,
-            penalty=config.missing_eos_penalty,
-            missing_eos=config.missing_eos,
-        )
     )

@@ -7,7 +7,15 @@ from typing import ClassVar, Literal
 
 from agents.algorithms.losses import Aggregation
 from textenv.errors import ConfigError
-from textenv.settings import NonNegativeFloat, NonNegativeInt, OldName, PositiveFloat, PositiveInt, UnitFloat
+from textenv.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OldName,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+    refuse_unused,
+)
 from textenv.training.settings import TrainingSettings
 
 
@@ -82,6 +90,14 @@ class LearnerConfig(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kl_target is None:
+            refuse_unused(self, "without `kl_target`: the coefficient is fixed then", "kl_horizon")
+        if self.reference_update != "copy":
+            refuse_unused(self, "unless `reference_update` is 'copy'", "reference_every")
+        if self.reference_update != "ema":
+            refuse_unused(self, "unless `reference_update` is 'ema'", "reference_decay")
+        if not self.missing_eos_penalty:
+            refuse_unused(self, "without `missing_eos_penalty`", "missing_eos")
         fitting = ("k1",) if self.kl_placement == "reward" else ("k2", "k3")
         if self.kl_coef and self.kl_estimator not in fitting:
             why = (

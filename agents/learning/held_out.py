@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agents.learning.config import LearnerConfig
 from agents.learning.reference import Reference
-from agents.learning.rewards import shape_rewards
+from agents.learning.rewards import shaped_rewards
 from agents.policy import CausalLMPolicy
 from agents.rollouts import Collector, Rollout
 from textenv.envs import TextGenerationVectorEnv
@@ -80,7 +80,7 @@ class HeldOut:
         scored = ~np.concatenate([rollout.truncated for rollout in rollouts])
         scores, rewards = (
             np.array([episode.score for episode in episodes]),
-            np.concatenate([_paid(rollout, config) for rollout in rollouts]),
+            np.concatenate([shaped_rewards(rollout, config).sum(1, dtype=np.float64) for rollout in rollouts]),
         )
         ended = [episode.finish_reason in (FinishReason.EOS, FinishReason.STOP) for episode in episodes]
         found = {
@@ -96,20 +96,6 @@ class HeldOut:
             kl = [_kl(policy, reference, rollout, sampling.temperature) for rollout in rollouts]
             found["eval/kl"] = float(np.concatenate(kl).mean())
         return found
-
-
-def _paid(rollout: Rollout, config: LearnerConfig) -> NDArray[np.float64]:
-    """What each answer was paid in all, shape ``(N,)``."""
-    shaped = shape_rewards(
-        rollout.rewards.astype(np.float64),
-        rollout.action_mask,
-        rollout.cut,
-        scale=config.reward_scale,
-        clip=config.reward_clip,
-        penalty=config.missing_eos_penalty,
-        missing_eos=config.missing_eos,
-    )
-    return shaped.sum(1)
 
 
 @torch.no_grad()

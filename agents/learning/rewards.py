@@ -1,4 +1,4 @@
-"""From what the environment pays to what the learner maximises: pure functions on ``(N, T)`` arrays."""
+"""From what the environment pays to what the learner maximises, the KL aside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agents.learning.config import LearnerConfig
+from agents.rollouts import Rollout
 
 
 def shape_rewards(
@@ -42,3 +45,16 @@ def shape_rewards(
         kept = shaped[rows, last[rows]] if missing_eos == "subtract" else 0
         shaped[rows, last[rows]] = kept - penalty
     return shaped
+
+
+def shaped_rewards(rollout: Rollout, config: LearnerConfig) -> NDArray[np.floating[Any]]:
+    """What the environment paid in a rollout, as a learner's settings shape it, shape ``(N, T)``."""
+    return shape_rewards(
+        rollout.rewards,
+        rollout.action_mask,
+        rollout.cut,
+        scale=config.reward_scale,
+        clip=config.reward_clip,
+        penalty=config.missing_eos_penalty,
+        missing_eos=config.missing_eos,
+    )

@@ -338,6 +338,12 @@ def test_foreign_environments_and_vocabularies_are_refused(policy, tokenizer):
         ({"kl_placement": "loss"}, "`kl_estimator` must be 'k2' or 'k3' with .*the gradient of k1 is 0 on average"),
         ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or .*, got 'step'"),
         ({"reward_clip": 0.0}, "`reward_clip` must be > 0, or None"),
+        ({"reference_decay": 0.5}, "`reference_decay` has no effect unless `reference_update` is 'ema'"),
+        ({"reference_every": 5}, "`reference_every` has no effect unless `reference_update` is 'copy'"),
+        ({"kl_horizon": 5}, "`kl_horizon` has no effect without `kl_target`"),
+        ({"missing_eos": "replace"}, "`missing_eos` has no effect without `missing_eos_penalty`"),
+        ({"decay_fraction": 0.5}, "`decay_fraction` has no effect unless `lr_schedule` is 'wsd'"),
+        ({"lr_schedule": "constant", "lr_floor": 0.5}, "`lr_floor` has no effect where `lr_schedule` is 'constant'"),
         ({"reference_decay": 1.5}, r"`reference_decay` must lie in \[0, 1\]"),
     ],
 )

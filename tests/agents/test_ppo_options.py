@@ -171,7 +171,8 @@ def envs8(tokenizer):
 
 @pytest.mark.parametrize(("update", "decay"), [("ema", 0.75), ("copy", 0.0)])
 def test_reference_follows_the_policy(policy, envs8, update: Any, decay: float):
-    config = replace(CONFIG, reference_update=update, reference_decay=decay, reference_every=2)
+    own = {"reference_decay": decay} if update == "ema" else {"reference_every": 2}
+    config = replace(CONFIG, reference_update=update, **own)
     agent = PPO(policy, envs8, config=config)
     assert agent.reference.model is not None
     reference = agent.reference.model.causal_lm

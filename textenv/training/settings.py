@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from textenv.errors import ConfigError
-from textenv.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, UnitFloat
+from textenv.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    UnitFloat,
+    refuse_unused,
+)
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 """What a copy of the trained weights computes in; ``auto`` is bfloat16 where the hardware is fast at it."""
@@ -55,6 +63,13 @@ class TrainingSettings(Settings):
     checkpoint_every: PositiveInt = 1
     keep_checkpoints: PositiveInt = 2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_schedule != "wsd":
+            refuse_unused(self, "unless `lr_schedule` is 'wsd'", "decay_fraction")
+        if self.lr_schedule == "constant":
+            refuse_unused(self, "where `lr_schedule` is 'constant'", "lr_floor")
 
     def learning_rate_at(self, step: float, steps: float) -> float:
         """Learning rate of a step (0-based) of so many."""
