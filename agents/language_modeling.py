@@ -73,6 +73,7 @@ class MixtureBatches:
         self._pool: list[list[Example]] = []
         self._pool_number = -1
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
+        self._counted = (0, np.zeros(len(self.names), np.int64))  # draws of each task before a place in the sequence
 
     def batch(self, step: int) -> list[Example]:
         """The examples of a step (0-based)."""
@@ -95,13 +96,17 @@ class MixtureBatches:
         """Task and running number within the task of ``count`` draws from the endless sequence."""
         edges = np.cumsum(self.shares)
         edges[-1] = 1.0
-        golden = 0.6180339887498949
-        tasks = np.searchsorted(edges, (np.arange(start + count) * golden) % 1.0, side="right")
-        found = []
-        for index, name in enumerate(self.names):
-            before = int((tasks[:start] == index).sum())
-            found += [(name, before + i) for i in range(int((tasks[start:] == index).sum()))]
-        return found
+
+        def counts(first: int, last: int) -> NDArray[np.int64]:
+            places = (np.arange(first, last) * 0.6180339887498949) % 1.0  # the golden ratio
+            return np.bincount(np.searchsorted(edges, places, side="right"), minlength=len(edges))
+
+        known, before = self._counted
+        # The pool that comes next needs what came since; one before it, or the first of a resumed run, all from 0 on.
+        before = before + counts(known, start) if known <= start else counts(0, start)
+        here = counts(start, start + count)
+        self._counted = (start, before)
+        return [(name, int(n) + i) for name, n, more in zip(self.names, before, here, strict=True) for i in range(more)]
 
     def _example(self, name: str, position: int) -> Example:
         examples = self.tasks[name]

@@ -7,9 +7,8 @@ by side; in any other order it reads the answers so far anew.
 
 from __future__ import annotations
 
-import logging
-import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,23 +16,17 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from textenv.errors import ConfigError, ShapeError
+from textenv.errors import ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.models import (
     agrees,
     check_room,
     context_length,
+    decodes_with_cache,
     output_head,
     start_token,
-    structure,
     text_config,
-    trial,
 )
-
-_logger = logging.getLogger(__name__)
-
-_tried: dict[Any, bool] = {}  # by structure: whether cached decoding works
-_trying: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # whether the engine on trial has a cache
 
 
 def decode(model: Any, memory: torch.Tensor, memory_mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -117,7 +110,15 @@ class EncoderDecoderEngine:
         self._prompts: list[tuple[int, ...]] = [()] * num_slots
         self._memories: list[torch.Tensor | None] = [None] * num_slots
         self._growing: _Growing | None = None
-        self._caches = _trying[model] if model in _trying else _caches(model)
+        # How many tokens an expert has had is in no cache, and shows only where it has had its fill.
+        experts = bool(getattr(model.config, "expert_capacity", None))
+        self._caches = decodes_with_cache(
+            model,
+            "answers",
+            partial(_gives_its_own, model),
+            ways=(False,) if experts else (True, False),
+            cause="its experts count the tokens that they have had" if experts else "",
+        )
 
     @property
     def decoding(self) -> Literal["cached", "anew"]:
@@ -239,43 +240,6 @@ class EncoderDecoderEngine:
             for place, i in enumerate(new):
                 self._memories[int(rows[i])] = memory[place, : starts[i]]
         return starts
-
-
-@torch.no_grad()
-def _caches(model: Any) -> bool:
-    """Whether cached decoding gives the model's own logits; where not, reading the answers anew must.
-
-    Raises:
-        ConfigError: If neither does.
-    """
-    known = structure(model)
-    if known in _tried:
-        return _tried[known]
-    # How many tokens an expert has had is in no cache, and shows only where it has had its fill.
-    reason, verdict = "", None
-    for cached in (False,) if getattr(model.config, "expert_capacity", None) else (True, False):
-        _trying[model] = cached
-        try:
-            with trial(model, "cannot be decoded"):
-                verdict = _gives_its_own(model)
-            if verdict is not False:
-                break
-            reason = reason or "its logits come out otherwise"
-        except ConfigError as error:
-            reason = reason or str(error)
-        finally:
-            del _trying[model]
-    else:
-        raise ConfigError(f"decoding of {type(model).__name__} does not give the model's own logits: {reason}")
-    if verdict:
-        _tried[known] = cached
-    if not cached:
-        _logger.warning(
-            "%s is decoded without a cache, every step from the first token of the answer on, which is slow: %s",
-            type(model).__name__,
-            reason or "its experts count the tokens that they have had",
-        )
-    return cached
 
 
 def _gives_its_own(model: Any) -> bool | None:

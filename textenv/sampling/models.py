@@ -6,7 +6,9 @@ logits before they are used, and refuse a model that they would get wrong.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import logging
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,11 @@ from typing import Any
 import torch
 
 from textenv.errors import ConfigError, TextEnvError
+
+_logger = logging.getLogger(__name__)
+
+_tried: dict[Any, bool] = {}  # by structure and engine: whether cached decoding works
+_on_trial: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # whether the engine on trial has a cache
 
 _FACTORS = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
 _DIVISORS = ("logits_scaling",)  # Granite
@@ -173,3 +180,61 @@ def trial(model: Any, what: str) -> Iterator[None]:
     except Exception as error:  # any kind: models raise what they please
         lines = str(error).strip().splitlines() or [""]
         raise ConfigError(f"{type(model).__name__} {what}: {type(error).__name__}: {lines[0]}") from error
+
+
+@torch.no_grad()
+def decodes_with_cache(
+    model: Any,
+    engine: Hashable,
+    gives_its_own: Callable[[], bool | None],
+    *,
+    ways: Sequence[bool] = (True, False),
+    cause: str = "",
+) -> bool:
+    """Whether cached decoding gives the model's own numbers; where not, computing anew must. Tried once a structure.
+
+    Args:
+        model: Transformers language model.
+        engine: What the answer depends on beside the model's structure.
+        gives_its_own: Makes an engine, which is told here whether it caches, and compares it with the model; None
+            where the model's own numbers are not finite.
+        ways: With a cache (True) or without one, in the order in which they are tried.
+        cause: Why no cache is tried, where that is so.
+
+    Raises:
+        ConfigError: If neither way gives the model's own numbers.
+    """
+    if model in _on_trial:
+        return _on_trial[model]
+    known = (*structure(model), engine)
+    if known in _tried:
+        return _tried[known]
+    reason, verdict = cause, None
+    for cached in ways:
+        _on_trial[model] = cached
+        try:
+            with trial(model, "cannot be decoded"):
+                verdict = gives_its_own()
+            if verdict is not False:
+                break
+            reason = reason or "its logits come out otherwise"
+        except ConfigError as error:
+            reason = reason or str(error)
+        finally:
+            del _on_trial[model]
+    else:
+        why = (
+            "it is in training mode, where dropout is at work: call `model.eval()`"
+            if model.training
+            else f"it attends, or changes its logits, in a way that is not covered ({reason})"
+        )
+        raise ConfigError(f"decoding of {type(model).__name__} does not give the model's own logits: {why}")
+    if verdict:
+        _tried[known] = cached
+    if not cached:
+        _logger.warning(
+            "%s is decoded without a cache, every step from the first token on, which is slow: %s",
+            type(model).__name__,
+            reason,
+        )
+    return cached

@@ -12,8 +12,7 @@ suit (recurrent states, positions that it counts itself) reads whole sequences a
 
 from __future__ import annotations
 
-import logging
-import weakref
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,16 +22,19 @@ from numpy.typing import NDArray
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.cache import Block, SlotCache
-from textenv.sampling.models import OutputHead, agrees, check_room, output_head, structure, text_config, trial, trunk_of
+from textenv.sampling.models import (
+    OutputHead,
+    agrees,
+    check_room,
+    decodes_with_cache,
+    output_head,
+    text_config,
+    trunk_of,
+)
 from textenv.sampling.packed import packed_decoder
 from textenv.sampling.recorded import RecordedSteps
 
-_logger = logging.getLogger(__name__)
-
 _PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
-
-_tried: dict[Any, bool] = {}  # by structure and length: whether cached decoding works
-_trying: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # whether the engine on trial has a cache
 
 
 def smallest_window(config: Any, max_length: int) -> int | None:
@@ -43,47 +45,6 @@ def smallest_window(config: Any, max_length: int) -> int | None:
     names = ("sliding_window", "window_size", "attention_chunk_size")
     sizes = [size for name in names if isinstance(size := getattr(config, name, None), int) and size < max_length]
     return min(sizes, default=None)
-
-
-@torch.no_grad()
-def _caches(model: Any, length: int, packed: bool) -> bool:
-    """Whether cached decoding gives the model's own numbers; where not, computing whole sequences anew must.
-
-    Raises:
-        ConfigError: If neither does.
-    """
-    known = (*structure(model), length, packed)
-    if known in _tried:
-        return _tried[known]
-    reason, verdict = "", None
-    for cached in (True, False):
-        _trying[model] = cached
-        try:
-            with trial(model, "cannot be decoded"):
-                verdict = _gives_its_own(model, length)
-            if verdict is not False:
-                break
-            reason = reason or "its logits come out otherwise"
-        except ConfigError as error:
-            reason = reason or str(error)
-        finally:
-            del _trying[model]
-    else:
-        why = (
-            "it is in training mode, where dropout is at work: call `model.eval()`"
-            if model.training
-            else f"it attends, or changes its logits, in a way that is not covered ({reason})"
-        )
-        raise ConfigError(f"decoding of {type(model).__name__} does not give the model's own logits: {why}")
-    if verdict:
-        _tried[known] = cached
-    if not cached:
-        _logger.warning(
-            "%s is decoded without a cache, every step from the first token on, which is slow: %s",
-            type(model).__name__,
-            reason,
-        )
-    return cached
 
 
 def _gives_its_own(model: Any, length: int) -> bool | None:
@@ -167,7 +128,9 @@ class SlotEngine:
         self._recorded: RecordedSteps | None = None
         self._window = smallest_window(model.config, max_length)
         length = min(max_length, 8 if self._window is None else self._window + 4)
-        self._caches = _trying[model] if model in _trying else _caches(model, length, self._packed is not None)
+        self._caches = decodes_with_cache(
+            model, (length, self._packed is not None), partial(_gives_its_own, model, length)
+        )
         self._output_head = self._make_head()
         if cuda_graphs and self._packed is not None and model.get_input_embeddings().weight.device.type == "cuda":
             self._recorded = RecordedSteps(self._packed, self._cache)

@@ -11,7 +11,7 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB, soft_capping_model
 from textenv.errors import ConfigError, ShapeError
-from textenv.sampling import SlotEngine, packed, slots
+from textenv.sampling import SlotEngine, models, packed, slots
 from textenv.sampling.recorded import RecordedSteps
 
 
@@ -377,12 +377,12 @@ def test_models_of_one_structure_are_tried_once(monkeypatch: pytest.MonkeyPatch)
 
 @torch.no_grad()
 def test_a_trial_on_weights_that_are_not_finite_proves_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(slots, "_tried", {})
+    monkeypatch.setattr(models, "_tried", {})
     model = MODELS["gpt2"]()
     for p in model.parameters():
         p.fill_(torch.nan)
     SlotEngine(model, 1, 8)
-    assert slots._tried == {}
+    assert models._tried == {}
 
 
 @pytest.mark.parametrize(
