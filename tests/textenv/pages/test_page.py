@@ -20,7 +20,8 @@ EVIL = "</script><script>alert('x')</script>"
 @pytest.mark.parametrize("room", ["textenv", "reward_models", "agents"])
 def test_package_data_names_every_file_that_is_no_module(room: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
-    packed = {path for pattern in settings[room] for path in (ROOT / room).glob(pattern)}
+    patterns = settings.get(room, []) + [f"**/{pattern}" for pattern in settings["*"]]  # the star: of every package
+    packed = {path for pattern in patterns for path in (ROOT / room).glob(pattern)}
     files = {path for path in (ROOT / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert {path for path in files if path.suffix != ".py"} <= packed
 
