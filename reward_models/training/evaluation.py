@@ -97,7 +97,7 @@ Scores = dict[tuple[str, str], float]
 def _right(label: Label, scores: Scores) -> float:
     """How far a label's order is that of the scores, 0 to 1; NaN where it has none."""
     match label:
-        case Comparison(tie=False):
+        case Comparison() if not label.tie:
             return _compared(label, scores)
         case Ranking() if len(set(label.ranks)) > 1:
             return _ranked(label, scores)

@@ -173,8 +173,8 @@ def test_ceilings_bias_lowers_the_golds_own_but_not_the_best() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Rater(noise=-1.0), "`noise` must be finite and ≥ 0, got -1.0"),
-        (lambda: Rater(lapse=2.0), "`lapse` must be from 0 to 1"),
+        (lambda: Rater(noise=-1.0), "`noise` must be ≥ 0, got -1.0"),
+        (lambda: Rater(lapse=2.0), r"`lapse` must lie in \[0, 1\]"),
         (lambda: LikertScale(3, 3), "`low` must be below `high`"),
         (lambda: SimulatedRaters(GOLD, []), "`raters` must hold people of different names"),
         (lambda: SimulatedRaters(GOLD, [Rater(), Rater()]), "`raters` must hold people of different names"),

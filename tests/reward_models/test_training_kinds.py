@@ -317,3 +317,10 @@ def test_split_labels_of_one_prompt_goes_by_the_texts_whoever_won() -> None:
 def test_config_unusable_value_names_the_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"`{field}`"):
         RewardModelConfig(**{field: value})
+
+
+def test_comparisons_whose_tie_is_numpys_count_like_others() -> None:
+    labels: list[Label] = [Comparison("p", "a", "b", tie=np.False_), Comparison("p", "b", "a", tie=np.True_)]  # type: ignore[arg-type]
+    assert evaluate(bag_of_words("ab"), labels).keys() == {"accuracy"}
+    with pytest.raises(DataError, match="are all ties"):
+        evaluate(bag_of_words("ab"), labels[1:])
