@@ -283,11 +283,11 @@ def test_start_check_fires_where_the_reference_log_probs_are_those_of_another_po
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beta": 0.0}, "`beta` must be > 0, got 0.0"),
+        ({"beta": 0.0}, "`beta` must be positive, got 0.0"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number"),
         ({"label_smoothing": 0.5}, r"`label_smoothing` must lie in \[0, 0.5\), got 0.5"),
         ({"warmup_steps": -1}, "`warmup_steps` must be ≥ 0, got -1"),
-        ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or .*, got 'step'"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'linear', .*, got 'step'"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

@@ -121,7 +121,7 @@ def test_mean_over_each_answer_is_the_policy_gradient_only_where_all_answers_are
     ("change", "message"),
     [
         ({"group_size": 1}, "`group_size` must be ≥ 2, got 1"),
-        ({"clip_range_high": -0.1}, "`clip_range_high` must be > 0, or None, got -0.1"),
+        ({"clip_range_high": -0.1}, "`clip_range_high` must be positive, or None, got -0.1"),
         ({"std_eps": -1.0}, "`std_eps` must be ≥ 0"),
         ({"kl_estimator": "k1"}, "`kl_estimator` must be 'k2' or 'k3'"),
     ],

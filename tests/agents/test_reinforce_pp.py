@@ -106,7 +106,7 @@ def test_normalised_gradient_of_a_whole_population_is_the_policy_gradient_over_t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"clip_range": 0.0}, "`clip_range` must be > 0"),
+        ({"clip_range": 0.0}, "`clip_range` must be positive"),
         ({"baseline": "critic"}, "`baseline` must be 'batch' or 'group', got 'critic'"),
         ({"baseline": "group"}, "`group_size` must be ≥ 2, got 1"),
     ],

@@ -79,7 +79,7 @@ def test_expected_gradient_is_exact_for_three_answers_too(monkeypatch):
     [
         ({"group_size": 1}, "`group_size` must be ≥ 2, got 1: the baseline is the other answers.*`RLOOConfig`"),
         ({"gamma": 0.9}, "`gamma` must be 1, got 0.9: `RLOOConfig` compares whole answers"),
-        ({"clip_range": 0.0}, "`clip_range` must be > 0, or None, got 0.0"),
+        ({"clip_range": 0.0}, "`clip_range` must be positive, or None, got 0.0"),
     ],
 )
 def test_config_refuses_nonsense(change, message):

@@ -216,7 +216,7 @@ def test_schedules_by_hand(schedule, step, share):
         ({"micro_batch_size": 0}, "`micro_batch_size` must be ≥ 1, or None, got 0"),
         ({"decay_fraction": 0.0}, r"`decay_fraction` must lie in \(0, 1\], got 0"),
         ({"neftune_alpha": -1.0}, "`neftune_alpha` must be ≥ 0"),
-        ({"lr_schedule": "step"}, "`lr_schedule` must be 'linear' or 'cosine' or 'wsd' or 'constant', got 'step'"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'linear', 'cosine', 'wsd', 'constant', got 'step'"),
         ({"loss_reduction": "sum"}, "`loss_reduction` must be 'token' or 'example'"),
     ],
 )
@@ -228,6 +228,6 @@ def test_training_config_refuses_nonsense(arguments, message):
 def test_model_config_refuses_nonsense():
     with pytest.raises(ConfigError, match="there is no preset 'gpt5'; there are: llama-1m"):
         ModelConfig(preset="gpt5")
-    with pytest.raises(ConfigError, match="`kind` must be llama or gpt2"):
+    with pytest.raises(ConfigError, match="`kind` must be 'llama' or 'gpt2'"):
         ModelConfig(kind="rnn")  # type: ignore[arg-type]  # what is refused
     assert math.isclose(ModelConfig(preset="gpt2-15m").intermediate_size, 4 * 384)
