@@ -145,9 +145,9 @@ def test_copying_rewards_are_the_share_of_matching_places():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: toy.ToyMDP(vocab_size=9), "vocab_size must lie in 2 … 8, got 9"),
-        (lambda: toy.ToyMDP(horizon=7), "horizon must lie in 1 … 6, got 7"),
-        (lambda: toy.ToyMDP(num_prompts=4), "num_prompts must lie in 1 … 3, got 4"),
+        (lambda: toy.ToyMDP(vocab_size=9), r"`vocab_size` must lie in \[2, 8\], got 9"),
+        (lambda: toy.ToyMDP(horizon=7), r"`horizon` must lie in \[1, 6\], got 7"),
+        (lambda: toy.ToyMDP(num_prompts=4), r"`num_prompts` must be below `vocab_size` \(4\), got 4"),
         (lambda: toy.solve(toy.ToyMDP(), -1.0), "beta must be ≥ 0, got -1.0"),
         (lambda: toy.ToyMDP().state_index(0, (0, 1)), "is no state"),
         (lambda: toy.ToyMDP().state_index(7, ()), "there is no prompt 7"),
