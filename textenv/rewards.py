@@ -284,3 +284,24 @@ class SumReward:
     def __call__(self, prompts: list[str], responses: list[str]) -> NDArray[np.float64]:
         """As `score`: a function of texts."""
         return self.score(prompts, responses)
+
+
+class LengthPenaltyReward(SumReward):
+    """Another reward minus ``per_token`` for every policy token beyond ``free_tokens``.
+
+    Args:
+        reward: The other one.
+        per_token: Taken off for each token.
+        free_tokens: Tokens that cost nothing.
+    """
+
+    def __init__(self, reward: RewardFunction | Any, per_token: float, free_tokens: int = 0) -> None:
+        super().__init__([reward])
+        self.per_token, self.free_tokens = per_token, free_tokens
+
+    def score_episodes(self, episodes: Sequence[Episode]) -> Scores:
+        """Penalised scores, with the other reward's parts."""
+        (reward,) = self.rewards.values()
+        scores = score_episodes(reward, episodes) if episodes else Scores(np.zeros(0))
+        excess = np.array([max(0, e.action_tokens - self.free_tokens) for e in episodes], dtype=np.float64)
+        return Scores(scores.scores - self.per_token * excess, parts=scores.parts)

@@ -8,6 +8,7 @@ from textenv import Episode, FinishReason
 from textenv.errors import ConfigError, RewardError
 from textenv.rewards import (
     LazyReward,
+    LengthPenaltyReward,
     SumReward,
     call_reward,
     resolve_reward,
@@ -112,8 +113,9 @@ def test_dense_rewards_must_fit_the_tokens():
         (SumReward([lengths, Model()], [1.0, 10.0]), [22.0, 33.0]),
         (SumReward([lengths, lengths]), [4.0, 6.0]),
         (SumReward([SumReward([lengths]), lengths], [10.0, 1.0]), [22.0, 33.0]),
+        (LengthPenaltyReward(lengths, 0.5, free_tokens=2), [2.0, 2.0]),
     ],
-    ids=["weighted-sum", "sum", "nested"],
+    ids=["weighted-sum", "sum", "nested", "length"],
 )
 def test_combinators(reward, expected):
     episodes = [episode("ab", 2), episode("abc", 4, FinishReason.LENGTH)]
