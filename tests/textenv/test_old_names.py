@@ -57,6 +57,13 @@ def test_recipe_and_flags_take_old_names_and_say_the_new_ones(tmp_path: Path, ca
     ]
     config, _ = parse("pretrain", ["--pretrain.training.schedule=constant"])
     assert config.pretrain.training.lr_schedule == "constant"
+    config, _ = parse("pretrain", ["--pretrain.training.accumulation=1"])
+    assert config.pretrain.training.micro_batch_size is None
+    recipe.write_text("reward: {training: {accumulate: 2}}")
+    with pytest.raises(ConfigError, match="multiply `batch_size` by 2"):
+        parse("reward", ["--config", str(recipe)])
+    config, _ = parse("sample", ["--policy=x", "--prompts=--a=b"])  # what is not renamed stays as it was written
+    assert config.prompts == "--a=b"
 
 
 def test_run_of_the_version_before_is_resumed_and_other_settings_are_still_refused(finished: Path, capsys):

@@ -12,10 +12,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from importlib import import_module
 from inspect import signature
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,24 +168,25 @@ def _with_new_names(kind: Any, arguments: Sequence[str]) -> list[str]:
 
     from textenv.settings import renamed, renamed_flag
 
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = list(arguments)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FutureWarning)
-        for i, (word, value) in enumerate(pairwise(words[:])):
-            if word == "--config" and Path(value).is_file():
-                try:
+        for i, word in enumerate(arguments):
+            flag, inline, value = word.partition("=")
+            if not flag.startswith("--") or not (inline or words[i + 1 :]):
+                continue
+            value, told = value if inline else words[i + 1], len(caught)
+            if flag == "--config":
+                recipe = None
+                with suppress(OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
                     recipe = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-                except (ValueError, yaml.YAMLError):
-                    continue  # the parser says what is wrong with it
-                told = len(caught)
-                recipe = renamed(kind, recipe) if isinstance(recipe, dict) else recipe
-                if len(caught) > told:
-                    words[i + 1] = yaml.safe_dump(recipe, allow_unicode=True)
-            elif word.startswith("--"):
-                told, path = len(caught), word[2:].split(".")
-                path, changed = renamed_flag(kind, path, value)
-                if len(caught) > told:
-                    words[i], words[i + 1] = f"--{'.'.join(path)}", str(changed)
+                if isinstance(recipe, dict):
+                    value = yaml.safe_dump(renamed(kind, recipe), allow_unicode=True)
+            else:
+                path, value = renamed_flag(kind, flag[2:].split("."), value)
+                flag, value = f"--{'.'.join(path)}", "null" if value is None else value
+            if len(caught) > told:  # else word for word as they were
+                words[i : i + 2 - bool(inline)] = [f"{flag}={value}"] if inline else [flag, f"{value}"]
     for line in dict.fromkeys(str(warning.message) for warning in caught):
         print(line, file=sys.stderr)
     return words
