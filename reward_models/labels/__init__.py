@@ -8,7 +8,7 @@ from reward_models.labels.conversion import (
     ranking_from_ratings,
     ratings_from_texts,
 )
-from reward_models.labels.feedback import labels_from_store
+from reward_models.labels.feedback import labels_from_store, labels_into_store
 from reward_models.labels.files import read_labels, to_dataset, write_labels
 from reward_models.labels.raters import agreement, dawid_skene, krippendorff_alpha, rater_effects
 from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
@@ -29,6 +29,7 @@ __all__ = [
     "dawid_skene",
     "krippendorff_alpha",
     "labels_from_store",
+    "labels_into_store",
     "ranking_from_best",
     "ranking_from_ratings",
     "rater_effects",

@@ -175,11 +175,12 @@ def test_label_studio_results_have_its_types(store: FeedbackStore, tmp_path: Pat
     first = tasks[COMPARE.id]["annotations"][0]
     assert first["result"][0] == {
         "from_name": "preference",
-        "to_name": "response_1,response_2",
+        "to_name": "response_1",
         "type": "pairwise",
         "value": {"selected": "right"},
+        "id": "label-4",
     }
-    assert tasks[RANK.id]["annotations"][0]["result"][0]["value"] == {"ranker": ["2", "1", "3"]}
+    assert tasks[RANK.id]["annotations"][0]["result"][0]["value"] == {"ranker": {"ranking": ["2", "1", "3"]}}
     assert tasks[RATE.id]["annotations"][2]["was_cancelled"] is True
 
 

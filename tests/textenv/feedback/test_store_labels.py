@@ -258,19 +258,19 @@ def test_durability_sets_how_long_a_commit_waits(tmp_path, durability, expected)
 def test_database_of_a_newer_textenv_is_refused(database):
     with FeedbackStore(database) as store, store.database.write() as connection:
         connection.exec_driver_sql("UPDATE store_state SET schema_version = 99")
-    with pytest.raises(DataError, match="schema version 99, this textenv knows 1: use a newer textenv"):
+    with pytest.raises(DataError, match="schema version 99, this textenv knows 2: use a newer textenv"):
         FeedbackStore(database)
 
 
 def test_prepare_migrates_step_by_step(store):
-    steps = {2: ["ALTER TABLE items ADD COLUMN colour TEXT"], 3: ["UPDATE items SET colour = 'red'"]}
+    steps = {3: ["ALTER TABLE items ADD COLUMN colour TEXT"], 4: ["UPDATE items SET colour = 'red'"]}
     with store.database.write() as connection:
         schema.prepare(connection, steps)
     with store.database.read() as connection:
         assert connection.exec_driver_sql("SELECT colour FROM items").all() == []
-        assert connection.exec_driver_sql("SELECT schema_version FROM store_state").scalar_one() == 3
-    with store.database.write() as connection, pytest.raises(DataError, match="no migration leads to version 4"):
-        schema.prepare(connection, {5: []})
+        assert connection.exec_driver_sql("SELECT schema_version FROM store_state").scalar_one() == 4
+    with store.database.write() as connection, pytest.raises(DataError, match="no migration leads to version 5"):
+        schema.prepare(connection, {6: []})
 
 
 def test_write_that_raises_changes_nothing(store, make_item):
