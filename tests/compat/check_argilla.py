@@ -43,7 +43,9 @@ def check_export(folder: Path) -> int:
         for kind in kinds:
             rows = [row for row in flat if row["kind"] == kind]
             names = {name: None for row in rows for name in row if row[name] is not None}
-            Dataset.from_list([{name: row.get(name) for name in names} for row in rows]).to_parquet(folder / f"{kind}.parquet")
+            Dataset.from_list([{name: row.get(name) for name in names} for row in rows]).to_parquet(
+                folder / f"{kind}.parquet"
+            )
         for name, files in {
             "ours": ["out.json"],
             "theirs": ["theirs.json"],
