@@ -135,7 +135,8 @@ def main() -> int:
         found = evaluated(tasks, folder / "tasks", "hf", f"pretrained={folder / 'model'},dtype=float32")
         with served(folder / "model") as url:
             remote = f"model=model,base_url={url},tokenizer={folder / 'model'},tokenizer_backend=huggingface"
-            remote += f",max_length={SIZE.context},num_concurrent=2"
+            # Its clients leave the begin token out unless told; `hf` puts it where the tokenizer does.
+            remote += f",max_length={SIZE.context},num_concurrent=2,add_bos_token=True"
             through = evaluated(tasks, folder / "tasks", "local-completions", remote)
     accuracy = sum(answer.figures["greedy_accuracy"] for answer in ours) / len(ours)
     theirs = found["results"][exported]["exact_match,none"]

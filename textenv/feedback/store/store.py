@@ -152,8 +152,9 @@ class FeedbackStore:
         Raises:
             DataError: If an item or label is unusable, or a rater has said otherwise of it: says where it stands.
         """
+        found = list(entries)  # read before anybody has to wait
         with self.database.write() as connection:
-            return intake.bring(connection, list(entries), self._clock())
+            return intake.bring(connection, found, self._clock())
 
     def item(self, item_id: str) -> Item:
         """The item with this id.
