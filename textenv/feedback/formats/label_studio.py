@@ -303,8 +303,10 @@ def _payload(
     if item.kind == "demonstrate" and value.get("text"):
         text = value["text"]
         return {"text": text if isinstance(text, str) else "\n".join(text)}
-    if item.kind == "rank" and value.get("ranker"):
-        return {"ranks": _ranks(value["ranker"], names)}
+    ranker = value.get("ranker")
+    # `_` holds what nobody has moved.
+    if item.kind == "rank" and ranker and (isinstance(ranker, list) or any(v for k, v in ranker.items() if k != "_")):
+        return {"ranks": _ranks(ranker, control, names)}
     how.remarks["annotations without an answer, left out"] += 1
     return None
 
@@ -329,16 +331,18 @@ def _preference(
     return {"preferred": preferred, "margin": stars if preferred is not None else 0, "both_bad": both_bad}
 
 
-def _ranks(ranker: Any, names: Sequence[str]) -> list[int | None]:
-    """Ranks from the ids in their order: a list, or the only bucket (``_`` holds what nobody moved)."""
-    buckets = {"": ranker} if isinstance(ranker, list) else {k: v for k, v in ranker.items() if v and k != "_"}
-    if len(buckets) != 1:
+def _ranks(ranker: Any, control: str | None, names: Sequence[str]) -> list[int | None]:
+    """Ranks from the ids in their order: a list, or the only bucket, which has the tag's name or holds all of them."""
+    buckets = {control: ranker} if isinstance(ranker, list) else {name: ids for name, ids in ranker.items() if ids}
+    name, listed = next(iter(buckets.items()))
+    if len(buckets) > 1 or (name != control and len(listed) < len(names)):
         raise DataError(
-            f"`ranker` has the buckets {list(buckets)}, whose order the file does not tell; one list of all can be read"
+            f"`ranker` has the buckets {list(buckets)}, whose worth the file does not tell; an ordered list of all can "
+            "be read"
         )
     ranks: list[int | None] = [None] * len(names)
-    for rank, name in enumerate(next(iter(buckets.values())), start=1):
-        if str(name) not in names:
-            raise DataError(f"`ranker` names {name!r}, expected ids of the task's list: {list(names)}")
-        ranks[names.index(str(name))] = rank
+    for rank, item in enumerate(listed, start=1):
+        if str(item) not in names:
+            raise DataError(f"`ranker` names {item!r}, expected ids of the task's list: {list(names)}")
+        ranks[names.index(str(item))] = rank
     return ranks
