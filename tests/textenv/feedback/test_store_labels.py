@@ -9,7 +9,17 @@ import pytest
 
 from tests.textenv.feedback.databases import BOTH
 from textenv.errors import ConfigError, DataError
-from textenv.feedback.store import FeedbackStore, Item, Label, LabelConflict, PolicyVersion, check_payload, schema
+from textenv.feedback.store import (
+    Entry,
+    FeedbackStore,
+    Item,
+    Label,
+    LabelConflict,
+    PolicyVersion,
+    Said,
+    check_payload,
+    schema,
+)
 from textenv.feedback.store.assignment import shown_order
 from textenv.feedback.store.labelling import iterate
 
@@ -271,6 +281,28 @@ def test_prepare_migrates_step_by_step(store):
         assert connection.exec_driver_sql("SELECT schema_version FROM store_state").scalar_one() == 4
     with store.database.write() as connection, pytest.raises(DataError, match="no migration leads to version 5"):
         schema.prepare(connection, {6: []})
+
+
+def test_a_database_of_textenv_1_gets_what_files_say_beside_labels(store, make_item, database):
+    store.add_items([make_item()])
+    item = store.next_assignment("ann").item
+    store.save_label(Label("old", item.id, "ann", {"preferred": 0}))
+    with store.database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE labels DROP COLUMN extra")
+        connection.exec_driver_sql("UPDATE store_state SET schema_version = 1")
+    store.close()
+    with FeedbackStore(database) as again:
+        said = Said({"preferred": 1}, "bob", extra={"weight": 0.5})
+        assert again.bring([Entry("file:1", item, (said,))]) == (0, 1, 0)
+        assert [dict(each.label.extra) for each in again.labels()] == [{}, {"weight": 0.5}]
+
+
+def test_prompts_keep_all_that_messages_say(store):
+    call = {"function": {"name": "mail", "arguments": '{"to": "a@b.org"}'}}
+    chat = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "a@b.org"}]
+    kept = store.collect_prompt("?", messages=chat)
+    assert kept.messages[0]["tool_calls"] == [{"function": {"name": "mail", "arguments": '{"to": "[email]"}'}}]
+    assert kept.messages[1] == {"role": "tool", "content": "[email]"}
 
 
 def test_write_that_raises_changes_nothing(store, make_item):

@@ -48,7 +48,7 @@ def label_row(labelled: LabelledItem) -> dict[str, Any] | None:
     listed = label.extra.get("listed") or range(len(item.answers))  # as the file that it came from has them
     texts = [as_json(item.answers[number].text) for number in listed]
     payload = label.payload
-    row: dict[str, Any] = {"prompt": prompt_json(item)}
+    row: dict[str, Any] = {"prompt": as_json(item.conversation)}
     if item.kind == "rate":
         scale = item.scale or SCALE
         row |= {"response": texts[0], "score": payload["score"], "scale": [scale.low, scale.high]}
@@ -75,12 +75,7 @@ def demonstration_row(labelled: LabelledItem) -> dict[str, Any] | None:
     if label.skipped is not None or item.kind != "demonstrate":
         return None
     written = label.extra.get("messages") or label.payload["text"]
-    return {"prompt": prompt_json(item), "completion": written} | _common(labelled)
-
-
-def prompt_json(item: Item) -> str | list[dict[str, Any]]:
-    """The prompt as a file holds it: a text, or the messages that it shows."""
-    return [dict(message) for message in item.messages] if item.messages else item.prompt
+    return {"prompt": as_json(item.conversation), "completion": written} | _common(labelled)
 
 
 def _common(labelled: LabelledItem) -> dict[str, Any]:

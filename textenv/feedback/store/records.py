@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
+from textenv.answers import Chat
 from textenv.errors import DataError
 
 ItemKind = Literal["demonstrate", "rate", "rank", "compare"]
@@ -97,7 +98,7 @@ class Item:
     wanted: int = 1
     id: str = ""
     source: str = ""
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -115,6 +116,11 @@ class Item:
             object.__setattr__(self, "id", self._content_id())
         if self.gold is not None:
             check_payload(self, self.gold)
+
+    @property
+    def conversation(self) -> str:
+        """The prompt; a :class:`textenv.answers.Chat` where it shows messages."""
+        return Chat(self.messages, self.prompt) if self.messages else self.prompt
 
     def _content_id(self) -> str:
         content = [self.kind, self.prompt, [[a.text, a.source, a.seed] for a in self.answers], self.instructions]
@@ -271,7 +277,7 @@ class CollectedPrompt:
 
     id: str
     text: str
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
     source: str = ""
     count: int = 1
     created: float = 0.0
