@@ -193,12 +193,10 @@ def _item(number: int, found: Any) -> Item:
         given = dict(found)
         answers = [dict(answer) for answer in given.get("answers", ())]
         given["answers"] = tuple(Answer(**a | {"text": as_text(a["text"], "`answers.text`")}) for a in answers)
-        prompt = as_text(
-            given.get("messages") or given["prompt"], "`messages`" if given.get("messages") else "`prompt`"
-        )
-        if isinstance(prompt, Chat):  # a prompt may be the messages themselves
-            given["messages"] = prompt.messages
-            given["prompt"] = given["prompt"] if isinstance(given.get("prompt"), str) else str(prompt)
+        prompt = as_text(given.get("messages") or given["prompt"], "`messages` or `prompt`")
+        given["messages"] = prompt.messages if isinstance(prompt, Chat) else ()
+        if not isinstance(given.get("prompt"), str):  # a prompt may be the messages themselves
+            given["prompt"] = str(prompt)
         scale = given.get("scale")
         if scale is not None:
             anchors = {int(key): str(text) for key, text in scale.get("anchors", {}).items()}

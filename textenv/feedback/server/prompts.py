@@ -36,6 +36,8 @@ def encode(wanted: Wanted, served: Served) -> list[Encoded]:
         prompts = [Encoded(_encode_chat(wanted.messages, served), chat_text(wanted.messages))]
     else:
         prompts = [_encode_prompt(prompt, served) for prompt in wanted.prompts]
+    if wanted.echo and wanted.top_logprobs is not None and answers_of(served.policy).format.encoder_decoder:
+        raise ApiError("'echo' with 'logprobs' needs a model that reads and writes one text", param="echo")
     least = 1 if wanted.new_tokens is None else wanted.new_tokens
     for prompt in prompts:
         if not prompt.ids:
