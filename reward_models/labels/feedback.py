@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reward_models.labels.column_map import LabelColumns
 from reward_models.labels.columns import labels_of_row, row_of_label
+from reward_models.labels.files import RowReader
 from reward_models.labels.records import Label, StepLabels
 from textenv.errors import DataError
 from textenv.records import Row
 
 if TYPE_CHECKING:
-    from textenv.feedback.formats.files import Format, Imported
+    from textenv.feedback.formats.files import Imported
     from textenv.feedback.store import FeedbackStore, Scale
 
 
@@ -42,7 +44,10 @@ def labels_into_store(
     store: FeedbackStore,
     path: str | Path,
     *,
-    format: Format | None = None,
+    format: str | None = None,
+    columns: LabelColumns | Mapping[str, Any] | None = None,
+    attribute: str | Mapping[str, float] | None = None,
+    strict: bool = False,
     scale: Scale | None = None,
     question: str = "",
 ) -> Imported:
@@ -54,22 +59,36 @@ def labels_into_store(
     Args:
         store: Gets them.
         path: The file.
-        format: As in :func:`textenv.feedback.formats.import_labels`.
-        scale: Likewise.
+        format: As in :func:`textenv.feedback.formats.import_labels`, or a form of `read_labels`, such as ``hh_rlhf``.
+        columns: As in `read_labels`.
+        attribute: Likewise.
+        strict: Likewise.
+        scale: As in :func:`textenv.feedback.formats.import_labels`.
         question: Likewise.
 
+    Returns:
+        What came; its remarks say also how rows were read, and which could not be used.
+
     Raises:
+        ConfigError: If the format is unknown.
         DataError: If the file is malformed or holds what a store does not: with file and line; nothing is kept then.
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
-    from textenv.feedback.formats import import_labels  # the store needs the extra `serve`
+    from textenv.feedback.formats import FORMATS, import_labels  # the store needs the extra `serve`
 
-    return import_labels(store, path, format=format, scale=scale, question=question, read=_rows)
+    kind = next((name for name in FORMATS if name == format), None)
+    if columns is not None and not isinstance(columns, LabelColumns):
+        columns = LabelColumns(**columns)
+    reader = RowReader(None if kind else format, columns, attribute, strict)
 
+    def rows(row: Row) -> list[dict[str, Any]]:
+        labels = list(reader.labels(row))
+        if any(isinstance(label, StepLabels) for label in labels):
+            raise DataError(f"{row.where}: labels of steps have no place in the store; train on the file itself")
+        return [row_of_label(label) for label in labels]
 
-def _rows(row: Row) -> list[dict[str, Any]]:
-    """A row of labels as rows that the store's formats have."""
-    labels = labels_of_row(row.columns, row.where)
-    if any(isinstance(label, StepLabels) for label in labels):
-        raise DataError(f"{row.where}: labels of steps have no place in the store; train on the file itself")
-    return [row_of_label(label) for label in labels]
+    done = import_labels(store, path, format=kind, scale=scale, question=question, read=rows)
+    read_as = {f"rows read as {name}": count for name, count in reader.recognised.items() if name != "columns"}
+    unused = {line: 1 for line in reader.unused_lines()}
+    skipped = {f"skipped, {reason}": count for reason, count in reader.skipped.items()}
+    return done._replace(remarks={**done.remarks, **read_as, **skipped, **unused})

@@ -18,14 +18,19 @@ class ImportOptions(Settings):
     Attributes:
         file: The file.
         db: The store that ``textenv serve`` writes, a file or a URL.
-        format: Of the file; ``auto`` goes by its ending and content.
+        format: ``jsonl``, ``parquet``, ``argilla``, ``label-studio``, or the form of its rows, such as ``hh_rlhf``;
+            ``auto`` goes by ending and content.
+        attribute: Of several ratings per answer the one to take, where the form has several.
+        strict: Refuse a file in which rows cannot be used; else they are counted.
         scale: Lowest and highest step of ratings whose rows name none, e.g. ``[0, 4]``.
         question: The question (Argilla) or control (Label Studio) that counts, where several fit.
     """
 
     file: str
     db: str = "feedback.db"
-    format: Literal["auto", "jsonl", "parquet", "argilla", "label-studio"] = "auto"
+    format: str = "auto"
+    attribute: str = ""
+    strict: bool = False
     scale: tuple[int, int] | None = None
     question: str = ""
 
@@ -81,7 +86,15 @@ def import_file(options: ImportOptions, console: Console) -> None:
     scale = None if options.scale is None else Scale(*options.scale, anchors={})
     chosen = None if options.format == "auto" else options.format
     with FeedbackStore(options.db) as store:
-        done = labels_into_store(store, options.file, format=chosen, scale=scale, question=options.question)
+        done = labels_into_store(
+            store,
+            options.file,
+            format=chosen,
+            attribute=options.attribute or None,
+            strict=options.strict,
+            scale=scale,
+            question=options.question,
+        )
     console.print(f"{done.items} new items, {done.labels} new labels, {done.known} labels known before")
     for remark, count in done.remarks.items():
         console.print(f"{remark}: {count}")

@@ -293,7 +293,7 @@ def test_a_database_of_textenv_1_gets_what_files_say_beside_labels(store, make_i
     store.close()
     with FeedbackStore(database) as again:
         said = Said({"preferred": 1}, "bob", extra={"weight": 0.5})
-        assert again.bring([Entry("file:1", item, (said,))]) == (0, 1, 0)
+        assert again.bring([Entry("file:1", item, (said,))]) == (0, 1, 0, 0)
         assert [dict(each.label.extra) for each in again.labels()] == [{}, {"weight": 0.5}]
 
 

@@ -152,7 +152,9 @@ def import_labels(
         raise DataError(f"{path}: no such file")
     remarks: Counter[str] = Counter()
     brought = store.bring(_parse(path, format, Reading(scale, question, remarks), read))
-    return Imported(*brought, remarks=dict(remarks))
+    if brought.repeated:
+        remarks["second opinions of a rater on the same item, kept as of `name (2)`"] = brought.repeated
+    return Imported(*brought[:3], remarks=dict(remarks))
 
 
 def _parse(path: Path, format: Format | None, how: Reading, read: RowReader | None) -> Iterator[Entry]:
@@ -168,11 +170,14 @@ def _parse(path: Path, format: Format | None, how: Reading, read: RowReader | No
         yield from (parse_argilla if format == "argilla" else parse_label_studio)(content, str(path), how)
         return
     for row in rows:
-        if _same(row.columns):
+        elsewhere = read is not None and row.columns.get("provenance") is None and "ratings" not in row.columns
+        if read is not None and elsewhere and has_label(row.columns):
+            several = read(row)
+        elif _same(row.columns):
             how.remarks["rows whose two answers are the same, skipped"] += 1
             continue
-        elsewhere = read is not None and row.columns.get("provenance") is None and "ratings" not in row.columns
-        several = read(row) if read is not None and elsewhere and has_label(row.columns) else [row.columns]
+        else:
+            several = [row.columns]
         for columns in several:
             entry = parse_row(columns, row.where, how.scale or SCALE)
             if any(said.extra.get("scale", True) is None for said in entry.said):

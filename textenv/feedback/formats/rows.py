@@ -81,7 +81,7 @@ def demonstration_row(labelled: LabelledItem) -> dict[str, Any] | None:
 def _common(labelled: LabelledItem) -> dict[str, Any]:
     label, item = labelled.label, labelled.item
     return {
-        "rater": None if is_anonymous(label.rater) else label.rater,
+        "rater": None if is_anonymous(label.rater) else label.extra.get("rater") or label.rater,
         "item": label.extra.get("item", item.id),
         "source": label.extra.get("source", item.source or None),
         "provenance": {
@@ -294,6 +294,7 @@ def _as_recorded(entry: Entry, cells: Mapping[str, Any], provenance: Mapping[str
     if any(cells.get(name) != before.get(name) for name in columns):
         return None  # somebody changed the row: it says what it says
     rater = _name(cells, "rater") or provenance.get("rater")
+    extra.pop("rater", None)  # the store gives second names anew
     order = tuple(int(place) for place in provenance.get("order") or ())
     seconds = float(provenance.get("seconds") or 0.0)
     name = str(provenance.get("label") or "")

@@ -37,11 +37,13 @@ class Brought(NamedTuple):
         items: New items.
         labels: New labels and skips.
         known: Labels and skips that were there before.
+        repeated: New ones whose rater has said something else of the same item, too: kept as of ``name (2)``.
     """
 
     items: int
     labels: int
     known: int
+    repeated: int
 
 
 def is_anonymous(rater: str) -> bool:
@@ -71,7 +73,7 @@ def bring(connection: sa.Connection, entries: Sequence[Entry], now: float) -> Br
         with located(entry.where):
             intake.take(entry)
     intake.write(now)
-    return Brought(len(intake.new_items), len(intake.new_labels), intake.known)
+    return Brought(len(intake.new_items), len(intake.new_labels), intake.known, intake.repeated)
 
 
 @contextmanager
@@ -91,8 +93,19 @@ class _Standing:
         self.item = item
         self.row = row
         self.content = _content(item)
-        self.said: dict[str, tuple[Label, str]] = {}  # by rater, with where it stands in the file
-        self.unclaimed: list[Label] = []  # of unnamed raters, in the database before
+        self.raters: set[str] = set()
+        # Labels of the database that the file has not named yet, by rater; None for those without a name.
+        self.unclaimed: dict[str | None, list[Label]] = {}
+
+    def add(self, label: Label) -> None:
+        """A label that stands in the database."""
+        self.raters.add(label.rater)
+        self.unclaimed.setdefault(_base(label), []).append(label)
+
+    def claim(self, label: Label) -> None:
+        """Note that the file has named it."""
+        left = self.unclaimed.get(_base(label), [])
+        self.unclaimed[_base(label)] = [other for other in left if other.id != label.id]
 
 
 class _Intake:
@@ -103,7 +116,7 @@ class _Intake:
         self._ids = self._labels_with({said.id for entry in entries for said in entry.said if said.id})
         self.new_items: list[_Standing] = []
         self.new_labels: list[Label] = []
-        self.known = 0
+        self.known = self.repeated = 0
 
     def _load(self, ids: set[str]) -> None:
         """Items with these ids, and what was said of them."""
@@ -112,9 +125,7 @@ class _Intake:
                 self._items[row.id] = _Standing(item_record(row), row)
             standing = sa.select(labels).where(labels.c.item.in_(chunk), labels.c.undone.is_(None))
             for label in map(label_record, self._connection.execute(standing.order_by(labels.c.number))):
-                self._items[label.item].said[label.rater] = (label, "")
-                if is_anonymous(label.rater):
-                    self._items[label.item].unclaimed.append(label)
+                self._items[label.item].add(label)
 
     def _labels_with(self, ids: set[str]) -> dict[str, Label]:
         found = [self._connection.execute(sa.select(labels).where(labels.c.id.in_(chunk))) for chunk in _chunks(ids)]
@@ -124,7 +135,7 @@ class _Intake:
         standing = self._standing(entry.item)
         place = _places(entry.item, standing.item)
         for said in entry.said:
-            self._say(standing, _moved(said, place), entry.where)
+            self._say(standing, _moved(said, place))
 
     def _standing(self, item: Item) -> _Standing:
         """The item as it is known, or made known: under its id, or where that is another's, under one of its own."""
@@ -140,60 +151,40 @@ class _Intake:
                 return standing
         raise DataError(f"there is another item {item.id!r} already")
 
-    def _say(self, standing: _Standing, said: Said, where: str) -> None:
+    def _say(self, standing: _Standing, said: Said) -> None:
         item = standing.item
         payload = {} if said.skipped is not None else check_payload(item, said.payload)
         if said.order and sorted(said.order) != list(range(len(item.answers))):
             raise DataError(f"`order` must name each of the {len(item.answers)} answers once: {said.order}")
-        rater = said.rater
         before = self._ids.get(said.id)
-        if before is not None:
-            if rater is not None and (before.item, before.rater) != (item.id, rater):
-                raise DataError(f"the label id {said.id!r} belongs to another label; leave `provenance` out")
-            self._repeated(before, payload, said, "")
-            standing.unclaimed = [label for label in standing.unclaimed if label.id != before.id]
+        if before is not None and (before.item, before.payload, before.skipped) == (item.id, payload, said.skipped):
+            self.known += 1
+            standing.claim(before)
             return
-        if rater is None or is_anonymous(rater):
-            for number, label in enumerate(standing.unclaimed):
-                if (label.payload, label.skipped) == (payload, said.skipped):
-                    self.known += 1
-                    del standing.unclaimed[number]
-                    return
-            taken = standing.said
-            numbers = (IMPORTED if number == 1 else f"{IMPORTED}-{number}" for number in range(1, len(taken) + 2))
-            rater = rater if rater and rater not in taken else next(name for name in numbers if name not in taken)
-        elif rater in standing.said:
-            self._repeated(standing.said[rater][0], payload, said, standing.said[rater][1])
+        base = None if said.rater is None or is_anonymous(said.rater) else said.rater
+        same = (label for label in standing.unclaimed.get(base, ()) if label.payload == payload)
+        found = next((label for label in same if label.skipped == said.skipped), None)
+        if found is not None:
+            self.known += 1
+            standing.claim(found)
             return
+        rater = _free_name(said.rater, base, standing.raters)
         check_rater(rater)
+        self.repeated += base is not None and rater != base
         label = Label(
-            said.id or label_id(item.id, rater, payload),
+            (said.id if before is None else "") or label_id(item.id, rater, payload),
             item.id,
             rater,
             payload,
             seconds=said.seconds,
             order=said.order,
             skipped=said.skipped,
-            extra=said.extra,
+            extra={**said.extra, "rater": base} if base is not None and rater != base else said.extra,
             kind=item.kind,
         )
-        standing.said[rater] = (label, where)
+        standing.raters.add(rater)
         self._ids[label.id] = label
         self.new_labels.append(label)
-
-    def _repeated(self, before: Label, payload: Mapping[str, Any], said: Said, where: str) -> None:
-        """Count what is known already.
-
-        Raises:
-            DataError: If it says something else.
-        """
-        if (before.payload, before.skipped) != (payload, said.skipped):
-            already = f"at {where}" if where else "in the store"
-            raise DataError(
-                f"{before.rater} says {said.skipped or dumps(payload)} of item {before.item}, and {already} said "
-                f"{before.skipped or dumps(before.payload)}: one opinion per rater is kept, so take one of them out"
-            )
-        self.known += 1
 
     def write(self, now: float) -> None:
         """Everything into the database."""
@@ -229,6 +220,20 @@ class _Intake:
     def _many(self, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
             self._connection.execute(statement, rows)
+
+
+def _base(label: Label) -> str | None:
+    """Who said it, whatever the store calls them; None where nobody knows."""
+    return None if is_anonymous(label.rater) else label.extra.get("rater") or label.rater
+
+
+def _free_name(rater: str | None, base: str | None, taken: set[str]) -> str:
+    """What the store calls somebody: of one item it keeps one label by each name."""
+    if rater is not None and rater not in taken:
+        return rater
+    first, more = (IMPORTED, f"{IMPORTED}-%d") if base is None else (base, f"{base.replace('%', '%%')} (%d)")
+    names = (first if number == 1 else more % number for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
 
 
 def _content(item: Item) -> str:

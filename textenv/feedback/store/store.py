@@ -146,11 +146,11 @@ class FeedbackStore:
         """Take in items and labels that a file holds: all of them, or none where one cannot be kept.
 
         Items that are there already are the same ones, whatever the order of their answers; a label that is there
-        already counts once. Labels without a rater are those of as many people as opinions differ or repeat; orders
-        of showing that nobody knows stay unknown.
+        already counts once. Labels without a rater are those of as many people as opinions differ or repeat; what a
+        rater says besides of the same item is kept as of ``name (2)``. Orders of showing may be unknown.
 
         Raises:
-            DataError: If an item or label is unusable, or a rater has said otherwise of it: says where it stands.
+            DataError: If an item or label is unusable: says where it stands.
         """
         found = list(entries)  # read before anybody has to wait
         with self.database.write() as connection:
