@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from textenv.feedback.measures.figures import measures
 from textenv.feedback.measures.judgements import JudgementLog
 from textenv.feedback.store import Answer, FeedbackStore, Item
 from textenv.feedback.store import Label as StoreLabel
+from textenv.records import write_rows
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOLS = (
@@ -262,20 +264,37 @@ def random_label(rng: random.Random, number: int) -> Label:
     return BestOf(prompt, tuple(texts), rng.randrange(4), **beside)
 
 
-@pytest.mark.parametrize("way", ["jsonl", "argilla", "label-studio"])
+@pytest.mark.parametrize("way", ["jsonl", "parquet", "argilla", "label-studio"])
 @pytest.mark.parametrize("seed", range(6))
 def test_random_labels_survive_import_and_export(store: FeedbackStore, tmp_path: Path, seed: int, way: Any):
     rng = random.Random(seed)
     labels = [random_label(rng, number) for number in range(60)]
     write_labels(tmp_path / "in.jsonl", labels)
     assert labels_into_store(store, tmp_path / "in.jsonl").labels == len(labels)
-    export_labels(store, tmp_path / f"out.{'jsonl' if way == 'jsonl' else 'json'}", format=way)
+    out = tmp_path / f"out.{way if way in ('jsonl', 'parquet') else 'json'}"
+    export_labels(store, out, format=way)
     with FeedbackStore(tmp_path / "b.db") as other:
-        again = import_labels(other, tmp_path / f"out.{'jsonl' if way == 'jsonl' else 'json'}")
+        again = import_labels(other, out)
         assert (again.labels, again.known) == (len(labels), 0)
         export_labels(other, tmp_path / "last.jsonl")
     found = read_labels(tmp_path / "last.jsonl")
     assert sorted(map(repr, found)) == sorted(map(repr, labels))
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl.gz", "parquet"])
+def test_files_of_every_ending_come_in(store: FeedbackStore, tmp_path: Path, ending: str):
+    rows = [{"prompt": f"p{n}", "chosen": "a", "rejected": "b", "rater": "ann"} for n in range(3)]
+    path = tmp_path / f"x.{ending}"
+    if ending == "csv":
+        path.write_text("prompt,chosen,rejected,rater\n" + "".join(f"p{n},a,b,ann\n" for n in range(3)), "utf-8")
+    elif ending == "json":
+        path.write_text(json.dumps(rows), "utf-8")
+    elif ending == "parquet":
+        write_rows(path, rows)
+    else:
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    assert labels_into_store(store, path) == (3, 3, 0, {})
+    assert list(labels_from_store(store)) == read_labels(path)
 
 
 def test_the_command_says_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -23,6 +23,7 @@ from textenv.records import SUFFIXES, Row, read_rows, write_rows
 
 Format = Literal["jsonl", "parquet", "argilla", "label-studio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+_TEXTS = ("prompt", "response", "chosen", "rejected", "completion")
 RowReader = Callable[[Row], Iterable[Mapping[str, Any]]]
 """A row of labels in a form of its own, as rows that :mod:`textenv.feedback.formats.rows` has."""
 _ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -111,13 +112,20 @@ def _export_rows(labelled: Sequence[LabelledItem], path: Path, format: Format) -
 def _write_rows(rows: list[dict[str, Any]], file: Path, format: Format) -> None:
     if format == "parquet":
         # A column of objects of many shapes would get all their fields: as JSON it stays what it is.
-        rows = [row | {"provenance": json.dumps(row["provenance"], ensure_ascii=False)} for row in rows]
-        for name in ("prompt", "response", "chosen", "rejected", "completion"):
-            if len({isinstance(row[name], str) for row in rows if name in row}) > 1:
-                raise DataError(
-                    f"{file}: `{name}` holds texts and conversations, a Parquet column one of them; .jsonl does"
-                )
+        # A list of answers may hold texts and conversations, and a column has one type: messages stand there as JSON.
+        rows = [row | {"provenance": _json(row["provenance"])} | _messages_as_json(row) for row in rows]
     write_rows(file, rows, suffix=f".{format}")
+
+
+def _messages_as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: _json(row[name]) for name in _TEXTS if isinstance(row.get(name), list)}
+    if "responses" in row:
+        found["responses"] = [_json(each) if isinstance(each, list) else each for each in row["responses"]]
+    return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def import_labels(
@@ -148,7 +156,7 @@ def import_labels(
         MissingDependencyError: If a Parquet file is given and pyarrow is not installed.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file")
     remarks: Counter[str] = Counter()
     brought = store.bring(_parse(path, format, Reading(scale, question, remarks), read))

@@ -298,7 +298,7 @@ def _payload(
     if item.kind == "compare":
         return _preference(by_name, main, names, how)
     if item.kind == "rate" and (value.get("rating") or "number" in value):
-        score = value.get("rating", value.get("number"))
+        score: Any = value.get("rating", value.get("number"))
         return {"score": score - 1 + meta["one_star"] if "one_star" in meta else score}
     if item.kind == "demonstrate" and value.get("text"):
         text = value["text"]

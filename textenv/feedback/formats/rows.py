@@ -24,7 +24,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from textenv.answers import Chat, as_json, as_text
+from textenv.answers import Chat, as_json, as_text, read_cell
+from textenv.answers.conversations import transcript_messages
 from textenv.errors import DataError
 from textenv.feedback.formats.reading import answer_of
 from textenv.feedback.store import Answer, Entry, Item, Label, LabelledItem, Said, Scale
@@ -321,7 +322,9 @@ def _mapping(value: Any, field: str) -> Mapping[str, Any]:
 def _text(cells: Mapping[str, Any], field: str) -> str:
     if not isinstance(cells.get(field), str | list | tuple):
         raise _unexpected(field, "a text", cells.get(field))
-    return as_text(_filled(cells[field]), f"field `{field}`")
+    value, where = _filled(cells[field]), f"field `{field}`"
+    # Messages as JSON, as Parquet files hold them; a transcript in a text of ours is a text.
+    return value if isinstance(value, str) and transcript_messages(value) else read_cell(value, where)
 
 
 def _filled(value: Any) -> Any:

@@ -191,7 +191,7 @@ def _item(number: int, found: Any) -> Item:
     """
     try:
         given = dict(found)
-        answers = [dict(answer) for answer in given.get("answers", ())]
+        answers: list[dict[str, Any]] = [dict(answer) for answer in given.get("answers", ())]
         given["answers"] = tuple(Answer(**a | {"text": as_text(a["text"], "`answers.text`")}) for a in answers)
         prompt = as_text(given.get("messages") or given["prompt"], "`messages` or `prompt`")
         given["messages"] = prompt.messages if isinstance(prompt, Chat) else ()

@@ -9,6 +9,7 @@ settings and seed alone, up to the rounding of the model's arithmetic: it is wha
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,12 +40,12 @@ class TokenInfo(NamedTuple):
 
     Attributes:
         token: Its id.
-        logprob: Under the policy itself (temperature 1, nothing cut off), nats; None for a text's first token.
+        logprob: Under the policy itself (temperature 1, nothing cut off), nats; NaN for a text's first token.
         top: The most probable tokens and their log-probabilities, best first; empty where not asked for.
     """
 
     token: int
-    logprob: float | None
+    logprob: float
     top: tuple[tuple[int, float], ...] = ()
 
 
@@ -292,7 +293,7 @@ class Batcher:
                 self._end(running, "length")
 
     def _scored(self, slot: int, request: AnswerRequest) -> tuple[TokenInfo, ...]:
-        ids, first = np.asarray(request.prompt_ids, np.int64), TokenInfo(int(request.prompt_ids[0]), None)
+        ids, first = np.asarray(request.prompt_ids, np.int64), TokenInfo(int(request.prompt_ids[0]), math.nan)
         if len(ids) == 1:
             return (first,)
         if hasattr(self._engine, "prefix_logits"):

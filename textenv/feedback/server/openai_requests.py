@@ -307,7 +307,7 @@ def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
 def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     if value is None:
         return []
-    calls = value if isinstance(value, list) else [None]
+    calls: list[Any] = value if isinstance(value, list) else [None]
     for number, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not all(isinstance(function.get(n), str) for n in ("name", "arguments")):

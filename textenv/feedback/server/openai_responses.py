@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -129,8 +130,8 @@ class CompletionForm(Form):
         begins += offsets.extend(chunk.text, [self._texts.bytes(token.token) for token in chunk.tokens])
         return {
             "tokens": [self._texts.text(token.token) for token in tokens],
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [None if token.logprob is None else self._texts.by_text(token.top) for token in tokens],
+            "token_logprobs": [None if math.isnan(token.logprob) else token.logprob for token in tokens],
+            "top_logprobs": [None if math.isnan(token.logprob) else self._texts.by_text(token.top) for token in tokens],
             "text_offset": begins,
         }
 
@@ -163,7 +164,7 @@ class ChatForm(Form):
         ]
         return {"content": told, "refusal": None}
 
-    def _one(self, token: int, logprob: float | None) -> dict[str, Any]:
+    def _one(self, token: int, logprob: float) -> dict[str, Any]:
         return {"token": self._texts.text(token), "logprob": logprob, "bytes": list(self._texts.bytes(token))}
 
 

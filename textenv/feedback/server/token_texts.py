@@ -22,7 +22,7 @@ class TokenTexts:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._found: dict[int, bytes] = {}
-        backend = getattr(tokenizer, "backend_tokenizer", None)
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         decoder = json.dumps(json.loads(backend.to_str())["decoder"]) if hasattr(backend, "to_str") else ""
         self._by_bytes = _byte_characters() if '"ByteLevel"' in decoder else {}
         self._falls_back = '"ByteFallback"' in decoder
