@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from reward_models.labels.column_map import LabelColumns
 from reward_models.labels.columns import labels_of_row, row_of_label
 from reward_models.labels.files import RowReader
+from reward_models.labels.formats import FORMATS as FORMS
 from reward_models.labels.records import Label, StepLabels
-from textenv.errors import DataError
+from textenv.errors import ConfigError, DataError
 from textenv.records import Row
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def labels_into_store(
     from textenv.feedback.formats import FORMATS, import_labels  # the store needs the extra `serve`
 
     kind = next((name for name in FORMATS if name == format), None)
+    if format is not None and kind is None and format not in FORMS:
+        raise ConfigError(f"`format` must be one of {', '.join((*FORMATS, *FORMS))}, got {format!r}")
     if columns is not None and not isinstance(columns, LabelColumns):
         columns = LabelColumns(**columns)
     reader = RowReader(None if kind else format, columns, attribute, strict)

@@ -304,5 +304,7 @@ def test_the_command_says_what_was_assumed(tmp_path: Path, capsys: pytest.Captur
     assert f"{path}:1: `score` must be a whole number from 1 to 5" in capsys.readouterr().err
     assert main(["labels", "import", str(path), "--db", db, "--scale", "[0, 4]"]) == 0
     out = capsys.readouterr().out
+    assert main(["labels", "import", str(path), "--db", db, "--format", "guess"]) == 1
+    assert "`format` must be one of jsonl, parquet, argilla, label-studio, " in capsys.readouterr().err
     assert "1 new items, 2 new labels, 0 labels known before" in out
     assert "ratings that name no scale, taken as 0…4: 2" in out

@@ -278,7 +278,7 @@ def _as_recorded(entry: Entry, cells: Mapping[str, Any], provenance: Mapping[str
         texts = [texts[number] for number in listed]
         texts = texts[::-1] if item.kind == "compare" and provenance["payload"].get("preferred") == 1 else texts
     known += [{}] * (len(texts) - len(known))
-    shown = [as_text(_filled(text), "field `provenance.texts`") for text in texts]
+    shown = [as_text(text, "field `provenance.texts`") for text in texts]
     answers = tuple(
         answer_of(text, _mapping(fields, "provenance.answers")) for text, fields in zip(shown, known, strict=True)
     )
@@ -322,16 +322,9 @@ def _mapping(value: Any, field: str) -> Mapping[str, Any]:
 def _text(cells: Mapping[str, Any], field: str) -> str:
     if not isinstance(cells.get(field), str | list | tuple):
         raise _unexpected(field, "a text", cells.get(field))
-    value, where = _filled(cells[field]), f"field `{field}`"
+    value, where = cells[field], f"field `{field}`"
     # Messages as JSON, as Parquet files hold them; a transcript in a text of ours is a text.
     return value if isinstance(value, str) and transcript_messages(value) else read_cell(value, where)
-
-
-def _filled(value: Any) -> Any:
-    """Chat messages without the nulls that Parquet gives to fields which only others have."""
-    if isinstance(value, str) or not all(isinstance(message, Mapping) for message in value):
-        return value
-    return [{k: v for k, v in message.items() if v is not None or k == "content"} for message in value]
 
 
 def _name(cells: Mapping[str, Any], field: str) -> str | None:

@@ -287,6 +287,11 @@ def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise ApiError(f"'{where}' needs a role: {', '.join(_ROLES[:-1])} or tool", param=f"{where}.role")
+        for name in ("function_call", "audio"):
+            if message.get(name) is not None:
+                raise ApiError(
+                    f"'{where}.{name}' is not supported", param=f"{where}.{name}", code="unsupported_parameter"
+                )
         role = "system" if message["role"] == "developer" else message["role"]
         calls = _tool_calls(message.get("tool_calls"), where) if role == "assistant" else []
         if message.get("content") is None and calls:

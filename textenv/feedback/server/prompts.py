@@ -82,16 +82,9 @@ def _check_said(messages: Sequence[Mapping[str, Any]], served: Served, ids: Sequ
     for number, message in enumerate(messages):
         calls = [call["function"]["name"] for call in message.get("tool_calls") or ()]
         words = [*calls, *([message_text(message.get("content"))] if message["role"] == "tool" else [])]
-        missing = next((word for word in words if word.strip() and word.strip() not in said), None)
-        if missing is not None or (
-            calls and message.get("content") is None and "None" in said and not _writes_none(messages)
-        ):
+        if not all(word.strip() in said for word in words):
             raise ApiError(
                 f"the model's chat template leaves the tool calls or results of 'messages[{number}]' out",
                 param=f"messages[{number}]",
                 code="unsupported_value",
             )
-
-
-def _writes_none(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return "None" in str([message_text(message.get("content")) for message in messages])

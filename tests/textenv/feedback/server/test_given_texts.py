@@ -114,9 +114,11 @@ def test_messages_of_tools_reach_the_prompt(client, host, monkeypatch):
         client.chat.completions.create(model="tiny", messages=[{**TOOLS[1], "tool_calls": [{"id": "x"}]}])
     with pytest.raises(openai.BadRequestError, match=r"'messages\[2\]' needs a 'tool_call_id'"):
         client.chat.completions.create(model="tiny", messages=[*TOOLS[:2], {"role": "tool", "content": "17"}])
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    with pytest.raises(openai.BadRequestError, match=r"'messages\[0\].function_call' is not supported"):
+        client.chat.completions.create(model="tiny", messages=[{**TOOLS[1], "function_call": {"name": "f"}}])
+    template = "{% for m in messages if m.role != 'tool' %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     monkeypatch.setattr(host.current.policy.tokenizer, "chat_template", template)
-    with pytest.raises(openai.BadRequestError, match=r"chat template leaves .* of 'messages\[1\]' out"):
+    with pytest.raises(openai.BadRequestError, match=r"chat template leaves .* of 'messages\[2\]' out"):
         client.chat.completions.create(model="tiny", messages=TOOLS, max_tokens=2)
 
 
