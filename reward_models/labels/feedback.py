@@ -15,7 +15,7 @@ from textenv.errors import ConfigError, DataError
 from textenv.records import Row
 
 if TYPE_CHECKING:
-    from textenv.feedback.formats.files import Imported
+    from textenv.feedback.formats.files import Format, Imported
     from textenv.feedback.store import FeedbackStore, Scale
 
 
@@ -77,7 +77,7 @@ def labels_into_store(
     """
     from textenv.feedback.formats import FORMATS, import_labels  # the store needs the extra `serve`
 
-    kind = next((name for name in FORMATS if name == format), None)
+    kind: Format | None = next((name for name in FORMATS if name == format), None)
     if format is not None and kind is None and format not in FORMS:
         raise ConfigError(f"`format` must be one of {', '.join((*FORMATS, *FORMS))}, got {format!r}")
     if columns is not None and not isinstance(columns, LabelColumns):

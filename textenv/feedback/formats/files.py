@@ -118,7 +118,7 @@ def _write_rows(rows: list[dict[str, Any]], file: Path, format: Format) -> None:
 
 
 def _messages_as_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: _json(row[name]) for name in _TEXTS if isinstance(row.get(name), list)}
+    found: dict[str, Any] = {name: _json(row[name]) for name in _TEXTS if isinstance(row.get(name), list)}
     if "responses" in row:
         found["responses"] = [_json(each) if isinstance(each, list) else each for each in row["responses"]]
     return found

@@ -192,7 +192,9 @@ def _item(number: int, found: Any) -> Item:
     try:
         given = dict(found)
         answers: list[dict[str, Any]] = [dict(answer) for answer in given.get("answers", ())]
-        given["answers"] = tuple(Answer(**a | {"text": as_text(a["text"], "`answers.text`")}) for a in answers)
+        for answer in answers:
+            answer["text"] = as_text(answer["text"], "`answers.text`")
+        given["answers"] = tuple(Answer(**answer) for answer in answers)
         prompt = as_text(given.get("messages") or given["prompt"], "`messages` or `prompt`")
         given["messages"] = prompt.messages if isinstance(prompt, Chat) else ()
         if not isinstance(given.get("prompt"), str):  # a prompt may be the messages themselves
