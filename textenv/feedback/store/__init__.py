@@ -1,12 +1,14 @@
 """The store of what people are asked and what they say."""
 
 from textenv.feedback.store.database import Database
+from textenv.feedback.store.intake import Brought
 from textenv.feedback.store.labelling import LabelConflict
 from textenv.feedback.store.records import (
     KINDS,
     Answer,
     Assignment,
     CollectedPrompt,
+    Entry,
     Item,
     ItemKind,
     Label,
@@ -15,6 +17,7 @@ from textenv.feedback.store.records import (
     Progress,
     Rater,
     Round,
+    Said,
     Scale,
     check_payload,
 )
@@ -24,8 +27,10 @@ __all__ = [
     "KINDS",
     "Answer",
     "Assignment",
+    "Brought",
     "CollectedPrompt",
     "Database",
+    "Entry",
     "FeedbackStore",
     "Item",
     "ItemKind",
@@ -36,6 +41,7 @@ __all__ = [
     "Progress",
     "Rater",
     "Round",
+    "Said",
     "Saved",
     "Scale",
     "Selector",
