@@ -242,6 +242,8 @@ def reward_stage(
         labels, validation = list(data.labels.train), data.labels.validation
         training = _with_evaluations(training, len(labels))
         prompts = list(dict.fromkeys(label.prompt for label in validation))
+        for note in data.notes:
+            run.say(f"{'labels':<12} {note}")
         run.say(f"{'reward':<12} {_described(labels)} from {data.file}; held out: {len(validation)}")
     trained = train(rm, labels, training, validation=validation, run=run, stage="reward")
     if data.labels is None:
