@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from textenv.errors import ConfigError, DataError
 
@@ -149,7 +149,7 @@ def render_chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     system: str | None = None,
-    answering: bool = True,
+    answering: bool | Literal["anew"] = True,
     where: str = "the conversation",
 ) -> str:
     """Messages as text, by the tokenizer's chat template.
@@ -162,7 +162,7 @@ def render_chat(
         messages: ``{"role", "content"}`` and whatever else the template reads, such as ``tool_calls``.
         system: A system message for conversations that do not begin with one.
         answering: End where the assistant goes on: after the opening of its turn, or inside its last message where
-            that is the conversation's last.
+            that is the conversation's last; ``anew``: after the opening of another turn, also there.
         where: Names the conversation in errors.
 
     Raises:
@@ -201,16 +201,16 @@ def _for_template(message: Message, knows_calls: bool) -> dict[str, Any]:
     return turn
 
 
-def _apply(tokenizer: Any, turns: list[dict[str, Any]], answering: bool) -> tuple[str | None, str]:
+def _apply(tokenizer: Any, turns: list[dict[str, Any]], answering: bool | Literal["anew"]) -> tuple[str | None, str]:
     """The text, or None and what the template said."""
     from jinja2.exceptions import TemplateError
 
-    goes_on = answering and bool(turns) and turns[-1].get("role") == "assistant"
+    goes_on = answering is True and bool(turns) and turns[-1].get("role") == "assistant"
     try:
         text = tokenizer.apply_chat_template(
             turns,
             tokenize=False,
-            add_generation_prompt=answering and not goes_on,
+            add_generation_prompt=bool(answering) and not goes_on,
             **({"continue_final_message": True} if goes_on else {}),
         )
     except (TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
