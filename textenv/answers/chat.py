@@ -56,10 +56,21 @@ def as_text(value: Any, where: str) -> str:
     Raises:
         DataError: If it is neither, or a message is unusable; names the message.
     """
-    if isinstance(value, str):
-        return value
+    return value if isinstance(value, str) else Chat(read_messages(value, where))
+
+
+def read_messages(value: Any, where: str) -> list[dict[str, Any]]:
+    """A list (array, tuple) of messages as the usual ones.
+
+    Args:
+        value: The messages.
+        where: Names them in errors.
+
+    Raises:
+        DataError: If it is no list, or a message is unusable; names the message.
+    """
     value = _listed(value)  # an array of objects, as data frames hold lists
-    if not isinstance(value, Sequence) or not value:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise DataError(f"{where}: expected a text or a list of chat messages, got {_shown(value)}")
     messages = [_message(message) for message in value]
     for number, message in enumerate(messages):
@@ -68,7 +79,7 @@ def as_text(value: Any, where: str) -> str:
                 f"{where}: every chat message needs a text 'role' and a 'content' that is a text or a list of parts "
                 f"(or 'tool_calls'), got {_shown(message)} as message {number}"
             )
-    return Chat(messages)
+    return messages
 
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}

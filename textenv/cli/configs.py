@@ -119,8 +119,8 @@ class SFTCommand(DataCommand):
     Attributes:
         model: Folder of the language model.
         tasks: Questions with answers to learn from; with `conversations` empty too, the demonstrations of `data`.
-        conversations: Files of conversations (``messages``, ``prompt`` and ``response``, or ``chosen``; JSONL, JSON, CSV,
-            Parquet).
+        conversations: Files of conversations (``messages``, ``prompt`` and ``response``, or ``chosen``; JSONL, JSON,
+            CSV, Parquet).
         chat: Ask the questions of `tasks` as chat messages, by the tokenizer's template, instead of as the tasks'
             prompts; conversations always are.
         sft: The stage.
