@@ -67,9 +67,9 @@ def split_labels(labels: Sequence[Label], by: SplitBy | Sequence[Hashable] = "di
     names = sorted(set(groups), key=_place)
     if len(names) < _FEWEST_GROUPS:
         raise DataError(
-            f"{len(labels)} labels of {len(names)} different prompts or groups are too few to split: a test would be on "
-            "what was trained on; give validation labels of their own, or say what belongs together (`by`, `--split_by`): "
-            "prompt where near duplicates are not, a column, or answers if a test on the same prompts is meant"
+            f"{len(labels)} labels of {len(names)} different prompts or groups are too few to split: a test would be "
+            "on what was trained on; give validation labels of their own, or say what belongs together (`by`, "
+            "`--split_by`): prompt where near duplicates do not, a column, or answers if that test is meant"
         )
     part_of = {name: split_of(name) for name in names}
     for part in SPLITS:  # of few groups none may have fallen to a part

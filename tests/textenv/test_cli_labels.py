@@ -63,7 +63,7 @@ def test_a_map_of_columns_and_a_column_to_split_by(tmp_path: Path) -> None:
     assert data.labels is not None
     topics = [{int(label.prompt) % 25 for label in part} for part in data.labels]
     assert sum(map(len, topics)) == 25
-    assert data.notes[0] == "own.jsonl: read as your columns; 200 labels of 200 rows; not used: topic"
+    assert data.notes[0] == "own.jsonl: read as your columns; 200 labels of 200 rows"
     flags = ["--columns.prompt", "q", "--columns.answers", "[x, y]", "--columns.preference", "w"]
     flags += ["--columns.coding", "{0: a, 1: b}"]
     assert data_of(parse("reward", ["--labels", file, *flags])[0]).labels is not None

@@ -61,8 +61,14 @@ def test_ties_score_without_common_questions_has_accuracy_only():
     [
         ("{", r"bad\.jsonl:2: not valid JSON"),
         ("[1]", r"bad\.jsonl:2: expected an object"),
-        (json.dumps({"prompt": "p", "chosen": "a"}), r"bad\.jsonl:2: field `rejected`: expected a text or a list of chat messages, got None"),
-        (json.dumps({"prompt": 3, "chosen": "a", "rejected": "b"}), r"bad\.jsonl:2: field `prompt`: expected a text or a list of chat messages, got 3"),
+        (
+            json.dumps({"prompt": "p", "chosen": "a"}),
+            r"bad\.jsonl:2: field `rejected`: expected a text or a list of chat messages, got None",
+        ),
+        (
+            json.dumps({"prompt": 3, "chosen": "a", "rejected": "b"}),
+            r"bad\.jsonl:2: field `prompt`: expected a text or a list of chat messages, got 3",
+        ),
     ],
     ids=["no-json", "no-object", "no-rejected", "prompt-no-text"],
 )
