@@ -21,7 +21,6 @@ from reward_models.labels import (
     Rating,
     StepLabels,
     ranking_from_best,
-    split_labels,
 )
 from reward_models.losses import bradley_terry, davidson, plackett_luce, rated_pairs, squared_error, step_bce
 from reward_models.sequence import SequenceRewardModel
@@ -289,25 +288,6 @@ def lambda_model(judge: Any) -> Any:
             return [float(judge(response)) for response in responses]
 
     return Model()
-
-
-def test_split_labels_keeps_a_prompt_on_one_side() -> None:
-    labels = [Comparison(f"prompt {i % 200}", f"a{i}", f"b{i}") for i in range(400)]
-    parts = split_labels(labels)
-    assert sum(map(len, parts)) == 400
-    assert len(parts.train) > 280
-    train_prompts, validation, test = ({label.prompt for label in part} for part in parts)
-    assert len(train_prompts | validation | test) == len(train_prompts) + len(validation) + len(test)
-
-
-def test_split_labels_of_one_prompt_goes_by_the_texts_whoever_won() -> None:
-    labels = [Comparison("p", f"a{i}", f"b{i}") for i in range(100)]
-    turned = [Comparison("p", x.rejected, x.chosen) for x in labels]
-    one, other = split_labels(labels), split_labels(turned)
-    assert [len(part) for part in one] == [len(part) for part in other]
-    assert all(len(part) > 2 for part in one)
-    with pytest.raises(DataError, match=r"2 labels are too few to split \(.*\); give validation labels"):
-        split_labels(labels[:2])
 
 
 @pytest.mark.parametrize(

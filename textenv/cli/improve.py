@@ -170,7 +170,9 @@ class _Improvement:
             done["sft"] = stages.once(run, "sft", self.fine_tune, shown, start)
             start = run.stage("sft")
         if labels:
-            data = RatedData("human", (), labels=split_labels(labels), file=f"rounds 1 to {self.round.number}")
+            data = RatedData(
+                "human", (), labels=split_labels(labels, "prompt"), file=f"rounds 1 to {self.round.number}"
+            )
             done["reward"] = stages.once(
                 run,
                 "reward",
@@ -237,7 +239,7 @@ class _Improvement:
 
     def learn_members(self, run: Run, labels: list[Label], policy: Path) -> dict[str, Any]:
         """Writes ``members/``: the rest of an ensemble; what it disagrees about is asked first from now on."""
-        count, splits = self.config.members - 1, split_labels(labels)
+        count, splits = self.config.members - 1, split_labels(labels, "prompt")
         made = stages.member_stage(
             run, splits, self.config.reward, count=count, trunk_folder=policy, seed=self.config.seed
         )

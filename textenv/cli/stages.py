@@ -40,7 +40,7 @@ from reward_models.labels import Label, LabelSplits
 from reward_models.lexicon import positive_share
 from reward_models.metrics import human_rater_accuracy, pair_accuracy
 from reward_models.training import RewardModelConfig, measure
-from textenv.answers import Answers
+from textenv.answers import Answers, message_text
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
@@ -167,8 +167,8 @@ def task_demonstrations(
 
 def _first_of_user(conversation: Conversation) -> str:
     """What tells conversations apart: a system prompt may stand before all of them."""
-    said = (message["content"] for message in conversation.messages if message["role"] == "user")
-    return next(said, conversation.messages[0]["content"])
+    first = next((each for each in conversation.messages if each["role"] == "user"), conversation.messages[0])
+    return message_text(first.get("content"))
 
 
 def fine_tune(
@@ -242,6 +242,8 @@ def reward_stage(
         labels, validation = list(data.labels.train), data.labels.validation
         training = _with_evaluations(training, len(labels))
         prompts = list(dict.fromkeys(label.prompt for label in validation))
+        for note in data.notes:
+            run.say(f"{'labels':<12} {note}")
         run.say(f"{'reward':<12} {_described(labels)} from {data.file}; held out: {len(validation)}")
     trained = train(rm, labels, training, validation=validation, run=run, stage="reward")
     if data.labels is None:
