@@ -122,7 +122,9 @@ def find_padding(config: Any, tokenizer: Any) -> tuple[int, str]:
     if other is not None and 0 <= other < size and other != end:
         return other, "the tokenizer's"
     if len(tokenizer) < size:
-        _log.warning("the tokenizer has no padding token of its own: the id %d, which no text has, fills up rows", len(tokenizer))
+        _log.warning(
+            "the tokenizer has no padding token of its own: the id %d, which no text has, fills up rows", len(tokenizer)
+        )
         return len(tokenizer), "which no text has"
     if end is None:
         raise ConfigError("the tokenizer has no padding token; set `tokenizer.pad_token` to an unused one.")
@@ -130,8 +132,10 @@ def find_padding(config: Any, tokenizer: Any) -> tuple[int, str]:
     return end, "the end token"
 
 
-def reads_token_types(model: Any) -> bool:
-    """Whether a model tells the two texts of a pair apart by token types."""
+def reads_token_types(model: Any, tokenizer: Any) -> bool:
+    """Whether a tokenizer gives token types of its own accord, and the model tells the texts of a pair apart by them."""
+    if "token_type_ids" not in getattr(tokenizer, "model_input_names", ()):
+        return False
     if getattr(text_config(model.config), "type_vocab_size", 0) < 2:
         return False
     return "token_type_ids" in inspect.signature(model.forward).parameters

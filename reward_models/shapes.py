@@ -69,7 +69,7 @@ def refuse_own_code(folder: Path) -> None:
         return
     own = "code of its own (`auto_map`), which is not run" if config.get("auto_map") else "a class that nobody has here"
     head = head_name(folder, config)
-    if config.get("auto_map") or head is None and "score.weight" not in tensor_files(folder):
+    if config.get("auto_map") or (head is None and "score.weight" not in tensor_files(folder)):
         linear = f'; if its code only puts {head} on the last token, {{"kind": "scalar_head", "path": …}} reads it'
         raise CheckpointError(f"`{folder}` is made for {name}, {own}: {_ELSEWHERE}{linear if head else ''}")
 

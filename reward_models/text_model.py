@@ -94,7 +94,7 @@ class TextModel:
         self.add_special_tokens = found != CHAT if add_special_tokens is None else add_special_tokens
         self.autocast = autocast
         self.truncation = Truncation()
-        self._types = isinstance(self.template, PairTemplate) and reads_token_types(model)
+        self._types = isinstance(self.template, PairTemplate) and reads_token_types(model, tokenizer)
         length = "texts of any length" if limit is None else f"up to {limit} tokens ({whose_limit})"
         self.reading = (
             f"reads {why}{' with token types' if self._types else ''}, {length}, cut on the {truncation_side}; padding "
@@ -115,7 +115,7 @@ class TextModel:
             known = structure(self.model)
             if known in _checked:
                 return
-            rows = self.encode(["a", "a b c", "c b a d e f"], ["b", "d", "a"])
+            rows = self.encode(["a", "a b c", "c b a d e f"], ["b", "d", "a"], counted=False)
             found = self.model(**self.inputs(rows)).logits
             expected = torch.cat([self.model(**self.inputs([row])).logits for row in rows])
         verdict = agrees(found, expected, next(self.model.parameters()).dtype)
@@ -134,7 +134,7 @@ class TextModel:
         self.model.to(device)
         return self
 
-    def encode(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[Row]:
+    def encode(self, prompts: Sequence[Any], responses: Sequence[Any], *, counted: bool = True) -> list[Row]:
         """Token ids of each text, special tokens included, cut to `max_tokens`.
 
         Where the template and the tokenizer both put a begin-of-text token first, one of them stays.
@@ -142,6 +142,7 @@ class TextModel:
         Args:
             prompts: Texts, or lists of messages.
             responses: As many.
+            counted: Count in `truncation` what is cut; whoever says it otherwise does not.
 
         Raises:
             ShapeError: If there are not as many prompts as responses.
@@ -159,7 +160,8 @@ class TextModel:
                 again = self._tokenized([texts[index] for index in long], truncation=True, max_length=limit)
                 for index, row in zip(long, again, strict=True):
                     rows[index], row.length = row, rows[index].length
-        self.truncation.add([row.length for row in rows], limit, self.truncation_side)
+        if counted:
+            self.truncation.add([row.length for row in rows], limit, self.truncation_side)
         return rows
 
     def _tokenized(self, texts: Sequence[Any], **options: Any) -> list[Row]:
@@ -216,9 +218,7 @@ class TextModel:
         return found
 
 
-def pad_right(
-    rows: Sequence[Sequence[int]], padding: int, *, multiple: int = 1
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], padding: int, *, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, each ``(B, L)`` int64; L is the next multiple of `multiple`."""
     longest = round_up(max(len(row) for row in rows), multiple)
     ids = np.full((len(rows), longest), padding, dtype=np.int64)

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reward_models.sequence import SIDE_FILE
 from reward_models.base import paired
 from reward_models.reading import trunk_template
+from reward_models.sequence import SIDE_FILE
 from reward_models.text_model import TextModel
 from reward_models.trunks import load_pretrained, load_trunk
 from textenv.checkpoints import write_atomic

@@ -19,7 +19,20 @@ from textenv.errors import ConfigError
 from textenv.pretrained import find_folder
 
 Output = str | int | Mapping[str, float] | Sequence[float]
-_POSITIVE = {"positive", "pos", "label_1", "1", "true", "yes", "good", "chosen", "correct", "acceptable", "helpful", "+"}
+_POSITIVE = {
+    "positive",
+    "pos",
+    "label_1",
+    "1",
+    "true",
+    "yes",
+    "good",
+    "chosen",
+    "correct",
+    "acceptable",
+    "helpful",
+    "+",
+}
 """What the wanted one of two classes is called, in small letters."""
 
 

@@ -159,6 +159,4 @@ def _find_head(files: Sequence[Path], folder: Path, stems: Sequence[str]) -> tup
                         return found, value
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read `{path}`: {error}") from error
-    raise CheckpointError(
-        f"no head in `{folder}`: looked for {', '.join(stems)} in {len(files)} safetensors files."
-    )
+    raise CheckpointError(f"no head in `{folder}`: looked for {', '.join(stems)} in {len(files)} safetensors files.")
