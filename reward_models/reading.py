@@ -133,7 +133,7 @@ def find_padding(config: Any, tokenizer: Any) -> tuple[int, str]:
 
 
 def reads_token_types(model: Any, tokenizer: Any) -> bool:
-    """Whether a tokenizer gives token types of its own accord, and the model tells the texts of a pair apart by them."""
+    """Whether a tokenizer gives token types by itself, and the model tells the texts of a pair apart by them."""
     if "token_type_ids" not in getattr(tokenizer, "model_input_names", ()):
         return False
     if getattr(text_config(model.config), "type_vocab_size", 0) < 2:

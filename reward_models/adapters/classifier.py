@@ -20,18 +20,7 @@ from textenv.pretrained import find_folder
 
 Output = str | int | Mapping[str, float] | Sequence[float]
 _POSITIVE = {
-    "positive",
-    "pos",
-    "label_1",
-    "1",
-    "true",
-    "yes",
-    "good",
-    "chosen",
-    "correct",
-    "acceptable",
-    "helpful",
-    "+",
+    *("positive", "pos", "+", "label_1", "1", "true", "yes", "good", "chosen", "correct", "acceptable", "helpful")
 }
 """What the wanted one of two classes is called, in small letters."""
 

@@ -44,7 +44,7 @@ class FunctionReward:
         """
         pairs = paired(prompts, responses)
         if not self.each:
-            scores = call_reward(self.function, list(prompts), list(responses))
+            scores = call_reward(self.function, [prompt for prompt, _ in pairs], [response for _, response in pairs])
         else:
             scores = [self._one(prompt, response) for prompt, response in pairs]
         return checked_scores(scores, prompts, responses, source="the reward function")

@@ -275,7 +275,7 @@ def test_token_classifiers_judge_steps_inside_a_chat_template(tmp_path: Path) ->
     found = rm.step_scores([TURNS, "Good?"], [said, "Yes"])
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
     assert len(found[1]) == 1
-    with pytest.raises(RewardError, match="needs .* tokens, the model reads 24"):
+    with pytest.raises(RewardError, match=r"needs .* tokens, the model reads 24"):
         TokenProcessRewardModel(model, own, separator="<step>", max_tokens=24).score([TURNS], [said + "good " * 40])
     with pytest.raises(ConfigError, match="ends with the response"):
         TokenProcessRewardModel(model, own, template="{prompt}{response}!")
@@ -290,7 +290,7 @@ def test_normalisation_in_the_configuration_is_that_of_the_scores(tmp_path: Path
     rewritten(folder, normalize_reward=False)
     np.testing.assert_allclose(load_reward_model(folder).score(PROMPTS, RESPONSES), raw, atol=1e-5)
     rewritten(folder, normalize_reward=True, std=0.0)
-    with pytest.raises(CheckpointError, match="std positive, got 0.5, 0"):
+    with pytest.raises(CheckpointError, match=r"std positive, got 0\.5, 0"):
         load_reward_model(folder)
 
 
@@ -369,7 +369,7 @@ def test_models_with_code_of_their_own_are_refused_with_a_hint(tmp_path: Path) -
         with pytest.raises(CheckpointError, match=hint):
             load(folder)
     rewritten(folder, architectures=["GPTRewardModel"], auto_map=None)
-    with pytest.raises(CheckpointError, match="made for GPTRewardModel, a class that nobody has here.*over HTTP"):
+    with pytest.raises(CheckpointError, match=r"made for GPTRewardModel, a class that nobody has here.*over HTTP"):
         load_reward_model(folder)
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "v_head.summary.0.weight": torch.ones(4, 32)}, folder / "model.safetensors")

@@ -50,12 +50,14 @@ class ApiLimits:
         max_answers: Answers in one request, over all its prompts.
         max_stops: Stop strings.
         default_new_tokens: Length limit of a completion that names none (OpenAI's is 16); a chat's is the longest.
+        max_scores: Responses that a reward model is asked about in one request.
     """
 
     max_new_tokens: int = 512
     max_answers: int = 32
     max_stops: int = 4
     default_new_tokens: int = 16
+    max_scores: int = 256
 
 
 @dataclass(frozen=True)
