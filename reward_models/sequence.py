@@ -127,6 +127,7 @@ class SequenceRewardModel(TextModel):
         template: str | None = None,
         max_tokens: int | None = None,
         truncation_side: TruncationSide | None = None,
+        add_special_tokens: bool | None = None,
     ) -> SequenceRewardModel:
         """Load a folder: one that `save_pretrained` wrote, or any sequence classifier with one label.
 
@@ -140,6 +141,7 @@ class SequenceRewardModel(TextModel):
             template: In place of the folder's own.
             max_tokens: In place of the folder's own.
             truncation_side: In place of the folder's own.
+            add_special_tokens: In place of the folder's own.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or of a newer format.
@@ -147,6 +149,9 @@ class SequenceRewardModel(TextModel):
         folder = find_folder(path, kind="reward")
         side = _read_side_file(folder / SIDE_FILE)
         model, tokenizer = load_pretrained(folder, device=device)
+        if add_special_tokens is None and side and template is None:
+            # Earlier versions put them around chats too, and a model reads on as it was trained.
+            add_special_tokens = side.get("add_special_tokens", True)
         own = side.get("normalization")
         where = f"`{folder / SIDE_FILE}`: normalization"
         normalization = Normalization.from_json(own, where=where) if own else Normalization.of_config(model.config)
@@ -156,8 +161,7 @@ class SequenceRewardModel(TextModel):
             template=template or side.get("template"),
             max_tokens=max_tokens or side.get("max_tokens"),
             truncation_side=truncation_side or side.get("truncation_side", "left"),
-            # Earlier versions put them around chats too, and a model reads on as it was trained.
-            add_special_tokens=side.get("add_special_tokens", True) if side and template is None else None,
+            add_special_tokens=add_special_tokens,
             normalization=normalization if own or not side else None,
             autocast=autocast,
         )

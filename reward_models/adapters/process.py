@@ -97,7 +97,9 @@ class ProcessReward:
         if self.steps == "token":
             raise ConfigError("texts have no tokens; use other `steps`, or `score_episodes`.")
         pairs = paired(prompts, responses)
-        return self._values(list(prompts), [[text[:end] for end in step_ends(text, self.steps)] for _, text in pairs])
+        return self._values(
+            [prompt for prompt, _ in pairs], [[text[:end] for end in step_ends(text, self.steps)] for _, text in pairs]
+        )
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         """Scores of whole responses by the model itself, shape ``(n,)``; raises as the model does."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.base import paired
 from reward_models.tfidf import TfidfRidge
 from textenv.datasets import RatedText
 from textenv.errors import DataError
@@ -35,7 +36,7 @@ class RandomModel:
         """Pseudo-random scores that depend on the texts only, shape ``(n,)``."""
         digests = [
             hashlib.sha256(f"{self.seed}\0{p}\0{r}".encode("utf-8", "surrogatepass")).digest()[:8]
-            for p, r in zip(prompts, responses, strict=True)
+            for p, r in paired(prompts, responses)
         ]
         return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests], dtype=np.float32)
 
@@ -45,7 +46,7 @@ class LengthModel:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         """Words of each response, shape ``(n,)``."""
-        return np.array([len(response.split()) for response in responses], dtype=np.float32)
+        return np.array([len(response.split()) for _, response in paired(prompts, responses)], dtype=np.float32)
 
 
 class BagOfWords:
@@ -67,5 +68,5 @@ class BagOfWords:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
         """Predicted mean ratings, shape ``(n,)``; the instruction before a colon is not read."""
-        started = [prompt.partition(": ")[2] for prompt in prompts]
+        started = [prompt.partition(": ")[2] for prompt, _ in paired(prompts, responses)]
         return self._model.score(started, responses)

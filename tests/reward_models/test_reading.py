@@ -444,6 +444,20 @@ def test_what_was_found_out_is_said_in_one_line(tmp_path: Path, caplog: pytest.L
     ]
 
 
+def test_a_plain_classifier_reads_as_much_as_its_trunk_can(tmp_path: Path) -> None:
+    own = tokenizer("bos")
+    folder = saved(decoder(own, max_position_embeddings=2048), own, tmp_path)
+    rm = load_reward_model(folder)
+    answers = ["bad. " * 200 + "Still, good. " * 40, "great. " * 200 + "Still, good. " * 40]
+    expected = []
+    for answer in answers:
+        ids = own("Film: " + answer, return_tensors="pt", return_token_type_ids=False)
+        assert ids["input_ids"].shape[1] > 512
+        with torch.inference_mode():
+            expected.append(float(rm.model(**ids).logits))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(rm.score(["Film: "] * 2, answers), expected, atol=1e-4)
+
+
 def test_given_settings_go_before_what_is_found(tmp_path: Path) -> None:
     own = tokenizer("bos", LLAMA_CHAT)
     folder = saved(decoder(own), own, tmp_path)
@@ -553,3 +567,22 @@ def test_dpo_rewards_read_conversations() -> None:
         logprobs = policy(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
     expected = sum(float(logprobs[i - 1, whole[i]]) for i in range(len(start), len(whole)))
     assert rm.score([TURNS], ["No, the new one is."])[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_reward_model_takes_lists_of_messages() -> None:
+    from reward_models import Lexicon
+    from reward_models.adapters import FunctionReward, LengthRule, ProcessReward
+    from reward_models.benchmarking.baselines import LengthModel, RandomModel
+
+    plain = [Chat([*turns]) for turns in (TURNS, [ASKED])]
+    listed = [list(chat.messages) for chat in plain]
+    answers = ["A great old film.", "Bad."]
+    told = [[{"role": "assistant", "content": answer}] for answer in answers]
+    function = FunctionReward(lambda prompts, responses: [len(p + r) for p, r in zip(prompts, responses, strict=True)])
+    for rm in (Lexicon(), Lexicon(include_prompt=False), LengthRule(target=3), function, LengthModel(), RandomModel()):
+        found = rm.score(listed, told)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found, rm.score(plain, answers))
+    steps = ProcessReward(Lexicon(), steps="sentence")
+    assert [len(row) for row in steps.step_rewards(listed, answers)] == [1, 1]  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="prompt 0: every chat message needs a text 'role'"):
+        Lexicon().score([[{"content": "no role"}]], ["a"])  # type: ignore[list-item]
