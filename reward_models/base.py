@@ -23,7 +23,7 @@ class RewardModel(Protocol):
     Prompts and responses are texts, or lists of chat messages (`textenv.answers.Chat`), for all our models alike.
     """
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """One finite score per response, higher is better, shape ``(n,)``.
 
         The same texts give the same scores, in any order and any company, up to rounding; concurrent callers are

@@ -30,7 +30,7 @@ class Lexicon:
         self._template = TextTemplate()
         self._analyzer = SentimentIntensityAnalyzer()
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Compound scores, shape ``(n,)``.
 
         Raises:

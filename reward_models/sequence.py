@@ -188,7 +188,7 @@ class SequenceRewardModel(TextModel):
             save_format(declared_format(self.tokenizer), folder)
         write_atomic(folder / SIDE_FILE, json.dumps(side, indent=2) + "\n")
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Scores, normalised if a normalisation is set, shape ``(n,)``.
 
         Raises:
@@ -200,7 +200,7 @@ class SequenceRewardModel(TextModel):
             return raw
         return (self.normalization.gain * raw + self.normalization.bias).astype(np.float32)
 
-    def score_raw(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score_raw(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """The head's output, shape ``(n,)``; raises as `score`."""
         scores = np.ascontiguousarray(self.logits(prompts, responses)[:, 0])
         if not np.isfinite(scores).all():
@@ -212,7 +212,7 @@ class SequenceRewardModel(TextModel):
             )
         return scores
 
-    def normalize(self, prompts: Sequence[str], responses: Sequence[str], *, policy: str) -> Normalization:
+    def normalize(self, prompts: Sequence[Any], responses: Sequence[Any], *, policy: str) -> Normalization:
         """Set the normalisation so that these samples score mean 0 and standard deviation 1; returns it.
 
         Args:

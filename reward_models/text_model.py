@@ -201,7 +201,7 @@ class TextModel:
         limit = _BATCH_TOKENS_CPU if self.device.type == "cpu" else _BATCH_TOKENS_GPU
         return batches_by_length([len(row) for row in rows], batch_tokens=limit)
 
-    def logits(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def logits(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """The model's output for each text, shape ``(n, K)``.
 
         Raises:

@@ -123,7 +123,7 @@ class UncertainRewardModel(TextModel):
         side["add_special_tokens"] = self.add_special_tokens
         write_atomic(folder / SIDE_FILE, json.dumps(side, indent=2) + "\n")
 
-    def judge(self, prompts: Sequence[str], responses: Sequence[str]) -> Judgement:
+    def judge(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Judgement:
         """Mean and spread of each response.
 
         Raises:
@@ -139,7 +139,7 @@ class UncertainRewardModel(TextModel):
             raise RewardError(f"the reward model gave {logits[bad]} for the response {response[:80]!r}.")
         return Judgement(logits[:, 0], np.exp(logits[:, 1]))
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Means less `caution` times the spreads, shape ``(n,)``; raises as `judge`."""
         found = self.judge(prompts, responses)
         return (found.means - self.caution * found.stds).astype(np.float32)

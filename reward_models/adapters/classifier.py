@@ -134,7 +134,7 @@ class ClassifierRewardModel(TextModel):
         say_reading(path, made, known=False)
         return made
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Log-odds, expected values or outputs, shape ``(n,)``.
 
         Raises:

@@ -70,7 +70,7 @@ class DPOReward:
         self.variant: Variant = variant
         self.beta, self.template, self.append_eos = beta, template, append_eos
 
-    def token_rewards(self, prompts: Sequence[str], responses: Sequence[str]) -> list[NDArray[np.float64]]:
+    def token_rewards(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[NDArray[np.float64]]:
         """``β (log π − log π_ref)`` of each response token: the dense form, whose sums are the scores.
 
         Raises:
@@ -84,7 +84,7 @@ class DPOReward:
             values = [row - ref for row, ref in zip(values, self.reference(starts, answers), strict=True)]
         return [self.beta * row for row in values]
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Scores, shape ``(n,)``; an empty response scores 0.
 
         Raises:

@@ -102,7 +102,7 @@ class EncoderSimilarity(TextModel):
         """Embeddings of length 1, shape ``(n, D)``."""
         return self.logits([""] * len(texts), texts)
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Similarities in [−1, 1] (differences of two with `disliked`: in [−2, 2]), shape ``(n,)``.
 
         Raises:

@@ -35,7 +35,7 @@ class FunctionReward:
         self.each = each
         self.reference = reference
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """What the function says, shape ``(n,)``.
 
         Raises:

@@ -88,7 +88,7 @@ class HttpReward:
         self._headers = dict(headers or {})
         self._down = False
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """What the endpoint says, shape ``(n,)``.
 
         Raises:

@@ -129,7 +129,7 @@ class ScalarHeadRewardModel(TextModel):
         say_reading(folder, made, known=False)
         return made
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """The head's output, normalised if a normalisation is set, shape ``(n,)``.
 
         Raises:

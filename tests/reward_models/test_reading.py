@@ -388,7 +388,7 @@ def test_lengths_are_the_trunks_own() -> None:
     )
     roberta = T.RobertaConfig(**sizes, max_position_embeddings=66, intermediate_size=8, pad_token_id=1)
     bloom = built(T.BloomForSequenceClassification, T.BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=300))
-    gpt2 = T.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=300, n_positions=96, num_labels=1, pad_token_id=0)
+    gpt2 = T.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=300, n_positions=96, pad_token_id=0)
     mpt = T.MptConfig(d_model=16, n_heads=2, n_layers=1, max_seq_len=72, vocab_size=300)
     assert longest_input(bert, own)[0] == 64
     assert longest_input(built(T.RobertaForSequenceClassification, roberta), own)[0] == 64
@@ -404,7 +404,8 @@ def test_lengths_are_the_trunks_own() -> None:
 def test_roberta_reads_up_to_its_last_position() -> None:
     own = tokenizer("pairs", pad_token="<s>")
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
-    config = T.RobertaConfig(**sizes, max_position_embeddings=66, intermediate_size=8, pad_token_id=1, num_labels=1)
+    config = T.RobertaConfig(**sizes, max_position_embeddings=66, intermediate_size=8, pad_token_id=1)
+    config.num_labels = 1
     rm = SequenceRewardModel(built(T.RobertaForSequenceClassification, config), own)
     assert rm.max_tokens == 64
     assert np.isfinite(rm.score(["Good? " * 60], ["Yes. " * 60])).all()
@@ -414,7 +415,8 @@ def test_roberta_reads_up_to_its_last_position() -> None:
 
 def test_alibi_trunks_read_texts_of_any_length() -> None:
     own = tokenizer("bos")
-    config = T.BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=310, num_labels=1, pad_token_id=0)
+    config = T.BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=310, pad_token_id=0)
+    config.num_labels = 1
     rm = SequenceRewardModel(built(T.BloomForSequenceClassification, config), own)
     long = "The old film is good. " * 300
     with torch.inference_mode():
@@ -580,9 +582,9 @@ def test_every_reward_model_takes_lists_of_messages() -> None:
     told = [[{"role": "assistant", "content": answer}] for answer in answers]
     function = FunctionReward(lambda prompts, responses: [len(p + r) for p, r in zip(prompts, responses, strict=True)])
     for rm in (Lexicon(), Lexicon(include_prompt=False), LengthRule(target=3), function, LengthModel(), RandomModel()):
-        found = rm.score(listed, told)  # type: ignore[arg-type]
+        found = rm.score(listed, told)
         np.testing.assert_array_equal(found, rm.score(plain, answers))
     steps = ProcessReward(Lexicon(), steps="sentence")
-    assert [len(row) for row in steps.step_rewards(listed, answers)] == [1, 1]  # type: ignore[arg-type]
+    assert [len(row) for row in steps.step_rewards(listed, answers)] == [1, 1]
     with pytest.raises(DataError, match="prompt 0: every chat message needs a text 'role'"):
-        Lexicon().score([[{"content": "no role"}]], ["a"])  # type: ignore[list-item]
+        Lexicon().score([[{"content": "no role"}]], ["a"])
