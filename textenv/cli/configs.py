@@ -32,8 +32,9 @@ class RewardStageConfig(Settings):
         trunk: ``minilm`` (22 M parameters, fetched), ``smollm2`` (135 M, fetched), ``policy`` (the pre-trained language
             model, as in InstructGPT), or ``auto``: MiniLM for human labels, the policy's trunk for built-in data.
         template: How prompt and response become one text, with ``{prompt}`` and ``{response}``; ``chat`` for the
-            tokenizer's chat template; nothing: as the trunk's own answers are.
-        max_tokens: Longest text; the end is kept. 0 means 128, or what the trunk allows if that is less.
+            tokenizer's chat template, ``pair`` for its pair of texts; nothing: ``chat`` where the trunk's own answers
+            are chats, or the labels are conversations and the trunk has a chat template; one text otherwise.
+        max_tokens: Longest text in tokens; the end is kept. 0 means what the trunk can read.
         domains: Domains whose ratings are trained on.
         normalization_samples: Answers of the SFT policy that fix mean 0 and standard deviation 1.
         training: Epochs, rates, batch size.

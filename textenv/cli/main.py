@@ -264,6 +264,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("reward_models.reading").setLevel(logging.INFO)  # how a reward model reads: one line each
     warnings.filterwarnings("ignore", module=r"(torch|transformers|tensorboard)\..*")
 
 
