@@ -21,6 +21,7 @@ from textenv.statistics.intervals import (
     Interval,
     finite_or_none,
     share_interval,
+    skewed_interval,
     student_quantile,
     wilson_interval,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "paired_difference",
     "ratio_estimate",
     "share_interval",
+    "skewed_interval",
     "student_quantile",
     "two_sided_p",
     "wilson_interval",

@@ -210,7 +210,9 @@ def bootstrap_interval(
     resamples: int = 1000,
     confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
-    """Bootstrap interval of a statistic: percentiles, spread for the number of groups; NaN for a single value.
+    """Bootstrap interval of a statistic; NaN for a single value, and where all values are equal.
+
+    The mean of values that are all 0 or 1, such as a verified reward, is a share and has a share's interval.
 
     Args:
         values: Shape ``(n,)``.
@@ -231,6 +233,7 @@ def bootstrap_interval(
     check_confidence(confidence)
     if resamples < 1:
         raise ConfigError(f"`resamples` must be ≥ 1, got {resamples}")
+    is_share = statistic is None and bool(np.isin(array, (0.0, 1.0)).all())
     array = group_means(array, cluster_numbers(groups, len(array)))
     measure: Statistic = statistic or (lambda drawn: drawn.mean(1))
     figures = np.empty(resamples)
@@ -239,7 +242,8 @@ def bootstrap_interval(
         size = min(rows, resamples - start)
         figures[start : start + size] = measure(array[rng.integers(len(array), size=(size, len(array)))])
     value = float(measure(array[None])[0])
-    found = Interval.of_draws(value, figures, n=len(array), clusters=len(array), confidence=confidence)
+    size, bounds = len(array), (0.0, 1.0) if is_share else None
+    found = Interval.of_draws(value, figures, n=size, clusters=size, bounds=bounds, confidence=confidence)
     return found.low, found.high
 
 

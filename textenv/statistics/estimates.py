@@ -14,7 +14,7 @@ from textenv.statistics.intervals import (
     Interval,
     check_confidence,
     share_interval,
-    student_quantile,
+    skewed_interval,
     wilson_interval,
 )
 
@@ -26,21 +26,26 @@ class Estimate(NamedTuple):
         value: The estimate.
         standard_error: Of the estimate; NaN where fewer than two independent units were seen.
         units: Independent units that it rests on.
+        skewness: Of the estimate: that of the units' values over √units.
     """
 
     value: float
     standard_error: float
     units: int
+    skewness: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """Student's interval around the value, with one degree of freedom less than units.
+        """Student's interval with the skewness taken off; NaN of fewer than two units, or where all say the same.
 
         Raises:
             ConfigError: If the confidence lies outside 0 … 1.
+        Source: see :func:`textenv.statistics.skewed_interval`.
         """
         check_confidence(confidence)
-        reach = student_quantile(confidence, self.units - 1) * self.standard_error if self.units > 1 else math.nan
-        return Interval(self.value, self.value - reach, self.value + reach, self.units, self.units)
+        low = high = math.nan
+        if self.units > 1:
+            low, high = skewed_interval(self.value, self.standard_error, self.skewness, self.units - 1, confidence)
+        return Interval(self.value, low, high, self.units, self.units)
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
@@ -56,13 +61,22 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     value = float(array.mean())
     if len(array) < 2 or not np.isfinite(value):
         return Estimate(value, float("nan"), len(array))
-    return Estimate(value, float(array.std(ddof=1) / np.sqrt(len(array))), len(array))
+    return _estimate(value, array)
+
+
+def _estimate(value: float, values: NDArray[np.float64]) -> Estimate:
+    """An estimate whose error and skewness are those of the mean of these values."""
+    count, spread = len(values), float(values.std())
+    error = spread / math.sqrt(count - 1)
+    third = float(((values - values.mean()) ** 3).mean())
+    return Estimate(value, error, count, third / spread**3 / math.sqrt(count) if spread > 0 else 0.0)
 
 
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     """Sum of numerators over sum of denominators, such as nats per token with answers as units.
 
-    The standard error is that of the linearised ratio: ``s(x − r y) / (√n · mean(y))``.
+    The standard error is that of the linearised ratio, ``s(u) / (√n · mean(y))`` with ``u = (x − r y) (1 − 1/n) /
+    (1 − y/Σy)``: a unit with much of the denominator draws the ratio towards itself, so that its residual is too small.
 
     Args:
         numerators: One per unit, shape ``(n,)``.
@@ -71,7 +85,8 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     Raises:
         ShapeError: If the shapes disagree or there is no value.
         ConfigError: If the denominators sum to 0.
-    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13.
+    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13; the divisor makes it the jackknife's: Bell and McCaffrey
+    2002, "Bias reduction in standard errors for linear regression with multi-stage samples", Survey Methodology 28.
     """
     x, y = row(numerators), row(denominators)
     if x.shape != y.shape:
@@ -81,8 +96,8 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     value = float(x.sum() / y.sum())
     if len(x) < 2 or not np.isfinite(value):
         return Estimate(value, float("nan"), len(x))
-    residuals = x - value * y
-    return Estimate(value, float(residuals.std(ddof=1) / np.sqrt(len(x)) / abs(y.mean())), len(x))
+    leverage = np.minimum(y / y.sum(), 1 - 1e-9)
+    return _estimate(value, (x - value * y) * (1 - 1 / len(x)) / (1 - leverage) / abs(y.mean()))
 
 
 def grouped_mean(values: ArrayLike, groups: ArrayLike | None) -> Estimate:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from reward_models.benchmarking.data import Pairs, SuiteData
-from textenv.statistics import ClusterBootstrap, Interval, Resampled
+from textenv.statistics import CONFIDENCE, ClusterBootstrap, Interval, Resampled, student_quantile
 
 BINS = 10
 _MAX_LOG_T = 12.0  # temperatures from 6e-6 to 160,000 times the scores' own spread
@@ -176,11 +176,12 @@ def _figures(
 
 
 def _error_interval(gaps: NDArray[np.float64], draws: NDArray[np.float64], count: int, clusters: int) -> Interval:
-    """Calibration error with an interval that allows for its own noise.
+    """Calibration error without the part that noise makes, and the interval that goes with it.
 
-    A sum of absolute gaps is too large, and in resamples, where the noise comes twice, even more so. The interval is
-    therefore the reversed one (``2 value − draws``), it begins at 0 where the gaps are no larger than those of a
-    calibrated model with the same noise, and it holds the value.
+    A sum of absolute gaps is too large: chance alone opens gaps, and in resamples it comes twice. So it is asked which
+    true gaps would make a sum as large as the one that was seen: those of the same shape, λ times as wide, with the
+    noise of the resamples on top. The λ at which the sum seen is the median of what would be seen gives the value (0 if
+    even λ = 0 gives more), those at which it is the upper and the lower quantile give the ends.
 
     Args:
         gaps: Agreement minus confidence of each bin times its share of the pairs, shape ``(K,)``.
@@ -188,13 +189,21 @@ def _error_interval(gaps: NDArray[np.float64], draws: NDArray[np.float64], count
         count: Pairs.
         clusters: Independent ones.
 
-    Source: reversed ("basic") interval: Davison and Hinkley 1997, Bootstrap Methods and their Application, eq. 5.6.
+    Source: intervals by inverting a test with resamples: Carpenter 1999, JRSS B 61, 159-172; the bias itself and
+    another way to take it off: Kumar, Liang and Ma 2019, "Verified Uncertainty Calibration", arXiv:1909.10155.
     """
-    value = float(np.abs(gaps).sum())
-    reversed_draws = Resampled(value, 2 * value - np.abs(draws).sum(1), count, clusters).interval((0, np.inf))
-    calibrated = Resampled(value, np.abs(draws - gaps).sum(1), count, clusters).interval((0, np.inf))
-    low = 0.0 if value <= calibrated.high else min(reversed_draws.low, value)
-    known = np.isfinite(reversed_draws.low)
-    return reversed_draws._replace(
-        value=value, low=low if known else np.nan, high=min(1.0, max(reversed_draws.high, value)) if known else np.nan
+    seen = float(np.abs(gaps).sum())
+    if clusters < 2 or not len(draws):
+        return Interval(seen, n=count, clusters=clusters)
+    # Few clusters know the noise itself roughly, and resamples of n values vary by (n − 1)/n of what samples do.
+    wider = student_quantile(CONFIDENCE, clusters - 1) / student_quantile(CONFIDENCE, np.inf)
+    noise = (draws - gaps) * wider * np.sqrt(clusters / (clusters - 1))
+    most = 1.0 if seen == 0 else (seen + 4 * np.abs(noise).sum(1).max()) / seen
+    scales = np.linspace(0, most, 80)
+    tail = (1 - CONFIDENCE) / 2
+    quantiles = np.array([np.quantile(np.abs(scale * gaps + noise).sum(1), [1 - tail, 0.5, tail]) for scale in scales])
+    # Quantiles rise with λ but for the noise of the resamples; the largest sum so far makes them do so.
+    low, value, high = (
+        seen * np.interp(seen, np.maximum.accumulate(column), scales, left=0.0) for column in quantiles.T
     )
+    return Interval(float(value), float(low), float(min(1.0, high)), count, clusters)
