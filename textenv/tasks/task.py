@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from textenv.answers import Chat
 from textenv.datasets.records import Split, check_split
 from textenv.errors import DataError
 from textenv.prompts import Prompt
@@ -92,7 +93,8 @@ class Task:
         """
         asked = [item.question for item in self.split(split) if item.answers]
         if chat:
-            return [Prompt(q, messages=({"role": "user", "content": q},), task=self.name) for q in asked]
+            chats = [Chat([{"role": "user", "content": question}]) for question in asked]
+            return [Prompt(question, messages=question.messages, task=self.name) for question in chats]
         return [Prompt(self.format.ask(question), task=self.name) for question in asked]
 
     def verify(self, item: Item, response: str) -> Verdict:
