@@ -13,8 +13,10 @@ from textenv.statistics.estimates import (
     grouped_mean,
     grouped_ratio,
     mean_estimate,
+    mean_interval,
     paired_difference,
     ratio_estimate,
+    two_way_error,
 )
 from textenv.statistics.intervals import (
     CONFIDENCE,
@@ -41,11 +43,13 @@ __all__ = [
     "grouped_mean",
     "grouped_ratio",
     "mean_estimate",
+    "mean_interval",
     "paired_difference",
     "ratio_estimate",
     "share_interval",
     "skewed_interval",
     "student_quantile",
     "two_sided_p",
+    "two_way_error",
     "wilson_interval",
 ]

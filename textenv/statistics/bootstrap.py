@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
-from textenv.statistics.estimates import cluster_numbers, group_means, row
+from textenv.statistics.estimates import cluster_numbers, group_means, grouped_ratio, row, two_way_error
 from textenv.statistics.intervals import CONFIDENCE, Interval, check_confidence
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -49,6 +49,24 @@ class Resampled(NamedTuple):
             self.draws - other.draws,
             max(self.n, other.n),
             max(self.clusters, other.clusters),
+        )
+
+    def among_raters(self, values: ArrayLike, clusters: ArrayLike, raters: ArrayLike) -> Resampled:
+        """The draws of a mean, spread for what each rater's values have in common; unchanged where there is one rater.
+
+        Args:
+            values: Whose mean this is, shape ``(n,)``.
+            clusters: What was resampled, shape ``(n,)``.
+            raters: Who gave each value, shape ``(n,)``.
+        """
+        if min(len(np.unique(clusters)), len(np.unique(raters))) < 2:
+            return self
+        error, known_from = two_way_error(values, clusters, raters)
+        alone = grouped_ratio(values, np.ones(len(np.asarray(values))), clusters).standard_error
+        if not alone > 0:
+            return self
+        return self._replace(
+            draws=self.value + (self.draws - self.value) * error / alone, clusters=min(self.clusters, known_from)
         )
 
     @classmethod

@@ -161,7 +161,13 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     return mean_estimate(b - a)
 
 
-def clustered_share(values: ArrayLike, clusters: ArrayLike | None = None, confidence: float = CONFIDENCE) -> Interval:
+def clustered_share(
+    values: ArrayLike,
+    clusters: ArrayLike | None = None,
+    confidence: float = CONFIDENCE,
+    *,
+    raters: ArrayLike | None = None,
+) -> Interval:
     """Mean of values in 0…1, such as a win rate, with a Wilson interval for what its clusters are worth.
 
     Args:
@@ -169,18 +175,67 @@ def clustered_share(values: ArrayLike, clusters: ArrayLike | None = None, confid
         clusters: What belongs together, e.g. the prompt, shape ``(n,)``; None: every value stands alone. A single
             cluster is worth one value.
         confidence: Coverage.
+        raters: Who gave each value, shape ``(n,)``: what one person says belongs together too. Of a single one the
+            figure is about that person.
 
-    Source: see :func:`textenv.statistics.share_interval`.
+    Source: see :func:`textenv.statistics.share_interval` and :func:`two_way_error`.
     """
     x = np.asarray(values, np.float64)
     if not len(x):
         return Interval(math.nan)
     value, count = float(np.clip(x.mean(), 0, 1)), len(x)
-    if clusters is None:
+    several = raters is not None and len(np.unique(np.asarray(raters))) > 1
+    if clusters is None and not several:
         return Interval(value, *wilson_interval(value, count, confidence), count, count)
-    groups = len(np.unique(np.asarray(clusters)))
-    error = grouped_ratio(x, np.ones(count), clusters).standard_error if groups > 1 else math.nan
-    return Interval(value, *share_interval(value, error, count, groups, confidence), count, groups)
+    together = np.arange(count) if clusters is None else np.asarray(clusters)
+    error, groups = math.nan, len(np.unique(together))
+    if several and groups > 1:
+        error, groups = two_way_error(x, together, raters)
+    elif groups > 1:
+        error = grouped_ratio(x, np.ones(count), together).standard_error
+    return Interval(value, *share_interval(value, error, math.inf, groups, confidence), count, groups)
+
+
+def two_way_error(values: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[float, int]:
+    """Standard error of a mean whose values hang together in two ways, such as by prompt and by rater.
+
+    Returns:
+        The error, never less than that of one way alone, and how many clusters it is known from: one more than its
+        degrees of freedom by Satterthwaite's formula, between those of the two ways.
+
+    Args:
+        values: Shape ``(n,)``.
+        first: What belongs together, at least two clusters, shape ``(n,)``.
+        second: What else does, at least two, shape ``(n,)``.
+    Source: Cameron, Gelbach and Miller 2011, "Robust Inference With Multiway Clustering", J. Business & Economic
+    Statistics 29, eq. 2.13; Satterthwaite 1946, Biometrics Bulletin 2.
+    """
+    x = row(values)
+    keys = [_numbers(each, len(x)) for each in (first, second)]
+    counts = [int(key.max()) + 1 for key in keys]
+    keys.append(_numbers(keys[0] * counts[1] + keys[1], len(x)))
+    one, other, both = (grouped_ratio(x, np.ones(len(x)), key).standard_error ** 2 for key in keys)
+    total = max(one + other - both, one, other)
+    parts = one**2 / (counts[0] - 1) + (other**2 if other > one else 0.0) / (counts[1] - 1)
+    return math.sqrt(total), 1 + max(1, round(total**2 / parts)) if parts > 0 else min(counts)
+
+
+def mean_interval(values: ArrayLike, groups: ArrayLike | None = None, confidence: float = CONFIDENCE) -> Interval:
+    """Mean over all values with groups as units; of values that are all 0 or 1, such as a verified reward, a share's.
+
+    Args:
+        values: Shape ``(n,)``.
+        groups: What belongs together, shape ``(n,)``; see :func:`cluster_numbers`.
+        confidence: Coverage.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+    """
+    array = row(values)
+    index = cluster_numbers(groups, len(array))
+    if np.isin(array, (0.0, 1.0)).all():
+        return clustered_share(array, index, confidence)
+    return grouped_ratio(array, np.ones(len(array)), index).interval(confidence)._replace(n=len(array))
 
 
 def cluster_numbers(groups: ArrayLike | None, count: int) -> NDArray[np.int64]:

@@ -165,7 +165,8 @@ def _figures(
                 )
                 bins.append(ReliabilityBin(own, observed.interval((0, 1)), size))
         sizes = np.maximum(draws[:, BINS:].sum(1), 1)
-        return _error_interval(totals[:BINS] / count, draws[:, :BINS] / sizes[:, None], count, clusters), tuple(bins)
+        gaps, shares = totals[:BINS] / count, totals[BINS:] / count
+        return _error_interval(gaps, shares, draws[:, :BINS] / sizes[:, None], count, clusters), tuple(bins)
 
     width, _ = error(np.linspace(0.5, 1.0, BINS + 1))
     mass, bins = error(np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1))) if count else np.array([0.5, 1]))
@@ -175,17 +176,22 @@ def _figures(
     )
 
 
-def _error_interval(gaps: NDArray[np.float64], draws: NDArray[np.float64], count: int, clusters: int) -> Interval:
+def _error_interval(
+    gaps: NDArray[np.float64], shares: NDArray[np.float64], draws: NDArray[np.float64], count: int, clusters: int
+) -> Interval:
     """Calibration error without the part that noise makes, and the interval that goes with it.
 
     A sum of absolute gaps is too large: chance alone opens gaps, and in resamples it comes twice. So it is asked which
     true gaps would make a sum as large as the one that was seen: those of the same shape, λ times as wide, with the
     noise of the resamples on top. The λ at which the sum seen is the median of what would be seen gives the value (0 if
-    even λ = 0 gives more), those at which it is the upper and the lower quantile give the ends.
+    even λ = 0 gives more), those at which it is the upper and the lower quantile give the ends. Gaps that all have one
+    sign, as those of a wrong temperature, vary more; so the ends are also asked of the same gap in all bins, and the
+    interval holds both answers.
 
     Args:
         gaps: Agreement minus confidence of each bin times its share of the pairs, shape ``(K,)``.
-        draws: The same in every resample, shape ``(R, K)``.
+        shares: Share of the pairs in each bin, shape ``(K,)``.
+        draws: The gaps in every resample, shape ``(R, K)``.
         count: Pairs.
         clusters: Independent ones.
 
@@ -198,12 +204,13 @@ def _error_interval(gaps: NDArray[np.float64], draws: NDArray[np.float64], count
     # Few clusters know the noise itself roughly, and resamples of n values vary by (n − 1)/n of what samples do.
     wider = student_quantile(CONFIDENCE, clusters - 1) / student_quantile(CONFIDENCE, np.inf)
     noise = (draws - gaps) * wider * np.sqrt(clusters / (clusters - 1))
-    most = 1.0 if seen == 0 else (seen + 4 * np.abs(noise).sum(1).max()) / seen
-    scales = np.linspace(0, most, 80)
     tail = (1 - CONFIDENCE) / 2
-    quantiles = np.array([np.quantile(np.abs(scale * gaps + noise).sum(1), [1 - tail, 0.5, tail]) for scale in scales])
-    # Quantiles rise with λ but for the noise of the resamples; the largest sum so far makes them do so.
-    low, value, high = (
-        seen * np.interp(seen, np.maximum.accumulate(column), scales, left=0.0) for column in quantiles.T
-    )
-    return Interval(float(value), float(low), float(min(1.0, high)), count, clusters)
+    errors = np.linspace(0, seen + 4 * np.abs(noise).sum(1).max(), 80)
+    found = []
+    for shape in (gaps / seen if seen > 0 else shares, shares):
+        quantiles = [np.quantile(np.abs(error * shape + noise).sum(1), [1 - tail, 0.5, tail]) for error in errors]
+        # They rise with the error but for the noise of the resamples; the largest so far makes them do so.
+        rising = np.maximum.accumulate(quantiles)
+        found.append([float(np.interp(seen, column, errors)) for column in rising.T])
+    low, high = min(ends[0] for ends in found), max(ends[2] for ends in found)
+    return Interval(found[0][1], low, min(1.0, high), count, clusters)
