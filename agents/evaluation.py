@@ -119,6 +119,27 @@ def sequence_logprobs(
     return found
 
 
+@torch.no_grad()
+def answer_logprobs(policy: CausalLMPolicy, answers: Sequence[tuple[Any, str]]) -> list[float]:
+    """Log-probability of given answers with their end tokens at temperature 1, nats, as far as the context reaches.
+
+    Args:
+        policy: Scores them.
+        answers: Prompts and answers.
+    """
+    read = policy.answers.encode_prompts([prompt for prompt, _ in answers])
+    ends = bool(policy.answer.eos_token_ids)
+    given = policy.answers.encode_responses(read, [response for _, response in answers], end=ends)
+    trajectories = []
+    for (prompt, response), asked, ids in zip(answers, read, given, strict=True):
+        tokens = np.array(ids[: (policy.context_length or 10**9) - len(asked.ids)], np.int64)
+        nothing = np.zeros(len(tokens), np.float32)
+        trajectories.append(
+            Trajectory(str(prompt), np.array(asked.ids, np.int64), tokens, response, nothing, nothing, "eos")
+        )
+    return [float(row.astype(np.float64).sum()) for row in sequence_logprobs(policy, trajectories, temperature=1.0)]
+
+
 def evaluate_policy(
     policy: CausalLMPolicy,
     prompts: Sequence[Any],

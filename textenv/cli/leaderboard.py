@@ -43,9 +43,7 @@ def leaderboard(options: LeaderboardOptions, console: Console) -> None:
     prompts = len(np.unique(battles.prompts))
     raters = "" if battles.raters is None else f", {len(np.unique(battles.raters)):,} raters"
     if options.json:
-        rows = [
-            {**each._asdict(), "rating": each.rating.to_json(), "elo": each.elo.to_json()} for each in standings
-        ]
+        rows = [{**each._asdict(), "rating": each.rating.to_json(), "elo": each.elo.to_json()} for each in standings]
         told = {"battles": len(battles.values), "prompts": prompts, "left_out": dict(battles.left_out)}
         console.print(json.dumps(told | {"policies": rows}), soft_wrap=True, highlight=False, markup=False)
         return

@@ -13,9 +13,9 @@ from textenv.statistics.intervals import (
     CONFIDENCE,
     Interval,
     check_confidence,
+    mid_p_interval,
     share_interval,
     skewed_interval,
-    wilson_interval,
 )
 
 
@@ -85,8 +85,9 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     Raises:
         ShapeError: If the shapes disagree or there is no value.
         ConfigError: If the denominators sum to 0.
-    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13; the divisor makes it the jackknife's: Bell and McCaffrey
-    2002, "Bias reduction in standard errors for linear regression with multi-stage samples", Survey Methodology 28.
+    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13; the divisor makes it the jackknife's: Bell and
+    McCaffrey 2002, "Bias reduction in standard errors for linear regression with multi-stage samples", Survey
+    Methodology 28.
     """
     x, y = row(numerators), row(denominators)
     if x.shape != y.shape:
@@ -168,7 +169,7 @@ def clustered_share(
     *,
     raters: ArrayLike | None = None,
 ) -> Interval:
-    """Mean of values in 0…1, such as a win rate, with a Wilson interval for what its clusters are worth.
+    """Mean of values in 0…1, such as a win rate, with a share's interval for what its clusters are worth.
 
     Args:
         values: Shape ``(n,)``, each in 0…1.
@@ -186,7 +187,7 @@ def clustered_share(
     value, count = float(np.clip(x.mean(), 0, 1)), len(x)
     several = raters is not None and len(np.unique(np.asarray(raters))) > 1
     if clusters is None and not several:
-        return Interval(value, *wilson_interval(value, count, confidence), count, count)
+        return Interval(value, *mid_p_interval(value, count, confidence), count, count)
     together = np.arange(count) if clusters is None else np.asarray(clusters)
     error, groups = math.nan, len(np.unique(together))
     if several and groups > 1:

@@ -205,12 +205,13 @@ def _error_interval(
     wider = student_quantile(CONFIDENCE, clusters - 1) / student_quantile(CONFIDENCE, np.inf)
     noise = (draws - gaps) * wider * np.sqrt(clusters / (clusters - 1))
     tail = (1 - CONFIDENCE) / 2
-    errors = np.linspace(0, seen + 4 * np.abs(noise).sum(1).max(), 80)
+    errors = np.linspace(0, seen + 4 * np.abs(noise).sum(1).max(), 50)
+    places = np.round(np.array([1 - tail, 0.5, tail]) * (len(noise) - 1)).astype(np.int64)
     found = []
     for shape in (gaps / seen if seen > 0 else shares, shares):
-        quantiles = [np.quantile(np.abs(error * shape + noise).sum(1), [1 - tail, 0.5, tail]) for error in errors]
-        # They rise with the error but for the noise of the resamples; the largest so far makes them do so.
-        rising = np.maximum.accumulate(quantiles)
+        sums = np.sort(np.abs(errors[:, None, None] * shape + noise).sum(2), axis=1)
+        # Quantiles rise with the error but for the noise of the resamples; the largest so far makes them do so.
+        rising = np.maximum.accumulate(sums[:, places])
         found.append([float(np.interp(seen, column, errors)) for column in rising.T])
     low, high = min(ends[0] for ends in found), max(ends[2] for ends in found)
     return Interval(found[0][1], low, min(1.0, high), count, clusters)

@@ -103,12 +103,13 @@ def read_battles(source: str | Path) -> Battles:
     return battles
 
 
-def leaderboard(battles: Battles, rng: np.random.Generator) -> list[Standing]:
+def leaderboard(battles: Battles, rng: np.random.Generator, *, elo_too: bool = True) -> list[Standing]:
     """Ratings of all policies, by league and rating; those without one last.
 
     Args:
         battles: As :func:`read_battles` gives them, or made of win rates' arrays.
         rng: For the orders and resamples of Elo.
+        elo_too: Whether Elo ratings are computed, which takes most of the time.
 
     Source: Bradley and Terry 1952, Biometrika 39; ties as halves, scale and anchor as in Chiang et al. 2024, "Chatbot
     Arena", arXiv:2403.04132, section 4; the Elo update as in Zheng et al. 2023, arXiv:2306.05685, with K = 4.
@@ -121,7 +122,8 @@ def leaderboard(battles: Battles, rng: np.random.Generator) -> list[Standing]:
         members = np.flatnonzero(rated & (leagues == league))
         among = np.isin(battles.first, members) & np.isin(battles.second, members)
         part = _part(battles, among, members)
-        for place, found, online in zip(members, _ratings(part), elo(part, rng), strict=True):
+        online_ratings = elo(part, rng) if elo_too else [Interval(np.nan)] * len(members)
+        for place, found, online in zip(members, _ratings(part), online_ratings, strict=True):
             ratings[place], elos[place] = found, online
     played = np.bincount(battles.first, minlength=count) + np.bincount(battles.second, minlength=count)
     won = np.bincount(battles.first, battles.values, count) + np.bincount(battles.second, 1 - battles.values, count)
@@ -132,7 +134,9 @@ def leaderboard(battles: Battles, rng: np.random.Generator) -> list[Standing]:
         for i, note in enumerate(notes)
         if played[i]
     ]
-    return sorted(table, key=lambda each: (each.league, bool(each.note), -np.nan_to_num(each.rating.value), each.policy))
+    return sorted(
+        table, key=lambda each: (each.league, bool(each.note), -np.nan_to_num(each.rating.value), each.policy)
+    )
 
 
 def comparable(battles: Battles) -> tuple[Ints, NDArray[np.bool_], list[str]]:
@@ -320,7 +324,10 @@ def _of_store(source: str) -> Battles:
     named = np.array([bool(source) for source in sources] or [False])
     between = pairs.first_source != pairs.second_source
     kept = between & named[pairs.first_source] & named[pairs.second_source]
-    left_out = {"both answers by one policy": int((~between).sum()), "an answer of nobody": int((between & ~kept).sum())}
+    left_out = {
+        "both answers by one policy": int((~between).sum()),
+        "an answer of nobody": int((between & ~kept).sum()),
+    }
     return Battles(
         pairs.value[kept],
         pairs.first_source[kept],
@@ -339,7 +346,9 @@ def _of_file(path: str | Path) -> Battles:
     for where, row in ((row.where, row.columns) for row in read_rows(path)):
         names = [row.get(name) for name in ("model_a", "model_b")]
         if not all(isinstance(name, str) and name for name in names):
-            raise DataError(f"{where}: `model_a` and `model_b` must name two policies, got {names[0]!r} and {names[1]!r}")
+            raise DataError(
+                f"{where}: `model_a` and `model_b` must name two policies, got {names[0]!r} and {names[1]!r}"
+            )
         value = _winner(row, where)
         if value is None:
             left_out["no winner"] += 1
@@ -353,7 +362,9 @@ def _of_file(path: str | Path) -> Battles:
             raters.append(f"row {len(rows)}" if rater is None else f"by {rater}")
     values, first, second = np.array(rows, np.float64).reshape(-1, 3).T
     known = any(rater.startswith("by ") for rater in raters)
-    numbers = [np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64) for names in (prompts, raters)]
+    numbers = [
+        np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64) for names in (prompts, raters)
+    ]
     return Battles(
         values,
         first.astype(np.int64),
