@@ -40,10 +40,11 @@ def test_accuracy_by_hand_ties_and_missing_scores_count_half():
     assert {name: figure.value for name, figure in found.by_subset.items()} == {"a": 0.75, "b": 0.75}
 
 
-def test_a_constant_model_gets_chance_with_an_interval_of_no_width():
+def test_a_constant_model_gets_chance():
     suite, _ = rated()
     found = suite_accuracy(np.zeros(len(suite)), suite, boot(suite))
-    assert found.overall[:3] == (0.5, 0.5, 0.5)
+    assert found.overall.value == 0.5
+    assert found.overall.low < 0.5 < found.overall.high  # that all pairs seen are ties does not say that all are
     assert found.tie_rate.value == 1
     assert found.strict.value == 0
 
