@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from reward_models.benchmarking import Pairs, SuiteData
 from reward_models.benchmarking.measures.accuracy import suite_accuracy
 from reward_models.benchmarking.measures.calibration import _figures
+from reward_models.benchmarking.measures.ceiling import human_ceiling
 from reward_models.benchmarking.measures.choices import choice_accuracy
 from reward_models.benchmarking.measures.length import length_bias
 from reward_models.benchmarking.measures.ranking import ranking
 from reward_models.benchmarking.overoptimization.curves import best_of_n_path
+from reward_models.benchmarking.report.leaderboard import _mean as mean_of_suites
 from reward_models.labels import Comparison
-from reward_models.metrics import pair_accuracy
+from reward_models.metrics import human_rater_accuracy, pair_accuracy
 from reward_models.training import measure
 from textenv.feedback.measures.agreement import alpha_estimate, choice_values, pairwise_agreement
 from textenv.feedback.measures.bias import position_bias, rank_correlation
@@ -34,6 +36,7 @@ from textenv.feedback.measures.win_rates import mean_ratings, win_rates
 from textenv.statistics import (
     ClusterBootstrap,
     Interval,
+    Resampled,
     bootstrap_interval,
     clustered_share,
     mean_estimate,
@@ -339,6 +342,82 @@ def _optimised(rng: Rng, prompts: int):
     return curve.gold[1], 0.7 * 1.0293753730039641  # the mean of the largest of four normal draws
 
 
+def _fitted(rng: Rng, prompts: int, figure: str):
+    """The form of gold against KL, where gold gains less and less."""
+    proxy = rng.normal(size=(prompts, 16))
+    gold = proxy - 0.25 * proxy**2 + rng.normal(size=proxy.shape)
+    fit = best_of_n_path(proxy, gold, rng, resamples=RESAMPLES).fit
+    assert fit is not None
+    return getattr(fit, figure), _truth("fitted", float(figure == "beta"))
+
+
+def _large_fitted(rng: Rng, beta: float) -> float:
+    proxy = rng.normal(size=(60_000, 16))
+    gold = proxy - 0.25 * proxy**2 + rng.normal(size=proxy.shape)
+    fit = best_of_n_path(proxy, gold, rng, resamples=0).fit
+    assert fit is not None
+    return (fit.beta if beta else fit.alpha).value
+
+
+def _over_tasks(rng: Rng, sizes: Sequence[int], truths: Sequence[float]):
+    parts = [
+        ClusterBootstrap(np.arange(n), rng, resamples=RESAMPLES).item_mean((rng.random(n) < p).astype(float))
+        for n, p in zip(sizes, truths, strict=True)
+    ]
+    return Resampled.mean(parts).interval((0, 1)), float(np.mean(truths))
+
+
+def _over_suites(rng: Rng, sizes: Sequence[int], truths: Sequence[float]):
+    found = [clustered_share(rng.random(n) < p).to_json() for n, p in zip(sizes, truths, strict=True)]
+    mean = mean_of_suites(found)
+    assert mean is not None
+    return (mean["low"], mean["high"]), float(np.mean(truths))
+
+
+def _reliability(rng: Rng, pairs: int, place: int):
+    """A calibrated model's bin: what comes out is what was said."""
+    logits = 1.5 * rng.normal(size=pairs)
+    right = rng.random(pairs) < 1 / (1 + np.exp(-logits))
+    bootstrap = ClusterBootstrap(np.repeat(np.arange(pairs), 2), rng, resamples=RESAMPLES)
+    suite = Pairs.of(np.arange(0, 2 * pairs, 2), np.arange(1, 2 * pairs, 2))
+    one = _figures(np.where(right, logits, -logits), suite, np.arange(pairs), bootstrap).bins[place]
+    return one.agreement, one.confidence
+
+
+def _rated(rng: Rng, items: int, raters: int) -> tuple[NDArray, NDArray]:
+    truth = rng.normal(3, 1, size=items)
+    return truth, truth[:, None] + rng.normal(size=(items, raters))
+
+
+def _one_rater(rng: Rng, items: int, raters: int):
+    ratings = _rated(rng, items, raters)[1].tolist()
+    found = human_rater_accuracy(ratings, rng, gaps=(0.0,), resamples=RESAMPLES)[0.0]
+    return found, _truth("one rater", raters)
+
+
+def _large_one_rater(rng: Rng, raters: float) -> float:
+    ratings = _rated(rng, 4000, int(raters))[1].tolist()
+    return human_rater_accuracy(ratings, rng, gaps=(0.0,), resamples=0)[0.0].value
+
+
+def _ceiling_of_items(rng: Rng, items: int, raters: int):
+    _, ratings = _rated(rng, items, raters)
+    means = ratings.mean(1)
+    a, b = np.triu_indices(items, 1)
+    better, worse = np.where(means[a] > means[b], a, b), np.where(means[a] > means[b], b, a)
+    pairs = Pairs.of(better, worse, gap=means[better] - means[worse])
+    texts = ("t",) * items
+    suite = SuiteData("s", "S", texts, texts, pairs, np.arange(items), means, tuple(tuple(row) for row in ratings))
+    bootstrap = ClusterBootstrap(np.arange(items), rng, resamples=RESAMPLES)
+    return human_ceiling(suite, bootstrap, rng, draws=1).perfect[0.0], _truth("ceiling", raters)
+
+
+def _large_ceiling(rng: Rng, raters: float) -> float:
+    truth, ratings = _rated(rng, 400_000, int(raters))
+    means = ratings.mean(1)
+    return float(((truth[::2] > truth[1::2]) == (means[::2] > means[1::2])).mean())
+
+
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +521,9 @@ TRUTHS: dict[str, Callable[..., float]] = {
     "choice": _large_choice,
     "calibration": _large_calibration,
     "elo": _large_elo,
+    "fitted": _large_fitted,
+    "one rater": _large_one_rater,
+    "ceiling": _large_ceiling,
 }
 
 
@@ -659,6 +741,44 @@ ROWS = (
             nll_30=(30, 1.5, 1.0, "nll"),
             nll_200=(200, 1.5, 2.0, "nll"),
         ),
+        True,
+    ),
+    Row(
+        "one point of the reliability plot",
+        "benchmark",
+        SHARE,
+        "prompts",
+        _designs(_reliability, middle_of_100=(100, 5), last_of_400=(400, 9)),
+        True,
+    ),
+    Row(
+        "a single rater, the ceiling",
+        "benchmark, quickstart",
+        SHARE + ", true values drawn",
+        "texts",
+        _designs(_one_rater, rater_40=(40, 5)) | _designs(_ceiling_of_items, ceiling_30=(30, 4), ceiling_80=(80, 8)),
+        True,
+    ),
+    Row(
+        "mean over tasks",
+        "`textenv evaluate`",
+        SHARE,
+        "prompts of each task",
+        _designs(_over_tasks, few=((10, 12, 20), (0.9, 0.5, 0.7)), some=((100, 100), (0.95, 0.3))),
+    ),
+    Row(
+        "mean over suites",
+        "benchmark",
+        "half-widths' squares add up",
+        "suites",
+        _designs(_over_suites, few=((20, 30), (0.6, 0.8)), some=((100, 60, 200), (0.7, 0.9, 0.55))),
+    ),
+    Row(
+        "fitted α and β",
+        "over-optimisation",
+        DRAWN,
+        "prompts",
+        _designs(_fitted, alpha_20=(20, "alpha"), alpha_80=(80, "alpha"), beta_80=(80, "beta")),
         True,
     ),
     Row(
