@@ -189,11 +189,9 @@ def mid_p_interval(value: float, count: float, confidence: float = CONFIDENCE) -
         return float(fewer + at_most) / 2 - tail
 
     tail = (1 - confidence) / 2
-    ends = (float(brentq(excess, 0.0, 1.0, args=(each,), xtol=1e-12)) for each in (1 - tail, tail)
-            if excess(0.0, each) * excess(1.0, each) < 0)  # fmt: skip
-    found = list(ends)
-    low = 0.0 if yes <= 1e-12 else found[0]
-    return low, 1.0 if no <= 1e-12 else found[-1]
+    low = float(brentq(excess, 0.0, 1.0, args=(1 - tail,), xtol=1e-12)) if yes > 1e-12 else 0.0
+    high = float(brentq(excess, 0.0, 1.0, args=(tail,), xtol=1e-12)) if no > 1e-12 else 1.0
+    return low, high
 
 
 def share_interval(value: float, error: float, n: float, clusters: int, confidence: float) -> tuple[float, float]:
