@@ -260,7 +260,7 @@ def _large_rank(rng: Rng, answers: float, skill: float, spearman: float) -> floa
         found = measured(*_skilled(rng, np.arange(60_000), skill))
         return float(found[0])  # pyright: ignore[reportArgumentType]
     table = np.stack(
-        [each.reshape(-1, int(answers)) for each in _skilled(rng, np.repeat(np.arange(4000), int(answers)), skill)]
+        [each.reshape(-1, int(answers)) for each in _skilled(rng, np.repeat(np.arange(2000), int(answers)), skill)]
     )
     return float(np.mean([measured(a, b)[0] for a, b in zip(*table, strict=True)]))  # pyright: ignore
 
@@ -396,7 +396,7 @@ def _one_rater(rng: Rng, items: int, raters: int):
 
 
 def _large_one_rater(rng: Rng, raters: float) -> float:
-    ratings = _rated(rng, 4000, int(raters))[1].tolist()
+    ratings = _rated(rng, 1500, int(raters))[1].tolist()
     return human_rater_accuracy(ratings, rng, gaps=(0.0,), resamples=0)[0.0].value
 
 
@@ -865,7 +865,7 @@ def coverage(sample: Sample, rng: Rng, trials: int) -> Coverage:
         low, high = (found.low, found.high) if isinstance(found, Interval) else found
         none += math.isnan(low)
         held += low - 1e-9 <= truth <= high + 1e-9
-    return Coverage(held / max(trials - none, 1), none / trials, trials)
+    return Coverage(float(held) / max(trials - none, 1), none / trials, trials)
 
 
 def main() -> None:

@@ -185,13 +185,13 @@ def clustered_share(
     if not len(x):
         return Interval(math.nan)
     value, count = float(np.clip(x.mean(), 0, 1)), len(x)
-    several = raters is not None and len(np.unique(np.asarray(raters))) > 1
-    if clusters is None and not several:
+    several = None if raters is None or len(np.unique(np.asarray(raters))) < 2 else np.asarray(raters)
+    if clusters is None and several is None:
         return Interval(value, *mid_p_interval(value, count, confidence), count, count)
     together = np.arange(count) if clusters is None else np.asarray(clusters)
     error, groups = math.nan, len(np.unique(together))
-    if several and groups > 1:
-        error, groups = two_way_error(x, together, raters)
+    if several is not None and groups > 1:
+        error, groups = two_way_error(x, together, several)
     elif groups > 1:
         error = grouped_ratio(x, np.ones(count), together).standard_error
     return Interval(value, *share_interval(value, error, math.inf, groups, confidence), count, groups)

@@ -189,9 +189,11 @@ def mid_p_interval(value: float, count: float, confidence: float = CONFIDENCE) -
         return float(fewer + at_most) / 2 - tail
 
     tail = (1 - confidence) / 2
-    low = float(brentq(excess, 0.0, 1.0, args=(1 - tail,), xtol=1e-12)) if yes > 1e-12 else 0.0
-    high = float(brentq(excess, 0.0, 1.0, args=(tail,), xtol=1e-12)) if no > 1e-12 else 1.0
-    return low, high
+
+    def root(tail: float) -> float:
+        return float(brentq(excess, 0.0, 1.0, args=(tail,), xtol=1e-12))  # pyright: ignore[reportArgumentType]
+
+    return root(1 - tail) if yes > 1e-12 else 0.0, root(tail) if no > 1e-12 else 1.0
 
 
 def share_interval(value: float, error: float, n: float, clusters: int, confidence: float) -> tuple[float, float]:

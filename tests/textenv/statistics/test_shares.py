@@ -41,7 +41,7 @@ def test_mid_p_ends_are_those_of_the_exact_test(yes: int, count: int):
     low, high = mid_p_interval(yes / count, count)
 
     def at_most(share: float) -> float:
-        return stats.binom.cdf(yes - 1, count, share) + 0.5 * stats.binom.pmf(yes, count, share)
+        return float(stats.binom.cdf(yes - 1, count, share) + 0.5 * stats.binom.pmf(yes, count, share))
 
     assert at_most(low) == pytest.approx(0.975) if yes else low == 0
     assert at_most(high) == pytest.approx(0.025) if yes < count else high == 1

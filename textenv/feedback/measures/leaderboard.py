@@ -266,7 +266,7 @@ def _information(weights: Floats, first: Ints, second: Ints, count: int) -> Floa
     table = np.bincount(first * count + second, weights, count * count).reshape(count, count)
     table = -(table + table.T)
     np.fill_diagonal(table, -table.sum(1))
-    return table + 1 / count
+    return np.asarray(table + 1 / count, np.float64)
 
 
 def _played(battles: Battles, orders: Sequence[Ints]) -> Floats:
