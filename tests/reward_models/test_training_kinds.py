@@ -282,6 +282,30 @@ def test_measure_resamples_prompts_whatever_kinds_of_labels_they_have() -> None:
     assert mixed["accuracy"].low < mixed["accuracy"].value < mixed["accuracy"].high
 
 
+def test_measure_knows_that_what_one_rater_says_belongs_together() -> None:
+    def labels(raters: int, named: bool = True) -> list[Any]:
+        # One rater in two finds the shorter answer better, whatever the prompt.
+        return [
+            Comparison(
+                f"p{i}", *(("bb", "c") if i % raters % 2 else ("c", "bb")), rater=f"r{i % raters}" if named else None
+            )
+            for i in range(240)
+        ]
+
+    def measured(labels: list[Any]) -> Any:
+        return measure(lambda_model(len), labels, np.random.default_rng(0))["accuracy"]
+
+    among, alone = measured(labels(6)), measured(labels(6, named=False))
+    assert among.value == alone.value == 0.5
+    assert among.high - among.low > 5 * (alone.high - alone.low)
+    assert among.clusters < 8
+
+
+def test_measure_of_four_right_labels_is_not_sure() -> None:
+    found = measure(lambda_model(len), [Comparison(f"p{i}", "bb", "c") for i in range(4)], np.random.default_rng(0))
+    assert found["accuracy"][:3] == pytest.approx((1, 0.05**0.25, 1))
+
+
 def lambda_model(judge: Any) -> Any:
     class Model:
         def score(self, prompts: list[str], responses: list[str]) -> list[float]:

@@ -77,6 +77,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "labels:import_file",
             "bring a file's items and labels into the store; what it knows already is left as it is",
         ),
+        "labels leaderboard": (
+            "leaderboard:leaderboard",
+            "policies by Bradley-Terry and Elo, with intervals, from a file of battles or from the store",
+        ),
         "improve": (
             "improve:improve",
             "train on what people said since the last round: a new version of the policy",

@@ -367,9 +367,14 @@ def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str
         "lexicon": Lexicon().score(empty, texts),
         "tfidf": tfidf.score(empty, texts),
     }
-    accuracies = {name: pair_accuracy(scores, means, np.random.default_rng(0)) for name, scores in scored.items()}
-    accuracies["human_rater"] = human_rater_accuracy([rated.ratings for rated in test], np.random.default_rng(0))
-    return accuracies
+    together = np.array(prompts, object)
+
+    def rng() -> np.random.Generator:
+        return np.random.default_rng(0)
+
+    accuracies = {name: pair_accuracy(scores, means, rng(), groups=together) for name, scores in scored.items()}
+    ratings = [rated.ratings for rated in test]
+    return accuracies | {"human_rater": human_rater_accuracy(ratings, rng(), groups=together)}
 
 
 def _accuracy_figures(accuracies: dict[float, Interval]) -> dict[str, Any]:
