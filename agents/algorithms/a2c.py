@@ -10,7 +10,7 @@ from agents.algorithms.surrogate import likelihood_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, UnitFloat
 
 
@@ -50,7 +50,7 @@ def a2c_advantages(experience: Experience, config: A2CConfig) -> Advantages:
     return Advantages(advantages, returns)
 
 
-def a2c_loss(new: SequenceScores, old: OldTokens, config: A2CConfig) -> TokenLoss:
+def a2c_loss(new: PolicyOutputs, old: OldTokens, config: A2CConfig) -> TokenLoss:
     """−A·log π of each token, and half the critic's squared error.
 
     Source: Mnih et al. 2016, arXiv:1602.01783, algorithm S3.

@@ -18,12 +18,12 @@ import torch
 from annotated_types import Interval
 from numpy.typing import NDArray
 
-from agents import policy_files
-from agents.forward import SequenceBatch
+from agents.algorithms.preference_pairs import PairBatches, TokenPair, fingerprint, tokenize_comparisons
 from agents.learning.protocols import Callback
-from agents.lora import is_fresh
 from agents.policy import CausalLMPolicy
-from agents.preference_pairs import PairBatches, TokenPair, fingerprint, tokenize_comparisons
+from agents.policy import files as policy_files
+from agents.policy.forward import SequenceBatch
+from agents.policy.lora import is_fresh
 from reward_models.labels import Comparison
 from reward_models.losses import bradley_terry
 from textenv.checkpoints import load_state, save_state
@@ -210,7 +210,7 @@ class DPO:
     def prepare(self) -> torch.Tensor:
         """The reference's log-probs of all answers, nats, shape ``(P, 2)``; computed when first asked for."""
         if self.ref_logprobs is None:
-            found = torch.zeros(len(self.pairs), 2, dtype=self.policy.scores_in, device=self.policy.device)
+            found = torch.zeros(len(self.pairs), 2, dtype=self.policy.logprobs_in, device=self.policy.device)
             mine = np.arange(self.world.rank, len(self.pairs), self.world.size)
             for rows in self._cut(mine):
                 found[rows] = self._reference_logprobs(rows)

@@ -18,7 +18,7 @@ from agents.algorithms.surrogate import likelihood_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveInt
 
 
@@ -70,7 +70,7 @@ def expert_advantages(experience: Experience, config: ExpertIterationConfig) -> 
     return Advantages(spread((per_best * best).flatten(), experience.mask))
 
 
-def expert_loss(new: SequenceScores, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:
+def expert_loss(new: PolicyOutputs, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:
     """−A·log π of each token: the cross-entropy of supervised fine-tuning on the best answers."""
     return likelihood_loss(new, old, config)
 

@@ -2,8 +2,9 @@
 
 Where theory ends: dividing by the group's standard deviation weights easy and hard prompts up, and the mean over each
 answer's tokens lets long bad answers off lightly; both change what is maximised (Liu et al. 2025, section 3). With two
-answers per prompt, GRPO maximises how often an answer beats the policy's own (``tests/agents/test_grpo.py``). Dr. GRPO
-does neither, and its expected gradient is the policy gradient times (n − 1)/n.
+answers per prompt, GRPO maximises how often an answer beats the policy's own
+(``tests/agents/algorithms/test_grpo.py``). Dr. GRPO does neither, and its expected gradient is the policy gradient
+times (n − 1)/n.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agents.algorithms.surrogate import surrogate_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -113,7 +114,7 @@ def grpo_advantages(experience: Experience, config: GRPOConfig) -> Advantages:
     return Advantages(spread(per_answer.flatten(), experience.mask))
 
 
-def grpo_loss(new: SequenceScores, old: OldTokens, config: GRPOConfig) -> TokenLoss:
+def grpo_loss(new: PolicyOutputs, old: OldTokens, config: GRPOConfig) -> TokenLoss:
     """Clipped surrogate of each token, and the KL.
 
     Source: Shao et al. 2024, arXiv:2402.03300, eq. 3.

@@ -17,7 +17,7 @@ A loss sees each state's KL by itself; how a choice changes the KL of later stat
   reference; k2 is biased. Both are refused there, and measured where nothing is paid for the KL.
 
 Source: Schulman, "Approximating KL Divergence", 2020; the gradients: Tang & Munos 2025, arXiv:2506.09477. Each of them
-is checked by enumeration in ``tests/agents/test_toy_exact.py``.
+is checked by enumeration in ``tests/agents/learning/test_toy_exact.py``.
 """
 
 from __future__ import annotations

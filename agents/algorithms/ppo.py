@@ -19,7 +19,7 @@ from agents.algorithms.surrogate import penalties
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat
 
 
@@ -70,7 +70,7 @@ def gae_advantages(experience: Experience, config: PPOConfig) -> Advantages:
     return Advantages(advantages, returns)
 
 
-def ppo_loss(new: SequenceScores, old: OldTokens, config: PPOConfig) -> TokenLoss:
+def ppo_loss(new: PolicyOutputs, old: OldTokens, config: PPOConfig) -> TokenLoss:
     """Clipped surrogate, clipped value error and entropy bonus of each token.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9.

@@ -18,7 +18,7 @@ from agents.algorithms.surrogate import surrogate_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat
 
 
@@ -82,7 +82,7 @@ def reinforce_pp_advantages(experience: Experience, config: ReinforcePPConfig) -
     return Advantages(advantages)
 
 
-def reinforce_pp_loss(new: SequenceScores, old: OldTokens, config: ReinforcePPConfig) -> TokenLoss:
+def reinforce_pp_loss(new: PolicyOutputs, old: OldTokens, config: ReinforcePPConfig) -> TokenLoss:
     """Clipped surrogate of each token."""
     return surrogate_loss(new, old, config, clip_range=config.clip_range)
 

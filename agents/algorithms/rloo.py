@@ -12,7 +12,7 @@ from agents.algorithms.surrogate import surrogate_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -66,7 +66,7 @@ def rloo_advantages(experience: Experience, config: RLOOConfig) -> Advantages:
     return Advantages(spread(per_answer, experience.mask))
 
 
-def rloo_loss(new: SequenceScores, old: OldTokens, config: RLOOConfig) -> TokenLoss:
+def rloo_loss(new: PolicyOutputs, old: OldTokens, config: RLOOConfig) -> TokenLoss:
     """REINFORCE, or the clipped surrogate where a clip range is set."""
     return surrogate_loss(new, old, config, clip_range=config.clip_range)
 

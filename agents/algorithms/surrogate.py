@@ -10,11 +10,11 @@ from agents.algorithms.kl import ESTIMATORS
 from agents.algorithms.losses import clipped_policy_loss, ratio_figures
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import OldTokens, TokenLoss
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 
 
 def surrogate_loss(
-    new: SequenceScores,
+    new: PolicyOutputs,
     old: OldTokens,
     config: LearnerConfig,
     *,
@@ -38,7 +38,7 @@ def surrogate_loss(
     return TokenLoss(old.importance * policy + penalties(new, old, config), {"loss/policy": policy, **figures})
 
 
-def likelihood_loss(new: SequenceScores, old: OldTokens, config: LearnerConfig) -> TokenLoss:
+def likelihood_loss(new: PolicyOutputs, old: OldTokens, config: LearnerConfig) -> TokenLoss:
     """−A·log π of each token, the loss of REINFORCE, with the penalties of the configuration.
 
     Args:
@@ -51,7 +51,7 @@ def likelihood_loss(new: SequenceScores, old: OldTokens, config: LearnerConfig) 
     return TokenLoss(old.importance * policy + penalties(new, old, config), {"loss/policy": policy, **figures})
 
 
-def penalties(new: SequenceScores, old: OldTokens, config: LearnerConfig) -> torch.Tensor:
+def penalties(new: PolicyOutputs, old: OldTokens, config: LearnerConfig) -> torch.Tensor:
     """What each token adds to a loss beside its advantage, ``(B, T)``: the entropy bonus, and the KL if it is there.
 
     Args:

@@ -10,8 +10,8 @@ from agents.learning.experience import Experience
 from agents.learning.minibatches import MiniBatch
 from agents.learning.reference import Reference
 from agents.learning.rewards import shaped_rewards
+from agents.learning.rollouts import Rollout
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Rollout
 from textenv.training.world import World
 
 
@@ -40,7 +40,7 @@ def assess(
         uses_critic: Whether values are wanted.
         world: The processes.
     """
-    device, dtype = policy.device, policy.scores_in
+    device, dtype = policy.device, policy.logprobs_in
     mask = torch.as_tensor(rollout.action_mask, device=device)
     logprobs, ref_logprobs, values, entropy = (torch.zeros(mask.shape, dtype=dtype, device=device) for _ in range(4))
     last_values = torch.zeros(len(mask), dtype=dtype, device=device)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Experience
 from agents.learning.minibatches import MiniBatch
+from agents.learning.rollouts import Rollout
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Rollout
 from textenv.errors import ConfigError, RunCheckError
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from agents.learning.minibatches import MicroBatch
-from agents.rollouts import Rollout
+from agents.learning.rollouts import Rollout
 from textenv.training.world import World
 
 
@@ -61,7 +61,7 @@ class Experience:
         group_size: Answers per prompt.
         world: The processes that share the iteration; its sums make statistics global.
         counted: True on the rows that advantages and losses are made of, shape ``(N,)``; see
-            :meth:`agents.rollouts.Rollout.counted`. None means all.
+            :meth:`agents.learning.rollouts.Rollout.counted`. None means all.
     """
 
     rollout: Rollout

@@ -18,22 +18,22 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from agents import policy_files
 from agents.algorithms.advantages import check_same_shape
 from agents.algorithms.losses import token_weights
-from agents.learning import checks, metrics, sharding
+from agents.evaluation.held_out import HeldOut
+from agents.learning import checks, metrics
 from agents.learning.assessment import assess
 from agents.learning.clock import Clock
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, old_tokens
-from agents.learning.held_out import HeldOut
 from agents.learning.minibatches import MiniBatch, deal
 from agents.learning.protocols import AdvantageEstimator, Callback, Loss
 from agents.learning.ptx import PtxBatches, ptx_backward
 from agents.learning.reference import Reference
+from agents.learning.rollouts import Collector, PromptOrder, Rollout, take_over
 from agents.learning.wrapper_states import set_states, stateful, stateful_layers
-from agents.policy import CausalLMPolicy
-from agents.rollouts import Collector, PromptOrder, Rollout, take_over
+from agents.policy import CausalLMPolicy, sharding
+from agents.policy import files as policy_files
 from textenv.checkpoints import Checkpoints, load_state, save_state, write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError, RunCheckError
 from textenv.memory import keep_freed_memory

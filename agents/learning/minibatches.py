@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch
-from agents.rollouts import Rollout
+from agents.learning.rollouts import Rollout
+from agents.policy.forward import SequenceBatch
 from textenv.training.world import World
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.language_modeling import Example, collate
+from agents.lm.in_memory import Example, collate
 from agents.policy import CausalLMPolicy
 from textenv.errors import DataError
 from textenv.training.world import World
@@ -19,7 +19,7 @@ Batch = Sequence[Example] | NDArray[np.int64]
 
 
 class BatchSource(Protocol):
-    """Batches as a function of the step, such as :class:`agents.language_modeling.MixtureBatches`."""
+    """Batches as a function of the step, such as :class:`agents.lm.in_memory.MixtureBatches`."""
 
     def batch(self, step: int, /) -> Sequence[Example]:
         """The examples of a step (0-based)."""

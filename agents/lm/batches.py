@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.documents import packed_states
-from agents.forward import SequenceBatch, response_hidden, response_tokens
-from agents.token_scores import cross_entropy, score_tokens
+from agents.policy.forward import SequenceBatch, response_hidden, response_tokens
+from agents.policy.token_logprobs import cross_entropy, token_logprobs
+from agents.policy.varlen_attention import packed_states
 from textenv.corpora.packing import pack
 from textenv.corpora.token_files import PackedTokens
 from textenv.errors import ConfigError, DataError
@@ -112,7 +112,7 @@ def token_losses(model: Any, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood of each counted token, nats, float32, shape ``(N,)``, in row-major order."""
     hidden, targets, rows = _counted_states(model, batch)
     own = hidden if rows is None else hidden[rows]
-    return -score_tokens(output_head(model), own, targets).logprobs
+    return -token_logprobs(output_head(model), own, targets).logprobs
 
 
 def weighted_loss(model: Any, batch: Batch, weights: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.lora import base_model
 from agents.policy import CausalLMPolicy
+from agents.policy.lora import base_model
 from agents.sb3.policy import LanguageModelPolicy
 from agents.sb3.vec_env import TextVecEnv
 from textenv.errors import ConfigError

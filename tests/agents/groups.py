@@ -14,8 +14,8 @@ import torch
 
 from agents.learning.experience import Experience, OldTokens
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
-from agents.rollouts import Rollout
+from agents.learning.rollouts import Rollout
+from agents.policy import PolicyOutputs
 from tests.agents.tabular import TabularPolicy, every_answer
 from textenv.envs import toy
 from textenv.training.world import World
@@ -49,13 +49,13 @@ def make_experience(rewards: Sequence[Sequence[float]], group_size: int = 1, val
     )
 
 
-def make_tokens(advantages: list[float], **others: list[float]) -> tuple[SequenceScores, OldTokens]:
+def make_tokens(advantages: list[float], **others: list[float]) -> tuple[PolicyOutputs, OldTokens]:
     """One row of tokens before and after; what is not given is 0, and importance is 1."""
 
     def row(name: str, default: float = 0.0) -> torch.Tensor:
         return torch.tensor([others.get(name, [default] * len(advantages))], dtype=torch.float64)
 
-    new = SequenceScores(
+    new = PolicyOutputs(
         row("logprobs").requires_grad_(), row("values"), torch.zeros(1, dtype=torch.float64), row("entropy")
     )
     old = OldTokens(

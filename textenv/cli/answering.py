@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from agents.task_evaluation import EvaluationConfig
+from agents.evaluation.tasks import EvaluationConfig
 from textenv.answers import format_of_folder
 from textenv.cli.configs import AnsweringCommand, PPOCommand, PPOStageConfig
 from textenv.cli.data import RatedData

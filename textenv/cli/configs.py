@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, MinLen
 
 from agents.algorithms.ppo import PPOConfig
-from agents.finetuning import SFTConfig
-from agents.language_modeling import LMConfig
+from agents.evaluation.tasks import EvaluationConfig
+from agents.lm.finetuning import SFTConfig
+from agents.lm.in_memory import LMConfig
 from agents.lm.models import ModelConfig
-from agents.pretraining import PretrainConfig
-from agents.task_evaluation import EvaluationConfig
+from agents.lm.pretraining import PretrainConfig
 from reward_models.training import RewardModelConfig
 from textenv.cli.base import DataCommand, RunCommand, RunName
 from textenv.datasets.records import Domain, check_domains

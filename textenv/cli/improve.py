@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.algorithms.ppo import PPOConfig
-from agents.finetuning import SFTConfig
-from agents.language_modeling import LMConfig
+from agents.lm.finetuning import SFTConfig
+from agents.lm.in_memory import LMConfig
 from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels

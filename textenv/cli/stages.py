@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents import policy_files
 from agents.algorithms.ppo import PPO
 from agents.evaluation import Evaluation, evaluate_policy
-from agents.finetuning import SFTConfig, sft
-from agents.learning.held_out import HeldOut
+from agents.evaluation.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
-from agents.lora import merged
+from agents.lm.finetuning import SFTConfig, sft
+from agents.lm.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
 from agents.policy import CausalLMPolicy
-from agents.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
+from agents.policy import files as policy_files
+from agents.policy.lora import merged
 from reward_models import (
     Lexicon,
     SequenceRewardModel,

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from textenv.errors import ConfigError, ShapeError
+from textenv.kernels import Kernels, kernels
 from textenv.sampling.categorical import compute_dtype, exp, exp_, first_largest, look_up, row_chunks, row_sums
-from textenv.sampling.kernels import Kernels, kernels
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import History, Processor
 from textenv.sampling.truncation import truncate_

@@ -6,8 +6,9 @@ native agents, Stable-Baselines3, a user's loop) gets cached decoding without te
 
 A prompt that several slots begin with is computed once and copied. Slots that are asked for stand side by side in the
 cache, so a step costs what its running sequences cost. Models of the Llama kind decode through their packed form
-(:mod:`textenv.sampling.packed`), all others through transformers' own forward pass; a model that this cache does not
-suit (recurrent states, positions that it counts itself) reads whole sequences at every step, and the log says so.
+(:mod:`textenv.sampling.packed_decoding`), all others through transformers' own forward pass; a model that this cache
+does not suit (recurrent states, positions that it counts itself) reads whole sequences at every step, and the log says
+so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.cache import Block, SlotCache
+from textenv.sampling.cuda_graphs import RecordedSteps
 from textenv.sampling.models import (
     OutputHead,
     agrees,
@@ -31,8 +33,7 @@ from textenv.sampling.models import (
     text_config,
     trunk_of,
 )
-from textenv.sampling.packed import packed_decoder
-from textenv.sampling.recorded import RecordedSteps
+from textenv.sampling.packed_decoding import packed_decoder
 
 _PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
 

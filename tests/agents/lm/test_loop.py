@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from agents.language_modeling import train_lm
 from agents.lm.batches import Example, PackedBatch, collate, token_losses, weighted_loss
 from agents.lm.config import LMConfig
 from agents.lm.corpus import CorpusBatches, evaluate_corpus, mixture_texts, open_corpus
+from agents.lm.in_memory import train_lm
 from agents.lm.loop import LanguageModeling
-from agents.pretraining import PretrainConfig, build_model, pretrain_on_tasks
+from agents.lm.pretraining import PretrainConfig, build_model, pretrain_on_tasks
 from tests.agents.conftest import TINY
 from tests.agents.lm.test_batches import examples
 from tests.agents.worlds import in_parallel
@@ -258,7 +258,7 @@ import sys
 from pathlib import Path
 import torch
 from textenv.training.world import World
-from agents.pretraining import pretrain_on_tasks
+from agents.lm.pretraining import pretrain_on_tasks
 from tests.agents.lm.test_loop import SHARED, shared_tasks
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.forward import SequenceBatch
+from agents.policy.forward import SequenceBatch
 from agents.sb3 import (
     MaskableSequenceRolloutBuffer,
     MaskableTextPolicy,
