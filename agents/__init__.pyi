@@ -15,7 +15,7 @@ from .evaluation.policies import Evaluation as Evaluation, evaluate_policy as ev
 from .lm.finetuning import SFTConfig as SFTConfig, sft as sft
 from .policy.forward import SequenceBatch as SequenceBatch
 from .lm.config import LMConfig as LMConfig
-from .evaluation.held_out import HeldOut as HeldOut
+from .learning.held_out import HeldOut as HeldOut
 from .learning.protocols import Agent as Agent
 from .learning.recording import StoreRecorder as StoreRecorder
 from .learning.trackers import Trackers as Trackers

@@ -6,7 +6,16 @@ Importing it registers ``textenv/TextGeneration-v0`` and ``textenv/Toy-v0``; it 
 import lazy_loader
 
 from textenv.envs.registration import register_envs
+from textenv.former_places import keep_former_places
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 register_envs()
+
+keep_former_places(
+    {
+        "textenv.feedback.server.app": "textenv.feedback.app",
+        "textenv.sampling.kernels": "textenv.kernels",
+        "textenv.trajectories.trajectory": "textenv.trajectory",
+    }
+)

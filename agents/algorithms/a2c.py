@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.algorithms.advantages import gae, whiten
-from agents.algorithms.losses import clipped_value_loss
 from agents.algorithms.surrogate import likelihood_loss
+from agents.formulas.advantages import gae, whiten
+from agents.formulas.losses import clipped_value_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from agents.algorithms.preference_pairs import PairBatches, TokenPair, fingerprint, tokenize_comparisons
 from agents.learning.protocols import Callback
 from agents.policy import CausalLMPolicy
-from agents.policy import files as policy_files
 from agents.policy.forward import SequenceBatch
 from agents.policy.lora import is_fresh
 from reward_models.labels import Comparison
@@ -355,7 +354,7 @@ class DPO:
         state, folder = self.trainer.state(), Path(folder)
         if self.world.is_main:
             meta = {"config": asdict(self.config), "stage": self.stage}
-            meta |= policy_files.save_for_learner(self.policy, folder)
+            meta |= self.policy.save_for_learner(folder)
             save_state(folder / "learner", *state)
             save_state(folder, {}, meta)
         self.world.barrier()
@@ -375,7 +374,7 @@ class DPO:
             CheckpointError: If the folder is not complete, or the comparisons are others.
         """
         _, meta = load_state(Path(folder))
-        policy = policy_files.load_for_learner(Path(folder), meta, device)
+        policy = CausalLMPolicy.load_for_learner(Path(folder), meta, device)
         config = DPOConfig(**meta["config"])
         agent = cls(policy, comparisons, validation=validation, config=config, stage=meta["stage"])
         agent.trainer.read(Path(folder) / "learner")

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 
 from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
-from agents.algorithms.losses import Aggregation
 from agents.algorithms.surrogate import surrogate_loss
+from agents.formulas.losses import Aggregation
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner

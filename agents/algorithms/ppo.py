@@ -13,9 +13,9 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from agents.algorithms.advantages import gae, whiten
-from agents.algorithms.losses import clipped_policy_loss, clipped_value_loss, ratio_figures
 from agents.algorithms.surrogate import penalties
+from agents.formulas.advantages import gae, whiten
+from agents.formulas.losses import clipped_policy_loss, clipped_value_loss, ratio_figures
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner

@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 
-from agents.algorithms.advantages import centred, gae, whiten
 from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
 from agents.algorithms.surrogate import surrogate_loss
+from agents.formulas.advantages import centred, gae, whiten
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner

@@ -6,11 +6,11 @@ import math
 
 import torch
 
-from agents.algorithms.kl import ESTIMATORS
-from agents.algorithms.losses import clipped_policy_loss, ratio_figures
+from agents.formulas.losses import clipped_policy_loss, ratio_figures
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import OldTokens, TokenLoss
 from agents.policy import PolicyOutputs
+from textenv.kl import ESTIMATORS
 
 
 def surrogate_loss(

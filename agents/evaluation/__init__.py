@@ -1,4 +1,4 @@
-"""How good a policy is: by a reward, on tasks with answers, and on held-out prompts while it trains."""
+"""How good a policy is: by a reward, and on tasks with answers."""
 
 import lazy_loader
 

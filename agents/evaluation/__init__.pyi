@@ -1,4 +1,3 @@
-from .held_out import HeldOut as HeldOut
 from .policies import (
     Evaluation as Evaluation,
     SequenceEvaluator as SequenceEvaluator,

@@ -18,22 +18,19 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from agents.algorithms.advantages import check_same_shape
-from agents.algorithms.losses import token_weights
-from agents.evaluation.held_out import HeldOut
+from agents.formulas.advantages import check_same_shape
+from agents.formulas.losses import token_weights
 from agents.learning import checks, metrics
-from agents.learning.assessment import assess
-from agents.learning.clock import Clock
 from agents.learning.config import LearnerConfig
-from agents.learning.experience import Advantages, Experience, old_tokens
+from agents.learning.experience import Advantages, Experience, assess, old_tokens
+from agents.learning.held_out import HeldOut
 from agents.learning.minibatches import MiniBatch, deal
 from agents.learning.protocols import AdvantageEstimator, Callback, Loss
 from agents.learning.ptx import PtxBatches, ptx_backward
 from agents.learning.reference import Reference
 from agents.learning.rollouts import Collector, PromptOrder, Rollout, take_over
 from agents.learning.wrapper_states import set_states, stateful, stateful_layers
-from agents.policy import CausalLMPolicy, sharding
-from agents.policy import files as policy_files
+from agents.policy import CausalLMPolicy, files, sharding
 from textenv.checkpoints import Checkpoints, load_state, save_state, write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError, RunCheckError
 from textenv.memory import keep_freed_memory
@@ -203,7 +200,7 @@ class Learner(Generic[C]):
             RewardError: If the reward function fails. Nothing has changed then: the next iteration is this one.
             RunCheckError: If a check of the run fails or a figure stops being finite.
         """
-        clock, config = Clock(), self.config
+        clock, config = metrics.Clock(), self.config
         # 1. Play an episode in every slot; log-probs, values and rewards with the KL's price; advantages.
         experience, estimated, minibatches = self._prepare(clock)
         self.experience, self.estimated = experience, estimated
@@ -313,7 +310,7 @@ class Learner(Generic[C]):
 
     # --- an iteration's experience ------------------------------------------------------------------------------------
 
-    def _prepare(self, clock: Clock) -> tuple[Experience, Advantages, list[MiniBatch]]:
+    def _prepare(self, clock: metrics.Clock) -> tuple[Experience, Advantages, list[MiniBatch]]:
         """The next episodes with all that the update learns from them; where that fails, nothing has changed."""
         dealt = self.prompts.deal(self.episodes_per_iteration, self.config.group_size)
         before = [layer.get_state() for layer in stateful_layers(self.envs)]
@@ -444,10 +441,10 @@ class Learner(Generic[C]):
 
     def _keep_best(self, run: Run) -> None:
         """Keep the policy in ``<stage>/best/step-…``, in place of the one before; all processes take part."""
-        weights = policy_files.gathered(self.policy) if self.world.sharded else None
+        weights = files.gathered(self.policy.parts) if self.world.sharded else None
 
         def fill(folder: Path) -> None:
-            policy_files.save(self.policy, folder, weights)
+            files.save(self.policy.parts, folder, weights)
             score = {"iteration": self.iteration, "eval/reward": self.trainer.best.value}
             write_atomic(folder / "score.json", json.dumps(score))
 
@@ -469,10 +466,10 @@ class Learner(Generic[C]):
         if self.world.is_main:
             own = self.reference.model
             meta = {"config": asdict(self.config), "stage": self.stage, "own_reference": own is not None}
-            meta |= policy_files.save_for_learner(self.policy, folder)
+            meta |= self.policy.save_for_learner(folder)
             if own is not None:
                 own.save_pretrained(folder / "reference")
-                meta["reference_dtype"] = policy_files.dtype_name(own)
+                meta["reference_dtype"] = own.dtype_name
             save_state(folder / "learner", *state)
             save_state(folder, {}, meta)
         self.world.barrier()
@@ -508,7 +505,7 @@ class Learner(Generic[C]):
             CheckpointError: If the folder is not complete.
         """
         _, meta = load_state(Path(folder))
-        policy = policy_files.load_for_learner(Path(folder), meta, device)
+        policy = CausalLMPolicy.load_for_learner(Path(folder), meta, device)
         reference = None
         if meta["own_reference"]:
             dtype = meta.get("reference_dtype", meta["dtype"])

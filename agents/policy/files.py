@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -26,9 +26,6 @@ from textenv.mixed_precision import LOW_PRECISION, fast_bf16
 from textenv.pretrained import find_folder, is_adapter, load_model, load_tensors, load_tokenizer
 from textenv.settings import Dtype
 
-if TYPE_CHECKING:
-    from agents.policy.model import CausalLMPolicy
-
 _VALUE_HEAD_FILE = "value_head.safetensors"
 _CRITIC_FOLDER = "critic"
 _DTYPES = {name: getattr(torch, name) for name in get_args(Dtype) if name != "auto"}
@@ -41,17 +38,22 @@ class PolicyParts(NamedTuple):
         model: Transformers or peft model.
         tokenizer: Its tokenizer.
         critic: With a trunk of its own, or None.
-        value_head: Weights of a saved head on the policy's trunk, or None.
-        compute_dtype: Of the compute copy, or None.
+        value_head: Weights of the head on the policy's trunk, or None.
         answer: What is stored about its answers, or None.
+        compute_dtype: Of the compute copy, or None.
     """
 
     model: Any
     tokenizer: Any
     critic: Critic | None
     value_head: dict[str, torch.Tensor] | None
-    compute_dtype: torch.dtype | None
     answer: AnswerFormat | None
+    compute_dtype: torch.dtype | None = None
+
+    @property
+    def has_adapter(self) -> bool:
+        """True where a LoRA adapter sits on frozen weights."""
+        return hasattr(self.model, "disable_adapter")
 
 
 def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | torch.device) -> PolicyParts:
@@ -89,7 +91,8 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
         model = add_adapter(model, lora)
     file = base / _VALUE_HEAD_FILE
     head = load_tensors(file, device) if separate is None and file.is_file() else None
-    return PolicyParts(model, tokenizer, separate, head, compute, format_of_folder(folder) or format_of_folder(base))
+    answer = format_of_folder(folder) or format_of_folder(base)
+    return PolicyParts(model, tokenizer, separate, head, answer, compute)
 
 
 def _critic(
@@ -106,36 +109,35 @@ def _critic(
     return Critic.from_reward_model(wanted, tokenizer, compute_dtype=dtype).to(device)
 
 
-def save(policy: CausalLMPolicy, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+def save(parts: PolicyParts, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write model (adapter merged), tokenizer and critic.
 
     Args:
-        policy: What to write.
+        parts: What to write.
         folder: Made where it is missing.
         weights: The language model's, where processes share them (see :func:`gathered`); the critic, which only
             training needs, is then left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = policy.model
-    if policy.has_adapter and weights is None:
-        model = merged(model)
+    model = merged(parts.model) if parts.has_adapter and weights is None else parts.model
     model.save_pretrained(folder, state_dict=weights)
-    save_tokenizer(policy, folder, getattr(model, "generation_config", None))
+    save_tokenizer(parts, folder, getattr(model, "generation_config", None))
     if weights is None:
-        save_critic(policy, folder)
+        save_critic(parts, folder)
 
 
-def save_tokenizer(policy: CausalLMPolicy, folder: Path, generation_config: Any) -> None:
+def save_tokenizer(parts: PolicyParts, folder: Path, generation_config: Any) -> None:
     """Write tokenizer and answer format, in transformers' files too as far as those can say it."""
-    tokenizer, answer = policy.tokenizer, policy.answer
-    own = getattr(tokenizer, "chat_template", None)
-    if answer.chat and answer.system and isinstance(own, str):
-        tokenizer.chat_template = with_system(own, answer.system)
+    tokenizer, answer = parts.tokenizer, parts.answer
+    assert answer is not None
+    template = getattr(tokenizer, "chat_template", None)
+    if answer.chat and answer.system and isinstance(template, str):
+        tokenizer.chat_template = with_system(template, answer.system)
     try:
         tokenizer.save_pretrained(folder)
     finally:
-        if own is not None:
-            tokenizer.chat_template = own
+        if template is not None:
+            tokenizer.chat_template = template
     save_format(answer, folder)
     if generation_config is not None and answer.eos_token_ids:
         ends = answer.eos_token_ids
@@ -144,68 +146,53 @@ def save_tokenizer(policy: CausalLMPolicy, folder: Path, generation_config: Any)
         told.save_pretrained(folder)
 
 
-def gathered(policy: CausalLMPolicy) -> dict[str, torch.Tensor]:
+def gathered(parts: PolicyParts) -> dict[str, torch.Tensor]:
     """The language model's weights, gathered from all processes; all call it together.
 
     Raises:
         ConfigError: If the policy has an adapter, which cannot be merged while its base is divided.
     """
-    if policy.has_adapter:
+    if parts.has_adapter:
         raise ConfigError("the best policy cannot be kept where FSDP divides a LoRA policy; leave out `held_out`")
-    state = policy.model.state_dict()
+    state = parts.model.state_dict()
     return {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in state.items()}
 
 
-def save_critic(policy: CausalLMPolicy, folder: Path) -> None:
+def save_critic(parts: PolicyParts, folder: Path) -> None:
     """Write the critic of a policy into the policy's folder."""
-    if policy.critic is not None:
-        policy.critic.save_pretrained(folder / _CRITIC_FOLDER)
-    elif policy.value_head is not None:
-        head = {k: v.detach().contiguous() for k, v in policy.value_head.state_dict().items()}
+    if parts.critic is not None:
+        parts.critic.save_pretrained(folder / _CRITIC_FOLDER)
+    elif parts.value_head is not None:
+        head = {k: v.detach().contiguous() for k, v in parts.value_head.items()}
         save_file(head, folder / _VALUE_HEAD_FILE)
 
 
-def save_apart(policy: CausalLMPolicy, folder: Path) -> None:
-    """Write a LoRA policy as ``base/`` (the frozen model, once) and ``adapter/`` (in peft's own form)."""
-    base = base_model(policy.model)
+def save_for_learner(parts: PolicyParts, folder: Path) -> None:
+    """Write a policy that goes on learning into ``policy/`` of a learner's folder.
+
+    A LoRA policy is written as ``base/`` (the frozen model, once) and ``adapter/`` (in peft's own form).
+    """
+    folder = folder / "policy"
+    if not parts.has_adapter:
+        return save(parts, folder)
+    base = base_model(parts.model)
     base.save_pretrained(folder / "base")
-    save_tokenizer(policy, folder / "base", getattr(base, "generation_config", None))
-    save_critic(policy, folder / "base")
-    save_adapter(policy.model, folder / "adapter")
+    save_tokenizer(parts, folder / "base", getattr(base, "generation_config", None))
+    save_critic(parts, folder / "base")
+    save_adapter(parts.model, folder / "adapter")
 
 
-def save_for_learner(policy: CausalLMPolicy, folder: Path) -> dict[str, Any]:
-    """Write a policy into ``policy/`` of a learner's folder; what :func:`load_for_learner` needs to know."""
-    if policy.has_adapter:
-        save_apart(policy, folder / "policy")
-    else:
-        policy.save_pretrained(folder / "policy")
-    return {
-        "dtype": dtype_name(policy),
-        "frozen_layers": policy.frozen_layers,
-        "gradient_checkpointing": policy.gradient_checkpointing,
-        "adapter": policy.has_adapter,
-    }
+def load_for_learner(folder: Path, *, dtype: str, adapter: bool, device: str | torch.device) -> PolicyParts:
+    """What :func:`save_for_learner` wrote; an adapter is fresh, until the learner's own weights are read.
 
-
-def load_for_learner(folder: Path, meta: dict[str, Any], device: str | torch.device) -> CausalLMPolicy:
-    """A policy that :func:`save_for_learner` wrote; its adapter is fresh, until the learner's own weights are read.
+    Args:
+        folder: The learner's.
+        dtype: As for :func:`load`.
+        adapter: Whether the policy has one.
+        device: Where to put it.
 
     Raises:
         CheckpointError: If the folder is not complete.
     """
-    from agents.policy.model import CausalLMPolicy
-
-    return CausalLMPolicy.from_pretrained(
-        folder / "policy" / "base" if meta["adapter"] else folder / "policy",
-        dtype=meta["dtype"],
-        lora=load_adapter_config(folder / "policy" / "adapter") if meta["adapter"] else None,
-        frozen_layers=meta["frozen_layers"],
-        gradient_checkpointing=meta["gradient_checkpointing"],
-        device=device,
-    )
-
-
-def dtype_name(policy: CausalLMPolicy) -> str:
-    """What a policy computes in, as :func:`load` takes it."""
-    return str(policy.computes_in).removeprefix("torch.")
+    lora = load_adapter_config(folder / "policy" / "adapter") if adapter else None
+    return load(folder / "policy" / ("base" if adapter else ""), dtype=dtype, lora=lora, critic="shared", device=device)

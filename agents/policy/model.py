@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from agents.policy import files as policy_files
+from agents.policy import files
 from agents.policy import lora as adapters
 from agents.policy.critic import Critic
 from agents.policy.forward import SequenceBatch, check_exact, response_hidden, response_tokens
@@ -177,7 +177,11 @@ class CausalLMPolicy(nn.Module):
             CheckpointError: If the folder cannot be loaded.
             MissingDependencyError: If ``lora`` is given and peft is not installed.
         """
-        parts = policy_files.load(path, dtype=dtype, lora=lora, critic=critic, device=device)
+        parts = files.load(path, dtype=dtype, lora=lora, critic=critic, device=device)
+        return cls._of_parts(parts, frozen_layers, gradient_checkpointing)
+
+    @classmethod
+    def _of_parts(cls, parts: files.PolicyParts, frozen_layers: int, gradient_checkpointing: bool) -> CausalLMPolicy:
         policy = cls(
             parts.model,
             parts.tokenizer,
@@ -191,9 +195,35 @@ class CausalLMPolicy(nn.Module):
             policy.value_head.load_state_dict(parts.value_head)
         return policy
 
+    @property
+    def parts(self) -> files.PolicyParts:
+        """What it is made of, for :mod:`agents.policy.files`."""
+        head = None if self.value_head is None else self.value_head.state_dict()
+        return files.PolicyParts(self.model, self.tokenizer, self.critic, head, self.answer)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model (adapter merged), tokenizer and critic; plain transformers loads the folder."""
-        policy_files.save(self, Path(folder))
+        files.save(self.parts, Path(folder))
+
+    def save_for_learner(self, folder: Path) -> dict[str, Any]:
+        """Write it into ``policy/`` of a learner's folder; returns what :meth:`load_for_learner` needs to know."""
+        files.save_for_learner(self.parts, folder)
+        return {
+            "dtype": self.dtype_name,
+            "frozen_layers": self.frozen_layers,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "adapter": self.has_adapter,
+        }
+
+    @classmethod
+    def load_for_learner(cls, folder: Path, meta: dict[str, Any], device: str | torch.device) -> CausalLMPolicy:
+        """What :meth:`save_for_learner` wrote; an adapter is fresh, until the learner's own weights are read.
+
+        Raises:
+            CheckpointError: If the folder is not complete.
+        """
+        parts = files.load_for_learner(folder, dtype=meta["dtype"], adapter=meta["adapter"], device=device)
+        return cls._of_parts(parts, meta["frozen_layers"], meta["gradient_checkpointing"])
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +246,11 @@ class CausalLMPolicy(nn.Module):
     def computes_in(self) -> torch.dtype:
         """Data type of the forward and backward passes."""
         return self.compute.model.get_input_embeddings().weight.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """What it computes in, as :meth:`from_pretrained` takes it."""
+        return str(self.computes_in).removeprefix("torch.")
 
     @property
     def logprobs_in(self) -> torch.dtype:

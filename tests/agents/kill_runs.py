@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from agents.algorithms.ppo import PPO, PPOConfig
-from agents.evaluation.held_out import HeldOut
+from agents.learning.held_out import HeldOut
 from agents.learning.recording import StoreRecorder
 from agents.lm.pretraining import build_model, train_tokenizer
 from agents.policy import CausalLMPolicy

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from agents.algorithms.ppo import PPO
-from agents.evaluation.held_out import HeldOut
+from agents.learning.held_out import HeldOut
 from agents.lm.pretraining import build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
 from tests.agents.algorithms.test_ppo_options import make_text

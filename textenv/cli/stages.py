@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.algorithms.ppo import PPO
 from agents.evaluation import Evaluation, evaluate_policy
-from agents.evaluation.held_out import HeldOut
+from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
 from agents.lm.finetuning import SFTConfig, sft
 from agents.lm.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
@@ -108,7 +108,7 @@ def pretrain_stage(
 def _loaded(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a folder, an adapter being merged."""
     parts = policy_files.load(folder, dtype="float32", lora=None, critic="shared", device="cpu")
-    model = merged(parts.model) if hasattr(parts.model, "disable_adapter") else parts.model
+    model = merged(parts.model) if parts.has_adapter else parts.model
     return model.requires_grad_(True), parts.tokenizer
 
 

@@ -8,6 +8,7 @@ Left out on purpose: dealing prompts and autoreset (the environments), and what 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,12 +17,11 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import NDArray
 
 from textenv.answers import EncodedText
-from textenv.envs.records import make_episode, read_state, with_score, write_state
 from textenv.envs.state import EnvState
 from textenv.envs.task import EncodedPrompt, GenerationTask, TokenStep
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, ShapeError
-from textenv.rewards import score_episodes
+from textenv.rewards import score_episodes, with_score
 
 RUNNING, EOS, STOP, LENGTH, ABORTED = (int(reason) for reason in FinishReason)
 
@@ -303,13 +303,13 @@ class Slots:
                 continue
             if reason == ABORTED or (reason == LENGTH and task.on_length_limit == "truncate"):
                 result.truncated[slot] = True
-                self.last_episodes[slot] = make_episode(self, slot)
+                self.last_episodes[slot] = self._episode(slot)
             else:
                 result.terminated[slot] = True
                 scored.append(slot)
         if not scored:
             return
-        episodes = [make_episode(self, slot) for slot in scored]
+        episodes = [self._episode(slot) for slot in scored]
         given = score_episodes(task.reward.get(), episodes)
         for i, slot in enumerate(scored):
             result.scores[slot] = given.scores[i]
@@ -324,7 +324,7 @@ class Slots:
         if self.turns[slot] >= task.max_turns or self.response_tokens[slot] >= task.max_new_tokens:
             return None
         self.finish_reasons[slot] = reason
-        reply = task.responder(make_episode(self, slot))
+        reply = task.responder(self._episode(slot))
         if isinstance(reply, str):
             context = EncodedText(self.tokens[slot, : self.lengths[slot]].tolist(), None)
             reply = task.answers.encode_response(context, reply, end=False)
@@ -347,13 +347,53 @@ class Slots:
 
     # --- records ------------------------------------------------------------------------------------------------------
 
+    def _episode(self, slot: int) -> Episode:
+        """The record of a slot's episode as it stands, without a score; the only place where its text is made."""
+        prompt = self.prompts[slot]
+        assert prompt is not None
+        start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
+        ids = tuple(self.tokens[slot, start:end].tolist())
+        mask = None if self.policy_mask is None else self.policy_mask[slot, start:end]
+        rewards = None if self.paid is None else tuple(self.paid[slot, start:end].tolist())
+        return Episode(
+            prompt=prompt.text,
+            prompt_index=prompt.index,
+            prompt_ids=prompt.ids,
+            response=_answer_text(self.task, prompt.ids, ids, mask),
+            response_ids=ids,
+            finish_reason=FinishReason(int(self.finish_reasons[slot])),
+            score=0.0,
+            rewards=rewards,
+            action_mask=None if mask is None else tuple(mask.tolist()),
+            task=prompt.task,
+            turns=int(self.turns[slot]),
+            scored=False,
+        )
+
     def get_state(self, slot: int) -> EnvState:
         """Where a slot's episode stands.
 
         Raises:
             gymnasium.error.ResetNeeded: If the slot was never reset.
         """
-        return read_state(self, slot)
+        prompt = self.prompts[slot]
+        if prompt is None:
+            raise ResetNeeded(f"slot {slot} was never reset; call reset() before get_state()")
+        start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
+        return EnvState(
+            prompt=prompt,
+            response_ids=tuple(self.tokens[slot, start:end].tolist()),
+            response_tokens=int(self.response_tokens[slot]),
+            finish_reason=FinishReason(int(self.finish_reasons[slot])),
+            turns=int(self.turns[slot]),
+            episode_return=float(self.returns[slot]),
+            turn_start=int(self.turn_starts[slot]),
+            action_mask=None if self.policy_mask is None else tuple(self.policy_mask[slot, start:end].tolist()),
+            token_rewards=None if self.paid is None else tuple(self.paid[slot, start:end].tolist()),
+            last_episode=self.last_episodes[slot],
+            steps=int(self.steps[slot]),
+            wrappers={name: hook.read_episode(slot) for name, hook in self.hooks.items()} or None,
+        )
 
     def set_state(self, slot: int, state: EnvState) -> None:
         """Puts a slot where a saved episode stood.
@@ -361,7 +401,43 @@ class Slots:
         Raises:
             ConfigError: If the state does not fit this task.
         """
-        write_state(self, slot, state)
+        start = len(state.prompt.ids)
+        end = start + len(state.response_ids)
+        if start > self.task.max_prompt_tokens or end > self.task.max_length:
+            raise ConfigError(
+                f"the state has {start} prompt tokens and {end} in all; this environment takes at most "
+                f"{self.task.max_prompt_tokens} and {self.task.max_length}"
+            )
+        foreign = [i for i in (*state.prompt.ids, *state.response_ids) if not 0 <= i < self.task.num_tokens]
+        if foreign:
+            raise ConfigError(
+                f"the state holds the id {foreign[0]}; this environment has {self.task.num_tokens} tokens"
+            )
+        if state.response_tokens > self.task.max_new_tokens:
+            raise ConfigError(
+                f"the state has {state.response_tokens} answer tokens; max_new_tokens is {self.task.max_new_tokens} "
+                "here"
+            )
+        for name, needed in (("action_mask", self.policy_mask), ("token_rewards", self.paid)):
+            if (getattr(state, name) is None) != (needed is None):
+                raise ConfigError(f"the state's {name} does not fit: it comes from an environment of another kind")
+        self.begin(slot, state.prompt)
+        self.tokens[slot, start:end] = state.response_ids
+        self.lengths[slot] = end
+        self.response_tokens[slot] = state.response_tokens
+        self.steps[slot] = state.response_tokens if state.steps is None else state.steps
+        self.restored[slot] = True
+        self.finish_reasons[slot] = int(state.finish_reason)
+        self.turns[slot] = state.turns
+        self.returns[slot] = state.episode_return
+        self.turn_starts[slot] = state.turn_start
+        self.last_episodes[slot] = state.last_episode
+        if self.policy_mask is not None:
+            self.policy_mask[slot, start:end] = state.action_mask
+        if self.paid is not None:
+            self.paid[slot, start:end] = state.token_rewards
+        for name, hook in self.hooks.items():
+            hook.write_episode(slot, (state.wrappers or {}).get(name))
 
     def snapshot(self) -> dict[str, Any]:
         """Copies of the flat state that infos carry, new on every call; ``score`` is the step's."""
@@ -372,3 +448,22 @@ class Slots:
             "prompt_tokens": self.prompt_lengths.copy(),
             "prompt_index": self.prompt_indices.copy(),
         }
+
+
+def _answer_text(
+    task: GenerationTask, prompt_ids: tuple[int, ...], ids: tuple[int, ...], mask: NDArray[np.bool_] | None
+) -> str:
+    """The answer's text; with a responder the turns of both sides, one line each."""
+    if mask is None or mask.all():
+        return task.answers.answer_text(prompt_ids, ids)
+    protected = task.min_new_tokens - 1
+    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
+    texts = []
+    for start, end in itertools.pairwise(edges):
+        context, part = (*prompt_ids, *ids[:start]), ids[start:end]
+        if mask[start]:
+            texts.append(task.answers.text(context, part, protected))
+            protected -= len(part)
+        else:
+            texts.append(task.answers.decode_after(context, part))
+    return "\n".join(texts)

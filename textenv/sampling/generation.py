@@ -19,7 +19,7 @@ from textenv.prompts import as_prompt
 from textenv.protocols import GenerativePolicy
 from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.sampler import draw, trajectory_uniforms
-from textenv.trajectories import Trajectory
+from textenv.trajectory import Trajectory
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Sequence[Any]
 """Texts, lists of token ids, conversations, or one of these."""

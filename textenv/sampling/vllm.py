@@ -20,7 +20,7 @@ from textenv.errors import ConfigError, MissingDependencyError
 from textenv.protocols import LogprobFn
 from textenv.sampling.generation import Prompts, as_prompts, encode_prompts, make_trajectory, prompt_limits
 from textenv.sampling.params import SamplingParams, SettledParams, settle
-from textenv.trajectories import Trajectory
+from textenv.trajectory import Trajectory
 
 
 def vllm_available() -> bool:

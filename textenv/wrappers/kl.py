@@ -1,4 +1,4 @@
-"""KL-regularisation: estimators of a divergence, coefficients that adapt, and the hooks that pay for it.
+"""KL-regularisation: coefficients that adapt, and the hooks that pay for the divergence.
 
 All divergences are KL(policy ‖ reference) in nats, per token where not said otherwise.
 
@@ -17,25 +17,10 @@ from numpy.typing import NDArray
 
 from textenv.envs.slots import Slots
 from textenv.errors import ConfigError, ShapeError
+from textenv.kl import ESTIMATORS
 from textenv.wrappers.base import Hook, NextTokenLogprobs, Transition
 
 Estimator = Literal["k1", "k2", "k3", "full"]
-
-
-def kl_k1(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``log π - log π_ref`` of sampled tokens: unbiased, often negative. Source: Schulman 2020, "Approximating KL"."""
-    return logprobs - ref_logprobs
-
-
-def kl_k2(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(log π - log π_ref)² / 2``: biased, never negative. Source: Schulman 2020, "Approximating KL"."""
-    return 0.5 * (logprobs - ref_logprobs) ** 2
-
-
-def kl_k3(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``π_ref/π - 1 - log(π_ref/π)``: unbiased, never negative. Source: Schulman 2020, "Approximating KL"."""
-    ratio = ref_logprobs - logprobs
-    return np.exp(ratio) - 1.0 - ratio
 
 
 def kl_full(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,9 +28,6 @@ def kl_full(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) ->
     probs = np.exp(logprobs)
     with np.errstate(invalid="ignore"):  # -inf - -inf, where the term is 0
         return np.where(probs > 0, probs * (logprobs - ref_logprobs), 0.0).sum(axis=-1)
-
-
-_SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 class FixedKLController:
@@ -208,7 +190,7 @@ class KLPenaltyHook(Hook):
         else:
             taken = own if own.ndim == 1 else own[np.arange(len(rows)), chosen]
             with np.errstate(invalid="ignore"):
-                measured = _SAMPLED[self.estimator](taken, reference[np.arange(len(rows)), chosen])
+                measured = ESTIMATORS[self.estimator](taken - reference[np.arange(len(rows)), chosen])
             self._before[rows] = measured
         check_finite_tokens(self._before[rows], rows, chosen, "the divergence")
 

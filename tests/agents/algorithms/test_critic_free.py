@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import agents
-from agents.algorithms.advantages import whiten
 from agents.algorithms.expert_iteration import best_of_group
 from agents.algorithms.groups import above_mean
 from agents.algorithms.grpo import group_relative
 from agents.algorithms.rloo import leave_one_out
+from agents.formulas.advantages import whiten
 from tests.agents.tasks import make_envs, variety
 from tests.agents.worlds import in_parallel
 from textenv.errors import ConfigError

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agents.algorithms.ppo import PPO, PPOConfig, ppo_loss
-from agents.evaluation.held_out import HeldOut
+from agents.learning.held_out import HeldOut
 from agents.learning.recording import StoreRecorder
 from agents.policy import CausalLMPolicy
 from tests.agents.algorithms.test_ppo_options import make_text

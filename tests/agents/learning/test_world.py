@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from agents.algorithms.ppo import PPO
-from agents.evaluation.held_out import HeldOut
+from agents.learning.held_out import HeldOut
 from agents.policy import sharding
 from tests.agents.algorithms.test_ppo_options import make_text
 from tests.agents.tasks import CONFIG, make_envs, variety

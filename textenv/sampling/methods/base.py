@@ -14,7 +14,7 @@ from textenv.protocols import GenerativePolicy
 from textenv.rewards import call_reward
 from textenv.sampling.generation import EncodedPrompts, Prompts, as_prompts, encode_prompts
 from textenv.sampling.params import SamplingParams, SettledParams, settle
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 Detail = TypeVar("Detail")
 

@@ -24,7 +24,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import token_mask
 from textenv.settings import NonNegativeFloat, PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class BeamDetail(NamedTuple):

@@ -24,7 +24,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class PowerDetail(NamedTuple):

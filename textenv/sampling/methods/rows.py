@@ -15,7 +15,7 @@ from textenv.sampling.generation import EncodedPrompts, finish_reasons, make_tra
 from textenv.sampling.methods.base import Cost
 from textenv.sampling.params import SettledParams, settle
 from textenv.sampling.sampler import draw
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class Rows:

@@ -26,7 +26,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import PositiveFloat, PositiveInt, Settings, UnitFloat
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 @runtime_checkable

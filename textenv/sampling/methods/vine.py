@@ -25,7 +25,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class VineDetail(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.algorithms.kl import ESTIMATORS
+from textenv.kl import ESTIMATORS
 
 
 @pytest.mark.parametrize(

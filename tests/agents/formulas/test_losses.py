@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from agents.algorithms.losses import clipped_policy_loss, clipped_value_loss, ratio_figures, token_weights
+from agents.formulas.losses import clipped_policy_loss, clipped_value_loss, ratio_figures, token_weights
 from textenv.errors import ShapeError
 
 

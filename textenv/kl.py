@@ -1,4 +1,4 @@
-"""KL divergence from a reference: estimators from samples, for tensors.
+"""KL divergence from a reference: estimators from samples, for arrays and tensors.
 
 All values are in nats. ``log_ratio`` means log π(a|s) − log π_ref(a|s) on tokens that π sampled, so its mean estimates
 KL(π‖π_ref). The controllers of the coefficient are those of the environment's wrapper, :mod:`textenv.wrappers.kl`.
@@ -16,30 +16,36 @@ A loss sees each state's KL by itself; how a choice changes the KL of later stat
 * k3 counts later tokens rightly, but a token's own share is ∇KL(π‖π_ref) − ∇KL(π_ref‖π), nearly nothing near the
   reference; k2 is biased. Both are refused there, and measured where nothing is paid for the KL.
 
+Each takes the log-ratios as an array or a tensor of any shape and gives the same shape.
+
 Source: Schulman, "Approximating KL Divergence", 2020; the gradients: Tang & Munos 2025, arXiv:2506.09477. Each of them
 is checked by enumeration in ``tests/agents/learning/test_toy_exact.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-import torch
+import numpy as np
+
+KLEstimator = Literal["k1", "k2", "k3"]
 
 
-def k1(log_ratio: torch.Tensor) -> torch.Tensor:
-    """The log-ratio itself: unbiased, any sign. Any shape in, same shape out."""
+def k1(log_ratio: Any) -> Any:
+    """The log-ratio itself: unbiased, any sign."""
     return log_ratio
 
 
-def k2(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Half the squared log-ratio: biased, never negative; its gradient is that of KL(π‖π_ref). Any shape."""
+def k2(log_ratio: Any) -> Any:
+    """Half the squared log-ratio: biased, never negative; its gradient is that of KL(π‖π_ref)."""
     return 0.5 * log_ratio**2
 
 
-def k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """exp(−d) − 1 + d for the log-ratio d: unbiased and never negative. Any shape in, same shape out."""
-    return torch.expm1(-log_ratio) + log_ratio
+def k3(log_ratio: Any) -> Any:
+    """exp(−d) − 1 + d for the log-ratio d: unbiased and never negative."""
+    expm1 = getattr(type(log_ratio), "expm1", np.expm1)  # a tensor brings its own, so nothing here loads torch
+    return expm1(-log_ratio) + log_ratio
 
 
-ESTIMATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+ESTIMATORS: Mapping[str, Callable[[Any], Any]] = {"k1": k1, "k2": k2, "k3": k3}

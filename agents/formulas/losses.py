@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from agents.algorithms.advantages import check_same_shape
+from agents.formulas.advantages import check_same_shape
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 

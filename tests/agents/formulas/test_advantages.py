@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.algorithms.advantages import explained_variance, gae, masked_mean, whiten
+from agents.formulas.advantages import explained_variance, gae, masked_mean, whiten
 from textenv.errors import ShapeError
 
 
