@@ -41,12 +41,12 @@ def a2c_advantages(experience: Experience, config: A2CConfig) -> Advantages:
         experience.rewards,
         experience.values,
         experience.last_values,
-        experience.mask,
+        experience.action_mask,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
     if config.whiten_advantages:
-        advantages = whiten(advantages, experience.mask, total=experience.world.sum)
+        advantages = whiten(advantages, experience.action_mask, total=experience.world.sum)
     return Advantages(advantages, returns)
 
 

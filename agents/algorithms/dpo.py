@@ -209,11 +209,11 @@ class DPO:
     def prepare(self) -> torch.Tensor:
         """The reference's log-probs of all answers, nats, shape ``(P, 2)``; computed when first asked for."""
         if self.ref_logprobs is None:
-            found = torch.zeros(len(self.pairs), 2, dtype=self.policy.logprobs_in, device=self.policy.device)
+            logprobs = torch.zeros(len(self.pairs), 2, dtype=self.policy.logprobs_in, device=self.policy.device)
             mine = np.arange(self.world.rank, len(self.pairs), self.world.size)
             for rows in self._cut(mine):
-                found[rows] = self._reference_logprobs(rows)
-            self.ref_logprobs = self.world.sum(found)
+                logprobs[rows] = self._reference_logprobs(rows)
+            self.ref_logprobs = self.world.sum(logprobs)
         return self.ref_logprobs
 
     def _reference_logprobs(self, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -245,10 +245,10 @@ class DPO:
         )
         smoothing = self.config.label_smoothing
         reference = ref_logprobs[torch.as_tensor(rows, device=ref_logprobs.device)]
-        found = dpo_loss(
+        loss = dpo_loss(
             logprobs, reference, beta=self.config.beta, label_smoothing=smoothing, margin=margin, weights=weights
         )
-        return found, logprobs.detach()
+        return loss, logprobs.detach()
 
     def iterate(self, learning_rate: float) -> dict[str, float]:
         """One optimiser step on a batch. Returns its metrics."""
@@ -257,11 +257,11 @@ class DPO:
         whole = sum(self.pairs[row].weight for row in rows)
         totals: dict[str, torch.Tensor] = {}
         for part in self._cut(rows[self.world.rank :: self.world.size]):
-            found, logprobs = self._loss(part, ref_logprobs)
+            loss, logprobs = self._loss(part, ref_logprobs)
             share = sum(self.pairs[row].weight for row in part) / whole if whole > 0 else 0.0
-            (share * found.loss).backward()
+            (share * loss.loss).backward()
             self.policy.pull_gradients()
-            _add(totals, self._figures(found, logprobs, share, len(part) / len(rows)))
+            _add(totals, self._figures(loss, logprobs, share, len(part) / len(rows)))
             self._check_start(logprobs, ref_logprobs[torch.as_tensor(part, device=ref_logprobs.device)])
         summed = self.world.sum(torch.stack(list(totals.values())))
         measured = dict(zip(totals, summed.tolist(), strict=True))
@@ -272,20 +272,20 @@ class DPO:
         return measured | {"time/iteration_seconds": time.monotonic() - began}
 
     def _figures(
-        self, found: DPOLoss, logprobs: torch.Tensor, loss_share: float, share: float
+        self, loss: DPOLoss, logprobs: torch.Tensor, loss_share: float, share: float
     ) -> dict[str, torch.Tensor]:
         """What a micro-batch adds to the batch's means."""
-        margin = found.chosen - found.rejected
+        margin = loss.chosen - loss.rejected
         means = {
             "dpo/accuracy": (margin > 0).to(margin.dtype) + 0.5 * (margin == 0),
             "dpo/margin": margin,
-            "dpo/reward_chosen": found.chosen,
-            "dpo/reward_rejected": found.rejected,
+            "dpo/reward_chosen": loss.chosen,
+            "dpo/reward_rejected": loss.rejected,
             "dpo/logprobs_chosen": logprobs[:, 0],
             "dpo/logprobs_rejected": logprobs[:, 1],
         }
         figures = {name: share * value.double().mean() for name, value in means.items()}
-        return {"loss/policy": loss_share * found.loss.detach().double(), **figures}
+        return {"loss/policy": loss_share * loss.loss.detach().double(), **figures}
 
     @torch.no_grad()
     def evaluate(self, *, last: bool = False) -> dict[str, float]:
@@ -295,9 +295,9 @@ class DPO:
             return {}
         totals, whole = {}, sum(self.pairs[row].weight for row in rows)
         for part in self._cut(rows):
-            found, logprobs = self._loss(part, self.prepare())
+            loss, logprobs = self._loss(part, self.prepare())
             share = sum(self.pairs[row].weight for row in part) / whole if whole > 0 else 0.0
-            _add(totals, self._figures(found, logprobs, share, len(part) / len(rows)))
+            _add(totals, self._figures(loss, logprobs, share, len(part) / len(rows)))
         names = {"loss/policy": "eval/loss", "dpo/accuracy": "eval/accuracy", "dpo/margin": "eval/margin"}
         return {shown: float(totals[name]) for name, shown in names.items()}
 

@@ -67,7 +67,7 @@ def expert_advantages(experience: Experience, config: ExpertIterationConfig) -> 
     best = best_of_group(rewards, counted)
     total = experience.world.sum
     per_best = total(counted.sum()) / total(best.sum()).clamp(min=1)  # the group's size where all were scored
-    return Advantages(spread((per_best * best).flatten(), experience.mask))
+    return Advantages(spread((per_best * best).flatten(), experience.action_mask))
 
 
 def expert_loss(new: PolicyOutputs, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:

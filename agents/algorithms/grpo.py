@@ -111,7 +111,7 @@ def group_relative(
 def grpo_advantages(experience: Experience, config: GRPOConfig) -> Advantages:
     """The group-relative advantage of an answer, on each of its tokens."""
     per_answer = group_relative(*scored_groups(experience), divide_by_std=config.divide_by_std, eps=config.std_eps)
-    return Advantages(spread(per_answer.flatten(), experience.mask))
+    return Advantages(spread(per_answer.flatten(), experience.action_mask))
 
 
 def grpo_loss(new: PolicyOutputs, old: OldTokens, config: GRPOConfig) -> TokenLoss:

@@ -54,7 +54,7 @@ def gae_advantages(experience: Experience, config: PPOConfig) -> Advantages:
 
     Source: Ziegler et al. 2019, arXiv:1909.08593 (code).
     """
-    mask, rewards = experience.mask, experience.rewards
+    mask, rewards = experience.action_mask, experience.rewards
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, total=experience.world.sum)
     advantages, returns = gae(
@@ -76,7 +76,7 @@ def ppo_loss(new: PolicyOutputs, old: OldTokens, config: PPOConfig) -> TokenLoss
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9.
     """
     # 1. How much likelier each token is now than when it was played: 1 in the first step of an iteration.
-    log_ratio = torch.where(old.mask, new.logprobs - old.logprobs, 0.0)
+    log_ratio = torch.where(old.counted_mask, new.logprobs - old.logprobs, 0.0)
     ratio = log_ratio.exp()
     # 2. Raise what turned out better than expected, by no more than the clip range: the estimate holds nearby only.
     policy = clipped_policy_loss(ratio, old.advantages, clip_range=config.clip_range)

@@ -63,7 +63,7 @@ def tokenize_comparisons(comparisons: Iterable[Comparison | TokenPair], policy: 
         DataError: If there are none, or one is longer than the policy's context; the message names it.
     """
     answers, context = policy.answers, policy.context_length
-    found: list[TokenPair] = []
+    pairs: list[TokenPair] = []
     for number, comparison in enumerate(comparisons):
         if isinstance(comparison, Comparison):
             prompt = answers.encode_prompt(comparison.prompt, f"comparison {number}")
@@ -75,10 +75,10 @@ def tokenize_comparisons(comparisons: Iterable[Comparison | TokenPair], policy: 
                 f"comparison {number} has {len(comparison)} tokens, the policy's context {context}; leave it out or "
                 "shorten it"
             )
-        found.append(comparison)
-    if not found:
+        pairs.append(comparison)
+    if not pairs:
         raise DataError("there are no comparisons to learn from; give at least one")
-    return found
+    return pairs
 
 
 def pairs_from_trajectories(trajectories: Iterable[Trajectory], *, min_gap: float = 0.0) -> list[TokenPair]:
@@ -140,8 +140,8 @@ class PairBatches:
         """Numbers of the pairs of a step (0-based), shape ``(batch_size,)``."""
         positions = step * self.batch_size + np.arange(self.batch_size)
         epochs, places = np.divmod(positions, self.count)
-        found = np.empty(self.batch_size, np.int64)
+        numbers = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epochs):
             order = np.random.default_rng([self.seed, int(epoch)]).permutation(self.count)
-            found[epochs == epoch] = order[places[epochs == epoch]]
-        return found
+            numbers[epochs == epoch] = order[places[epochs == epoch]]
+        return numbers

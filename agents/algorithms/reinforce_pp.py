@@ -77,7 +77,7 @@ def reinforce_pp_advantages(experience: Experience, config: ReinforcePPConfig) -
         advantages = reward_to_go(experience.rewards, mask, gamma=config.gamma)
     if config.whiten_advantages:
         advantages = whiten(advantages, mask, total=total)
-    elif config.baseline == "batch" and bool(total((experience.mask & ~mask).sum())):
+    elif config.baseline == "batch" and bool(total((experience.action_mask & ~mask).sum())):
         advantages = centred(advantages, mask, total=total).to(advantages.dtype)
     return Advantages(advantages)
 

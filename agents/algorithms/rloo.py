@@ -63,7 +63,7 @@ def leave_one_out(rewards: torch.Tensor, counted: torch.Tensor | None = None) ->
 def rloo_advantages(experience: Experience, config: RLOOConfig) -> Advantages:
     """The leave-one-out advantage of an answer, on each of its tokens."""
     per_answer = leave_one_out(*scored_groups(experience)).flatten()
-    return Advantages(spread(per_answer, experience.mask))
+    return Advantages(spread(per_answer, experience.action_mask))
 
 
 def rloo_loss(new: PolicyOutputs, old: OldTokens, config: RLOOConfig) -> TokenLoss:

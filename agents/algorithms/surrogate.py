@@ -31,7 +31,7 @@ def surrogate_loss(
         clip_range_high: Another distance for above; None takes ``clip_range``.
     """
     width = math.inf if clip_range is None else clip_range
-    log_ratio = torch.where(old.mask, new.logprobs - old.logprobs, 0.0)
+    log_ratio = torch.where(old.counted_mask, new.logprobs - old.logprobs, 0.0)
     ratio = log_ratio.exp()
     policy = clipped_policy_loss(ratio, old.advantages, clip_range=width, clip_range_high=clip_range_high)
     figures = ratio_figures(log_ratio, clip_range=width, clip_range_high=clip_range_high)
@@ -47,7 +47,7 @@ def likelihood_loss(new: PolicyOutputs, old: OldTokens, config: LearnerConfig) -
         config: Entropy bonus and KL in the loss.
     """
     policy = -old.advantages * new.logprobs
-    figures = ratio_figures(torch.where(old.mask, new.logprobs - old.logprobs, 0.0))
+    figures = ratio_figures(torch.where(old.counted_mask, new.logprobs - old.logprobs, 0.0))
     return TokenLoss(old.importance * policy + penalties(new, old, config), {"loss/policy": policy, **figures})
 
 

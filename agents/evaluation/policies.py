@@ -103,7 +103,7 @@ def sequence_logprobs(
         masks: Tokens that could be drawn; None allows all.
     """
     order = np.argsort([len(t.prompt_ids) + len(t) for t in trajectories], kind="stable")
-    found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(trajectories)
+    by_answer: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(trajectories)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         chosen = [trajectories[i] for i in rows]
@@ -114,8 +114,8 @@ def sequence_logprobs(
             batch = replace(batch, allowed=masks.packed([len(t) for t in chosen]))
         logprobs = policy.evaluate(batch, temperature=temperature).logprobs.cpu().numpy()
         for row, i in enumerate(rows):
-            found[i] = logprobs[row, : len(trajectories[i])]
-    return found
+            by_answer[i] = logprobs[row, : len(trajectories[i])]
+    return by_answer
 
 
 def evaluate_policy(
@@ -154,7 +154,7 @@ def evaluate_policy(
             "leave out `reference`"
         )
     trajectories = policy.generate(prompts, sampling, n=n, seed=seed)
-    asked, answers = [t.prompt for t in trajectories], [t.response for t in trajectories]
+    prompt_texts, answers = [t.prompt for t in trajectories], [t.response for t in trajectories]
     scores = score_episodes(reward, [as_episode(t, i // n) for i, t in enumerate(trajectories)]).scores
     kl = np.zeros(len(trajectories))
     if reference is not None:
@@ -167,8 +167,8 @@ def evaluate_policy(
         ):  # the divergence is that of the tempered policies, the record that of their own
             ours = sequence_logprobs(policy, trajectories, temperature=1.0)
             theirs = sequence_logprobs(reference, trajectories, temperature=1.0)
-        for trajectory, own, other in zip(trajectories, ours, theirs, strict=True):
-            trajectory.logprobs, trajectory.ref_logprobs = own, other
+        for trajectory, logprobs, ref_logprobs in zip(trajectories, ours, theirs, strict=True):
+            trajectory.logprobs, trajectory.ref_logprobs = logprobs, ref_logprobs
     for trajectory, score in zip(trajectories, scores, strict=True):
         trajectory.score = float(score)
     interval = bootstrap_interval(scores, np.random.default_rng(seed), groups=np.arange(len(scores)) // n)
@@ -181,7 +181,7 @@ def evaluate_policy(
         "distinct_2": distinct_n(answers, 2),
         "answers": len(trajectories),
     }
-    summary |= {name: float(judge(asked, answers)) for name, judge in (judges or {}).items()}
+    summary |= {name: float(judge(prompt_texts, answers)) for name, judge in (judges or {}).items()}
     if reference is not None:
         summary["kl"] = float(kl.mean())
     return Evaluation(trajectories, summary, kl)

@@ -108,19 +108,19 @@ def held_out(tasks: Sequence[Task], split: Split = "test", per_task: int = 200) 
         raise ConfigError(f"tasks need different names, got {', '.join(names)}")
     if per_task < 1:
         raise ConfigError(f"`per_task` must be ≥ 1, got {per_task}")
-    found = []
+    questions = []
     for task in tasks:
         items = [item for item in task.split(split) if item.answers][:per_task]
         if not items:
             raise DataError(f"task {task.name!r} has no questions with answers in the {split} split")
         form = task.format
-        found += [Asked(task, item, form.ask(item.question), form.answer(item.answers[0])) for item in items]
-    return found
+        questions += [Asked(task, item, form.ask(item.question), form.answer(item.answers[0])) for item in items]
+    return questions
 
 
 def answer_tasks(
     policy: CausalLMPolicy,
-    asked: Sequence[Asked],
+    questions: Sequence[Asked],
     *,
     reference: SequenceEvaluator | None = None,
     sampling: SamplingParams | None = None,
@@ -132,7 +132,7 @@ def answer_tasks(
 
     Args:
         policy: Answers.
-        asked: The prompts.
+        questions: The prompts.
         reference: For the KL; None leaves it out.
         sampling: Settings, the same for all policies that are compared; ``greedy_accuracy`` only takes the length.
         seed: Of the draws.
@@ -144,10 +144,10 @@ def answer_tasks(
     sampling, _ = settle(policy, sampling)
     if reference is not None and (not sampling.stochastic or sampling.truncates or sampling.repetition_penalty != 1):
         raise ConfigError("a KL needs answers that are drawn plainly: give a temperature alone, or no reference")
-    prompts = [_asked_as(one, policy) for one in asked]
+    prompts = [_asked_as(one, policy) for one in questions]
     drawn = policy.generate(prompts, sampling, seed=seed)
     likeliest = policy.generate(prompts, SamplingParams(0.0, max_new_tokens=sampling.max_new_tokens), seed=seed)
-    log_likelihood = _reference_logprobs(policy, asked, drawn)
+    log_likelihood = _reference_logprobs(policy, questions, drawn)
     kl = None
     if reference is not None:
         masks = TokenMasks.of(sampling, policy.vocabulary)
@@ -155,7 +155,7 @@ def answer_tasks(
         theirs = sequence_logprobs(reference, drawn, temperature=sampling.temperature, masks=masks)
         kl = [float((a - b).astype(np.float64).sum()) for a, b in zip(ours, theirs, strict=True)]
     answers = []
-    for i, one in enumerate(asked):
+    for i, one in enumerate(questions):
         figures = _judged(one, drawn[i]) | {
             "tokens": float(len(drawn[i])),
             "eos": float(drawn[i].finish_reason in ("eos", "stop")),
@@ -169,32 +169,34 @@ def answer_tasks(
     return answers
 
 
-def _asked_as(asked: Asked, policy: CausalLMPolicy) -> str:
+def _asked_as(question: Asked, policy: CausalLMPolicy) -> str:
     """The prompt in the task's form; the question alone for a policy that was taught by conversations."""
-    return asked.item.question if policy.answer.chat else asked.prompt
+    return question.item.question if policy.answer.chat else question.prompt
 
 
-def _judged(asked: Asked, answer: Trajectory) -> dict[str, float]:
+def _judged(question: Asked, answer: Trajectory) -> dict[str, float]:
     """The verifier's word on an answer; nothing where there is no verifier."""
-    if asked.task.verifier is None:
+    if question.task.verifier is None:
         return {}
-    verdict = asked.task.verify(asked.item, answer.response)
+    verdict = question.task.verify(question.item, answer.response)
     ended = answer.finish_reason != "length"
     answered = ended and verdict.answer is not None
     return {
         "answered": float(answered),
         "accuracy": verdict.score if answered else 0.0,
-        "goes_on": float(asked.task.format.goes_on(answer.response)),
+        "goes_on": float(question.task.format.goes_on(answer.response)),
     }
 
 
-def _reference_logprobs(policy: CausalLMPolicy, asked: Sequence[Asked], answers: Sequence[Trajectory]) -> list[float]:
+def _reference_logprobs(
+    policy: CausalLMPolicy, questions: Sequence[Asked], answers: Sequence[Trajectory]
+) -> list[float]:
     """Log-probability of the reference answer and its end token, nats per token."""
-    read = policy.answers.encode_prompts([_asked_as(one, policy) for one in asked])
+    read = policy.answers.encode_prompts([_asked_as(one, policy) for one in questions])
     ends = bool(policy.answer.eos_token_ids)
-    encoded = policy.answers.encode_responses(read, [one.reference for one in asked], end=ends)
+    encoded = policy.answers.encode_responses(read, [one.reference for one in questions], end=ends)
     given = []
-    for one, ids, answer in zip(asked, encoded, answers, strict=True):
+    for one, ids, answer in zip(questions, encoded, answers, strict=True):
         room = (policy.context_length or 10**9) - len(answer.prompt_ids)
         tokens = np.array(ids[:room])
         given.append(
@@ -212,12 +214,12 @@ def _reference_logprobs(policy: CausalLMPolicy, asked: Sequence[Asked], answers:
 
 
 def summarize_answers(
-    asked: Sequence[Asked], answers: Sequence[Answer], *, seed: int = 0
+    questions: Sequence[Asked], answers: Sequence[Answer], *, seed: int = 0
 ) -> dict[str, dict[str, Interval]]:
     """Figures of each task, and under ``mean`` the mean over tasks, with bootstrap intervals over prompts.
 
     Args:
-        asked: The prompts.
+        questions: The prompts.
         answers: One to each.
         seed: Of the resamples; the mean resamples within the tasks.
 
@@ -228,18 +230,18 @@ def summarize_answers(
     figures: dict[str, dict[str, Interval]] = {}
     resampled: dict[str, list[Resampled]] = {}
     places: dict[str, list[int]] = {}
-    for place, one in enumerate(asked):
+    for place, one in enumerate(questions):
         places.setdefault(one.task.name, []).append(place)
     for name, rows in places.items():
-        bootstrap = ClusterBootstrap(cluster_numbers([asked[i].prompt for i in rows], len(rows)), rng)
+        bootstrap = ClusterBootstrap(cluster_numbers([questions[i].prompt for i in rows], len(rows)), rng)
         figures[name] = {}
         for measure in MEASURES:
             values = [answers[i].figures[measure] for i in rows if measure in answers[i].figures]
             if len(values) == len(rows):
-                found = bootstrap.item_mean(values)
-                figures[name][measure] = found.interval(_bounds(measure))
-                resampled.setdefault(measure, []).append(found)
-    mean = {measure: Resampled.mean(found).interval(_bounds(measure)) for measure, found in resampled.items()}
+                means = bootstrap.item_mean(values)
+                figures[name][measure] = means.interval(_bounds(measure))
+                resampled.setdefault(measure, []).append(means)
+    mean = {measure: Resampled.mean(means).interval(_bounds(measure)) for measure, means in resampled.items()}
     return figures | {"mean": mean}
 
 
@@ -247,15 +249,15 @@ def _bounds(measure: str) -> tuple[float, float] | None:
     return (0.0, 1.0) if measure in _SHARES else None
 
 
-def answer_records(asked: Sequence[Asked], answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
+def answer_records(questions: Sequence[Asked], answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
     """One object per prompt with every model's answer, as ``answers.jsonl`` holds them.
 
     Args:
-        asked: The prompts.
+        questions: The prompts.
         answers: Each model's answers, in the order of the prompts.
     """
     records = []
-    for i, one in enumerate(asked):
+    for i, one in enumerate(questions):
         record: dict[str, Any] = {"task": one.task.name, "prompt": one.prompt, "reference": one.reference}
         for model, given in answers.items():
             figures = {name: round(value, 4) for name, value in given[i].figures.items()}

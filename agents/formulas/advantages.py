@@ -31,7 +31,7 @@ def gae(
     rewards: torch.Tensor,
     values: torch.Tensor,
     last_values: torch.Tensor,
-    response_mask: torch.Tensor,
+    action_mask: torch.Tensor,
     *,
     gamma: float,
     gae_lambda: float,
@@ -42,7 +42,7 @@ def gae(
         rewards: Reward received after each token, shape ``(B, T)``, score units.
         values: Critic estimate before each token, shape ``(B, T)``.
         last_values: Bootstrap for truncated rows, 0 for terminated ones, shape ``(B,)``.
-        response_mask: True on real response tokens, shape ``(B, T)``; rows are right-padded.
+        action_mask: True on real response tokens, shape ``(B, T)``; rows are right-padded.
         gamma: Discount per token.
         gae_lambda: Trace decay per token.
 
@@ -53,15 +53,15 @@ def gae(
         ShapeError: If the shapes disagree.
     Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
     """
-    check_same_shape("rewards", rewards, values=values, response_mask=response_mask)
+    check_same_shape("rewards", rewards, values=values, action_mask=action_mask)
     check_same_shape("rewards[:, 0]", rewards[:, 0], last_values=last_values)
-    rewards = torch.where(response_mask, rewards, 0.0)
-    values = torch.where(response_mask, values, 0.0)
+    rewards = torch.where(action_mask, rewards, 0.0)
+    values = torch.where(action_mask, values, 0.0)
     advantages = torch.zeros_like(values)
     next_value = last_values.to(values.dtype)
     trace = torch.zeros_like(next_value)
     for t in reversed(range(rewards.shape[1])):
-        real = response_mask[:, t]
+        real = action_mask[:, t]
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         trace = torch.where(real, delta + gamma * gae_lambda * trace, trace)
         next_value = torch.where(real, values[:, t], next_value)

@@ -254,7 +254,7 @@ class Learner(Generic[C]):
             old = old_tokens(experience, estimated, part)
             # 2. The algorithm's loss of each token, averaged over the minibatch, and its gradient.
             loss = self.loss(new, old, config)
-            counted = old.mask & (not part.is_filler)
+            counted = old.counted_mask & (not part.is_filler)
             weights = token_weights(
                 counted,
                 config.loss_aggregation,
@@ -383,9 +383,9 @@ class Learner(Generic[C]):
             ShapeError: If it does not return one number per token.
         """
         estimated = self.advantage_estimator(experience, self.config)
-        check_same_shape("mask", experience.mask, advantages=estimated.advantages)
+        check_same_shape("action_mask", experience.action_mask, advantages=estimated.advantages)
         if estimated.returns is not None:
-            check_same_shape("mask", experience.mask, returns=estimated.returns)
+            check_same_shape("action_mask", experience.action_mask, returns=estimated.returns)
         return Advantages(torch.where(experience.counted_mask, estimated.advantages, 0.0), estimated.returns)
 
     def _stop_if_broken(self, phase: str, rollout: Rollout, **tensors: torch.Tensor | None) -> None:
@@ -464,12 +464,12 @@ class Learner(Generic[C]):
             )
         state, folder = self.trainer.state(), Path(folder)
         if self.world.is_main:
-            own = self.reference.model
-            meta = {"config": asdict(self.config), "stage": self.stage, "own_reference": own is not None}
+            reference = self.reference.model
+            meta = {"config": asdict(self.config), "stage": self.stage, "own_reference": reference is not None}
             meta |= self.policy.save_for_learner(folder)
-            if own is not None:
-                own.save_pretrained(folder / "reference")
-                meta["reference_dtype"] = own.dtype_name
+            if reference is not None:
+                reference.save_pretrained(folder / "reference")
+                meta["reference_dtype"] = reference.dtype_name
             save_state(folder / "learner", *state)
             save_state(folder, {}, meta)
         self.world.barrier()

@@ -32,9 +32,9 @@ class Clock:
     def metrics(self, tokens: int) -> dict[str, float]:
         """Seconds and shares of each phase, and generated tokens per second of the whole iteration."""
         whole = max(time.monotonic() - self._began, 1e-9)
-        found = {f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()}
-        found |= {f"time/{name}_share": seconds / whole for name, seconds in self._seconds.items()}
-        return found | {"time/tokens_per_second": tokens / whole}
+        figures = {f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()}
+        figures |= {f"time/{name}_share": seconds / whole for name, seconds in self._seconds.items()}
+        return figures | {"time/tokens_per_second": tokens / whole}
 
 
 def summarize(
@@ -57,7 +57,7 @@ def summarize(
         config: The learner's.
         uses_critic: Whether the algorithm has a critic.
     """
-    world, rollout, mask = experience.world, experience.rollout, experience.mask
+    world, rollout, mask = experience.world, experience.rollout, experience.action_mask
     kl_per_sequence = world.gather(experience.kl_per_sequence)
     kl = float(kl_per_sequence.mean())
     rewards = world.gather(experience.sequence_rewards).double()

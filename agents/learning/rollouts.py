@@ -165,10 +165,10 @@ def take_over(envs: VectorEnv) -> TextGenerationVectorEnv:
 
 def layers(envs: Any) -> list[Any]:
     """A vector environment's wrappers from the outermost in, and the environment itself at the end."""
-    found = [envs]
-    while isinstance(found[-1], VectorWrapper):
-        found.append(found[-1].env)
-    return found
+    outside_in = [envs]
+    while isinstance(outside_in[-1], VectorWrapper):
+        outside_in.append(outside_in[-1].env)
+    return outside_in
 
 
 class Collector:
@@ -201,8 +201,9 @@ class Collector:
         masking = [layer for layer in layers(envs) if hasattr(type(layer), "action_masks")]
         restricted = masking[0] is not self.core or self.core.task.min_new_tokens > 0
         # Without a mask of its own the environment allows what the policy can say, the pad token included.
-        own = partial(self.core.slots.action_masks, padding=True)
-        self._token_masks = None if not restricted else own if masking[0] is self.core else masking[0].action_masks
+        allowed_by_task = partial(self.core.slots.action_masks, padding=True)
+        masks = allowed_by_task if masking[0] is self.core else masking[0].action_masks
+        self._token_masks = masks if restricted else None
         self.engine = policy.slot_engine(envs.num_envs, self.core.slots.tokens.shape[1])
 
     def collect(self, first_episode: int, prompts: NDArray[np.int64] | None = None) -> Rollout:
@@ -252,7 +253,7 @@ class Collector:
         """
         task, count = self.core.task, self.envs.num_envs
         jobs = [(prompt, i + (j << 32)) for i, prompt in enumerate(prompts) for j in range(n)]
-        found = []
+        rollouts = []
         before = task.reward
         task.reward = before if reward is None else LazyReward(reward)
         try:
@@ -260,13 +261,13 @@ class Collector:
                 for first in range(0, len(jobs), count):
                     part = jobs[first : first + count]
                     rows, mask = np.arange(len(part)), np.arange(count) < len(part)
-                    asked = [prompt for prompt, _ in part] + [None] * (count - len(part))
+                    slot_prompts = [prompt for prompt, _ in part] + [None] * (count - len(part))
                     uniforms = trajectory_uniforms(seed, np.array([key for _, key in part]), self._steps)
-                    options = {"prompts": asked, "reset_mask": mask}
-                    found.append(self._play(options, rows, uniforms, self._of_play(params)))
+                    options = {"prompts": slot_prompts, "reset_mask": mask}
+                    rollouts.append(self._play(options, rows, uniforms, self._of_play(params)))
         finally:
             task.reward = before
-        return found
+        return rollouts
 
     @property
     def _steps(self) -> int:

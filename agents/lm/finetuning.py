@@ -128,9 +128,9 @@ def prepare(
         ConfigError: If the shares of sources do not name those of the demonstrations.
         DataError: If a conversation has no answer.
     """
-    found = sorted({_source(record) for record in demonstrations})
-    if sources and not set(found) <= set(sources):
-        raise ConfigError(f"`sources` names {sorted(sources)}, the demonstrations come from {found}")
+    present = sorted({_source(record) for record in demonstrations})
+    if sources and not set(present) <= set(sources):
+        raise ConfigError(f"`sources` names {sorted(sources)}, the demonstrations come from {present}")
     kept = [record for record in demonstrations if not sources or sources[_source(record)] > 0]
     prepared = Prepared({}, [], Counter())
     for record, example in zip(kept, _encoded(kept, Answers(tokenizer, answer)), strict=True):

@@ -167,10 +167,10 @@ def pretrain_on_tasks(
         ConfigError: If the model cannot keep packed documents apart, or the mixture names other tasks.
     """
     training = config.training
-    asked = replace(config.mixture, weights=config.weights) if config.weights else config.mixture
+    shares = replace(config.mixture, weights=config.weights) if config.weights else config.mixture
     if start is None:
         texts = {task.name: task.documents("train") for task in tasks}
-        sample = mixture_texts(texts, _first(asked), most_bytes=_TOKENIZER_BYTES, seed=training.seed)
+        sample = mixture_texts(texts, _first(shares), most_bytes=_TOKENIZER_BYTES, seed=training.seed)
         tokenizer = train_tokenizer(sample, config.model.vocab_size, split_digits=config.model.split_digits)
         model = build_model(config.model, tokenizer, training.seed)
     else:
@@ -186,7 +186,7 @@ def pretrain_on_tasks(
         world.barrier()
     mixture = Mixture(
         {name: len(file) for name, file in files.items()},
-        asked,
+        shares,
         sizes={name: float(file.tokens) for name, file in files.items()},
         draws_per_step=training.batch_size,
         steps=training.steps,
@@ -212,9 +212,9 @@ def pretrain_on_tasks(
     trained = loop.train()
     measured = _measure(trained, held_out, 0)
     summary = {
-        "loss": {name: found.loss for name, found in measured.items()},
-        "perplexity": {name: found.perplexity for name, found in measured.items()},
-        "bits_per_byte": {name: found.bits_per_byte for name, found in measured.items()},
+        "loss": {name: text.loss for name, text in measured.items()},
+        "perplexity": {name: text.perplexity for name, text in measured.items()},
+        "bits_per_byte": {name: text.bits_per_byte for name, text in measured.items()},
         "shares": mixture.shares(training.steps - 1),
         "blocks": mixture.counts(0, training.steps),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -261,7 +261,7 @@ def _measure(model: Any, files: Mapping[str, TokenFile], blocks: int) -> dict[st
 
 
 def _figures(measured: Mapping[str, HeldOutText]) -> dict[str, float]:
-    metrics = {"eval/loss": sum(found.loss for found in measured.values()) / len(measured)}
-    for name, found in measured.items():
-        metrics |= {f"eval/{key}/{name}": value for key, value in found._asdict().items()}
+    metrics = {"eval/loss": sum(text.loss for text in measured.values()) / len(measured)}
+    for name, text in measured.items():
+        metrics |= {f"eval/{key}/{name}": value for key, value in text._asdict().items()}
     return metrics

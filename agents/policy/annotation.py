@@ -92,11 +92,11 @@ def _against(
             kl = torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
             exact_kl.append(kl.clamp_(min=0))  # rounding may end just below 0
     ends = np.cumsum([len(trajectory) for trajectory in rows])[:-1]
-    for trajectory, found in zip(rows, np.split(torch.cat(ref_logprobs).cpu().numpy(), ends), strict=True):
-        trajectory.ref_logprobs = found
+    for trajectory, of_tokens in zip(rows, np.split(torch.cat(ref_logprobs).cpu().numpy(), ends), strict=True):
+        trajectory.ref_logprobs = of_tokens
     if exact_kl:
-        for trajectory, found in zip(rows, np.split(torch.cat(exact_kl).cpu().numpy(), ends), strict=True):
-            trajectory.exact_kl = found
+        for trajectory, of_tokens in zip(rows, np.split(torch.cat(exact_kl).cpu().numpy(), ends), strict=True):
+            trajectory.exact_kl = of_tokens
 
 
 def _hidden(policy: CausalLMPolicy, batch: SequenceBatch) -> torch.Tensor:

@@ -45,9 +45,9 @@ class Critic(nn.Module):
         check_finite(self, "the critic")
         check_exact(trunk)
         own_memory(self, all_of_it=False)
-        found = float32_masters(trunk)
+        low_precision = float32_masters(trunk)
         float32_masters(head)
-        self.compute = ComputeCopy(trunk, compute_dtype or found)
+        self.compute = ComputeCopy(trunk, compute_dtype or low_precision)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Critic:
         """Move the compute copy, too."""

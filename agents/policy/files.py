@@ -66,8 +66,8 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
     """
     if dtype != "auto" and dtype not in _DTYPES:
         raise ConfigError(f"`dtype` must be one of 'auto', {', '.join(map(repr, _DTYPES))}; got {dtype!r}")
-    found = _DTYPES.get(dtype) or (torch.bfloat16 if fast_bf16(torch.device(device)) else torch.float32)
-    compute = found if found in LOW_PRECISION else None
+    wanted = _DTYPES.get(dtype) or (torch.bfloat16 if fast_bf16(torch.device(device)) else torch.float32)
+    compute = wanted if wanted in LOW_PRECISION else None
     try:
         folder = find_folder(path)
         config = load_adapter_config(folder) if is_adapter(folder) else None
@@ -77,10 +77,10 @@ def load(path: str | Path, *, dtype: str, lora: Any, critic: Any, device: str | 
                 "`CausalLMPolicy.from_pretrained(folder).save_pretrained(other_folder)`"
             )
         base = folder if config is None else base_folder(folder, config)
-        weights = torch.float32 if compute is not None and lora is None and config is None else found
+        weights = torch.float32 if compute is not None and lora is None and config is None else wanted
         model = load_model(base, dtype=weights, device=device).model
-        own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-        tokenizer = load_tokenizer(folder if own else base)
+        has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        tokenizer = load_tokenizer(folder if has_tokenizer else base)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load a language model from `{path}`: {error}") from error
     separate = _critic(base, critic, model, tokenizer, compute, device)

@@ -42,7 +42,7 @@ class SequenceBatch:
         tokens: Token ids, int64, shape ``(B, L)``; L may exceed the longest sequence.
         prompt_lengths: Tokens before the answer, at least 1, int64, shape ``(B,)``.
         lengths: Prompt and answer together, int64, shape ``(B,)``.
-        response_mask: True on answer tokens that count (the policy's own), shape ``(B, T)`` with T the longest answer.
+        action_mask: True on answer tokens that count (the policy's own), shape ``(B, T)`` with T the longest answer.
         allowed: Bit-packed masks of the tokens that could be chosen, uint8, one row per counted token in row-major
             order, shape ``(N, ceil(V / 8))``; None allows all.
     """
@@ -50,7 +50,7 @@ class SequenceBatch:
     tokens: torch.Tensor
     prompt_lengths: torch.Tensor
     lengths: torch.Tensor
-    response_mask: torch.Tensor
+    action_mask: torch.Tensor
     allowed: NDArray[np.uint8] | None = None
 
     @classmethod
@@ -119,10 +119,10 @@ def response_hidden(model: Any, batch: SequenceBatch) -> tuple[torch.Tensor, tor
         batch: Sequences.
 
     Returns:
-        Hidden states ``(N, D)`` in row-major order of ``batch.response_mask``, and those after the last token,
+        Hidden states ``(N, D)`` in row-major order of ``batch.action_mask``, and those after the last token,
         ``(B, D)``.
     """
-    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    rows, steps = batch.action_mask.nonzero(as_tuple=True)
     every = torch.arange(len(batch.lengths), device=batch.lengths.device)
     if model.config.is_encoder_decoder:
         hidden = _decoder_states(model, batch)
@@ -149,8 +149,8 @@ def _decoder_states(model: Any, batch: SequenceBatch) -> torch.Tensor:
 
 
 def response_tokens(batch: SequenceBatch) -> torch.Tensor:
-    """The counted answer tokens, int64, shape ``(N,)``, in row-major order of ``batch.response_mask``."""
-    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    """The counted answer tokens, int64, shape ``(N,)``, in row-major order of ``batch.action_mask``."""
+    rows, steps = batch.action_mask.nonzero(as_tuple=True)
     return batch.tokens[rows, batch.prompt_lengths[rows] + steps]
 
 
@@ -180,9 +180,9 @@ def check_exact(model: Any) -> int:
     answers = [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
     with trial(model, "cannot score sequences"):
         hidden, last = response_hidden(model, SequenceBatch.from_ids(prompts, answers, device=device))
-        found = output_head(model)(hidden) if headed else hidden
+        together = output_head(model)(hidden) if headed else hidden
         expected = torch.cat([_alone(model, *each, headed=headed) for each in zip(prompts, answers, strict=True)])
-    verdict = agrees(found, expected, model.dtype)
+    verdict = agrees(together, expected, model.dtype)
     if verdict is False:
         raise ConfigError(f"{type(model).__name__} cannot be scored: {_why_not(model, prompts, answers, hidden)}")
     if verdict:

@@ -248,14 +248,14 @@ def load_adapter(model: Any, folder: Path) -> None:
 
     file = folder / _ADAPTER_WEIGHTS
     if not file.is_file():
-        pickled = ", ".join(found.name for found in sorted(folder.glob("*.bin")))
+        pickled = ", ".join(file_of.name for file_of in sorted(folder.glob("*.bin")))
         what = f"only the pickled {pickled}, which is not read" if pickled else "no weights"
         raise CheckpointError(f"`{folder}` has {what}; an adapter's weights stand in {_ADAPTER_WEIGHTS}")
     saved = load_tensors(file)
-    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    needed = get_peft_model_state_dict(model, save_embedding_layers=False)
     for what, names in (
-        ("lacks", own.keys() - saved.keys()),
-        ("has more than the adapter:", saved.keys() - own.keys()),
+        ("lacks", needed.keys() - saved.keys()),
+        ("has more than the adapter:", saved.keys() - needed.keys()),
     ):
         if names:
             shown = ", ".join(sorted(names)[:4])

@@ -109,8 +109,9 @@ class CausalLMPolicy(nn.Module):
         own_memory(lm, all_of_it=False)
         self.vocabulary = _shared_vocabulary(tokenizer, lm)
         if answer is None:
-            own = AnswerFormat.of_tokenizer(tokenizer, lm.config, getattr(lm, "generation_config", None))
-            answer = dataclasses.replace(own, eos_token_ids=tuple(i for i in own.eos_token_ids if i < self.vocab_size))
+            stated = AnswerFormat.of_tokenizer(tokenizer, lm.config, getattr(lm, "generation_config", None))
+            ends = tuple(i for i in stated.eos_token_ids if i < self.vocab_size)
+            answer = dataclasses.replace(stated, eos_token_ids=ends)
         self.answer = answer
         declare_format(tokenizer, answer)
         self.critic = critic
@@ -122,8 +123,9 @@ class CausalLMPolicy(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.eval()
-        found = float32_masters(lm)  # after the trial: the weights that train may have another type than the others now
-        compute_dtype = compute_dtype or found
+        # After the trial: the weights that train may have another type than the others now.
+        low_precision = float32_masters(lm)
+        compute_dtype = compute_dtype or low_precision
         if frozen_layers:
             freeze_lower_layers(model, frozen_layers)
         self._copy_weights(compute_dtype)
@@ -269,8 +271,8 @@ class CausalLMPolicy(nn.Module):
     @property
     def pad_token_id(self) -> int:
         """Id that fills up rows and is never read: one beyond the tokenizer's, where it has none but its end token."""
-        own = self.tokenizer.pad_token_id
-        return self.answers.vocabulary.size if own is None or own == self.tokenizer.eos_token_id else int(own)
+        pad = self.tokenizer.pad_token_id
+        return self.answers.vocabulary.size if pad is None or pad == self.tokenizer.eos_token_id else int(pad)
 
     @property
     def vocab_size(self) -> int:
@@ -351,8 +353,8 @@ class CausalLMPolicy(nn.Module):
             estimates, last_values = torch.zeros_like(scores.logprobs), scores.logprobs.new_zeros(len(batch.lengths))
 
         def spread(flat: torch.Tensor) -> torch.Tensor:
-            padded = torch.zeros(batch.response_mask.shape, dtype=flat.dtype, device=flat.device)
-            return padded.masked_scatter(batch.response_mask, flat)
+            padded = torch.zeros(batch.action_mask.shape, dtype=flat.dtype, device=flat.device)
+            return padded.masked_scatter(batch.action_mask, flat)
 
         # FSDP's hooks want no views.
         return PolicyOutputs(spread(scores.logprobs), spread(estimates), last_values.clone(), spread(scores.entropy))
@@ -361,7 +363,7 @@ class CausalLMPolicy(nn.Module):
         """Masks of the tokens that can be chosen: ids that are no tokens never are."""
         if batch.allowed is not None or not len(self.vocabulary.absent):
             return batch.allowed
-        return np.tile(np.packbits(self.vocabulary.is_token), (int(batch.response_mask.sum()), 1))
+        return np.tile(np.packbits(self.vocabulary.is_token), (int(batch.action_mask.sum()), 1))
 
     def _values(
         self, batch: SequenceBatch, hidden: torch.Tensor, last_hidden: torch.Tensor
@@ -393,8 +395,8 @@ class CausalLMPolicy(nn.Module):
             ShapeError: If a prompt or an answer is empty, or their numbers differ.
         """
         batch = SequenceBatch.from_ids(prompt_ids, response_ids, device=self.device)
-        found = self.evaluate(batch, temperature=temperature, values=False).logprobs.float().cpu().numpy()
-        return [row[: len(response)] for row, response in zip(found, response_ids, strict=True)]
+        padded = self.evaluate(batch, temperature=temperature, values=False).logprobs.float().cpu().numpy()
+        return [row[: len(response)] for row, response in zip(padded, response_ids, strict=True)]
 
     def slot_engine(self, num_slots: int, max_length: int) -> SlotEngine | EncoderDecoderEngine:
         """A cached engine on this policy's weights; ``drop()`` it when they change."""
@@ -448,16 +450,16 @@ def _shared_vocabulary(tokenizer: Any, lm: Any) -> Vocabulary:
     Raises:
         ConfigError: If the model lacks so many that the tokenizer must be another model's.
     """
-    own, rows = vocabulary(tokenizer), lm.get_output_embeddings().weight.shape[0]
-    beyond = own.size - own.within(rows).size
+    known, rows = vocabulary(tokenizer), lm.get_output_embeddings().weight.shape[0]
+    beyond = known.size - known.within(rows).size
     if beyond > _ADDED_TOKENS:
         raise ConfigError(
-            f"the tokenizer has {own} ids, the model only {rows}: it is another model's, or the embeddings have to be "
-            "resized (model.resize_token_embeddings(len(tokenizer)))"
+            f"the tokenizer has {known} ids, the model only {rows}: it is another model's, or the embeddings have to "
+            "be resized (model.resize_token_embeddings(len(tokenizer)))"
         )
     if beyond:
-        _log.warning("the model has %d of the tokenizer's %d ids; the last %d cannot be used", rows, own.size, beyond)
-    return own.within(rows)
+        _log.warning("the model has %d of the tokenizer's %d ids; the last %d cannot be used", rows, known.size, beyond)
+    return known.within(rows)
 
 
 def _say_padding(tokenizer: Any, pad_token_id: int) -> None:

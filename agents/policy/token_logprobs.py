@@ -191,24 +191,24 @@ class _Logprobs(torch.autograd.Function):
         logits = _logits(hidden, weight, bias, allowed, vocabulary)
         compiled = _compiled(logits)
         if compiled is not None:
-            found = compiled.token_logprobs(logits, targets, temperature, entropy=entropy)
+            rows = compiled.token_logprobs(logits, targets, temperature, entropy=entropy)
         else:
-            found = _row_logprobs(logits, targets, temperature, entropy=entropy)
-        ctx.save_for_backward(hidden, weight, bias, targets, allowed, *found[1:])
+            rows = _row_logprobs(logits, targets, temperature, entropy=entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, allowed, *rows[1:])
         ctx.vocabulary, ctx.temperature = vocabulary, temperature
-        spread = torch.zeros_like(found.logprobs) if found.entropy is None else found.entropy
-        return found.logprobs, spread
+        spread = torch.zeros_like(rows.logprobs) if rows.entropy is None else rows.entropy
+        return rows.logprobs, spread
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_logprob: torch.Tensor, by_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # @once_differentiable
         hidden, weight, bias, targets, allowed, tops, totals, entropy = ctx.saved_tensors
-        found = RowLogprobs(tops, tops, totals, entropy)
+        rows = RowLogprobs(tops, tops, totals, entropy)
         logits = _logits(hidden, weight, bias, allowed, ctx.vocabulary)
         compiled = _compiled(logits)
         step = compiled.logprob_gradient_ if compiled is not None else _logprob_gradient_
         entropy_slope = None if entropy is None else by_entropy.contiguous()
-        step(logits, targets, found, ctx.temperature, by_logprob.contiguous(), entropy_slope)
+        step(logits, targets, rows, ctx.temperature, by_logprob.contiguous(), entropy_slope)
         slopes = logits
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_weight = None
@@ -268,15 +268,15 @@ def _loss_and_slopes(logits: torch.Tensor, targets: _Targets, *, slopes: bool) -
     """Weighted losses of a chunk, a float64 scalar, and the logits, with ``slopes`` overwritten by their gradient."""
     compiled = _compiled(logits)
     logprobs_of = compiled.token_logprobs if compiled is not None else _row_logprobs
-    found = logprobs_of(logits, targets.first, 1.0, entropy=False)
-    total = -(found.logprobs.double() * targets.weights.double()).sum()
+    rows = logprobs_of(logits, targets.first, 1.0, entropy=False)
+    total = -(rows.logprobs.double() * targets.weights.double()).sum()
     # Other targets of a state are counted as its first one up to here.
     firsts = targets.first[targets.rows]
     gaps = logits[targets.rows, firsts].double() - logits[targets.rows, targets.others].double()
     total += (gaps * targets.other_weights.double()).sum()
     if slopes:
         step = compiled.logprob_gradient_ if compiled is not None else _logprob_gradient_
-        step(logits, targets.first, found, 1.0, -targets.weights.to(found.logprobs.dtype), None)
+        step(logits, targets.first, rows, 1.0, -targets.weights.to(rows.logprobs.dtype), None)
         moved = targets.other_weights.to(logits.dtype)
         logits.index_put_((targets.rows, firsts), moved, accumulate=True)
         logits.index_put_((targets.rows, targets.others), -moved, accumulate=True)
@@ -314,18 +314,18 @@ def _row_logprobs(logits: torch.Tensor, targets: torch.Tensor, temperature: floa
 def _logprob_gradient_(
     logits: torch.Tensor,
     targets: torch.Tensor,
-    found: RowLogprobs,
+    rows: RowLogprobs,
     temperature: float,
     by_logprob: torch.Tensor,
     by_entropy: torch.Tensor | None,
 ) -> None:
     """`Kernels.logprob_gradient_` in torch."""
-    x = (logits - found.tops[:, None]) / temperature
-    p = x.exp() / found.totals[:, None]
+    x = (logits - rows.tops[:, None]) / temperature
+    p = x.exp() / rows.totals[:, None]
     slopes = -by_logprob[:, None] * p
     slopes[torch.arange(len(slopes), device=slopes.device), targets] += by_logprob
-    if by_entropy is not None and found.entropy is not None:
-        surprise = (x - found.totals.log()[:, None] + found.entropy[:, None]).masked_fill_(p == 0, 0.0)
+    if by_entropy is not None and rows.entropy is not None:
+        surprise = (x - rows.totals.log()[:, None] + rows.entropy[:, None]).masked_fill_(p == 0, 0.0)
         slopes -= by_entropy[:, None] * p * surprise
     logits.copy_(slopes / temperature)
 

@@ -139,10 +139,10 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, places: DocumentTokens, scale: float
     ) -> torch.Tensor:
-        found = required_kernels().document_attention(q, k, v, places, scale)
-        ctx.save_for_backward(q, k, v, *found)
+        out_and_totals = required_kernels().document_attention(q, k, v, places, scale)
+        ctx.save_for_backward(q, k, v, *out_and_totals)
         ctx.places, ctx.scale = places, scale
-        return found[0]
+        return out_and_totals[0]
 
     @staticmethod
     @once_differentiable
@@ -237,9 +237,9 @@ def packed_states(
     """
     if _suits(model) and bool(wanted.any()) and int(_begins(positions).sum()) > len(positions):
         documents = Documents.of_rows(tokens, positions, wanted, shared=not _is_hooked(model))
-        found = _of_documents(model, documents, wanted)
-        if found is not None:
-            return found
+        states = _of_documents(model, documents, wanted)
+        if states is not None:
+            return states
     return _states(model, input_ids=tokens, position_ids=positions)[wanted], None
 
 
@@ -262,12 +262,12 @@ def padded_states(model: Any, tokens: torch.Tensor, rows: torch.Tensor, columns:
     documents = Documents.of_rows(tokens, torch.arange(tokens.shape[1]).expand(tokens.shape), wanted, shared=True)
     if documents.tokens.numel() > _WORTHWHILE * tokens.numel():
         return None
-    found = _of_documents(model, documents, wanted)
-    if found is None:
+    states_and_rows = _of_documents(model, documents, wanted)
+    if states_and_rows is None:
         return None
-    states, own = found
+    states, rows_of_wanted = states_and_rows
     numbers = torch.zeros_like(tokens)
-    numbers[wanted] = own
+    numbers[wanted] = rows_of_wanted
     return states[numbers[rows, columns]]
 
 
@@ -331,8 +331,8 @@ def _gives_the_same(model: Any) -> bool:
     try:
         masked = _states(model, inputs_embeds=embedding[tokens], position_ids=positions)
         with _attending(model, documents):
-            found = _states(model, inputs_embeds=embedding[documents.tokens], position_ids=documents.positions)
+            by_documents = _states(model, inputs_embeds=embedding[documents.tokens], position_ids=documents.positions)
     except Exception as error:  # noqa: BLE001  # whatever an unknown model raises here, its usual path is to be taken
         _logger.debug("%s is not read by documents: %r", type(model).__name__, error)
         return False
-    return torch.allclose(found[:, documents.states], masked, atol=1e-4, rtol=1e-3)
+    return torch.allclose(by_documents[:, documents.states], masked, atol=1e-4, rtol=1e-3)

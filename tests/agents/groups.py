@@ -35,7 +35,7 @@ def make_experience(rewards: Sequence[Sequence[float]], group_size: int = 1, val
     zeros = torch.zeros(mask.shape)
     return Experience(
         rollout=SimpleNamespace(),  # pyright: ignore[reportArgumentType] - estimators do not look at it
-        mask=mask,
+        action_mask=mask,
         logprobs=zeros,
         ref_logprobs=zeros,
         values=zeros if values is None else torch.tensor(values),
@@ -59,7 +59,7 @@ def make_tokens(advantages: list[float], **others: list[float]) -> tuple[PolicyO
         row("logprobs").requires_grad_(), row("values"), torch.zeros(1, dtype=torch.float64), row("entropy")
     )
     old = OldTokens(
-        mask=torch.ones(1, len(advantages), dtype=torch.bool),
+        counted_mask=torch.ones(1, len(advantages), dtype=torch.bool),
         logprobs=row("old_logprobs"),
         ref_logprobs=row("ref_logprobs"),
         values=row("old_values"),
@@ -125,7 +125,7 @@ def expected_gradient(agent: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray
         found["gradient"] = agent.policy.model.base_model.rows.grad[:-1, :-1].numpy().copy()
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
-    weighted = replace(experience, importance=weights[:, None] * experience.mask)
+    weighted = replace(experience, importance=weights[:, None] * experience.action_mask)
     figures = agent.update(weighted, estimated, minibatches[0])
     assert figures["policy/ratio"] == pytest.approx(1.0, abs=1e-12)
     return -found["gradient"] * mdp.horizon

@@ -63,7 +63,7 @@ class Slots:
         finish_reasons: :class:`textenv.FinishReason` codes.
         turns: Turns of the policy, the running one included.
         turn_starts: Position in each row where the policy's running turn begins.
-        policy_mask: True on the policy's tokens, shape ``(num_slots, L)``; None without a responder.
+        action_mask: True on the policy's tokens, shape ``(num_slots, L)``; None without a responder.
         paid: Token rewards by position, shape ``(num_slots, L)``; None without a token reward.
         restored: True where a slot's episode was put there as a saved state.
         hooks: Wrappers that know something of each running episode, by name; their part of a state is read and written
@@ -89,7 +89,7 @@ class Slots:
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
         self.last_episodes: list[Episode | None] = [None] * num_slots
         self.turn_starts = np.zeros(num_slots, dtype=np.int64)
-        self.policy_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
+        self.action_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
         self.paid = None if task.token_reward is None else np.zeros(shape)
         self.restored = np.zeros(num_slots, dtype=np.bool_)
         self.hooks: dict[str, EpisodeKeeper] = {}
@@ -100,7 +100,7 @@ class Slots:
         """Make room for as many tokens as the task allows by now."""
         more = ((0, 0), (0, self.task.max_length - self.tokens.shape[1]))
         self.tokens = np.pad(self.tokens, more, constant_values=self.task.pad_token_id)
-        self.policy_mask = None if self.policy_mask is None else np.pad(self.policy_mask, more)
+        self.action_mask = None if self.action_mask is None else np.pad(self.action_mask, more)
         self.paid = None if self.paid is None else np.pad(self.paid, more)
         self.version += 1
 
@@ -148,9 +148,9 @@ class Slots:
         self.returns[slot] = 0.0
         self.prompts[slot] = prompt
         self.turn_starts[slot] = start
-        if self.policy_mask is not None:
-            self.policy_mask[slot] = False
-            self.policy_mask[slot, start:end] = True
+        if self.action_mask is not None:
+            self.action_mask[slot] = False
+            self.action_mask[slot, start:end] = True
         if self.paid is not None:
             self.paid[slot] = 0.0
 
@@ -236,8 +236,8 @@ class Slots:
         self.version += 1
         position = self.lengths[taking]
         self.tokens[taking, position] = chosen
-        if self.policy_mask is not None:
-            self.policy_mask[taking, position] = True
+        if self.action_mask is not None:
+            self.action_mask[taking, position] = True
         self.lengths[taking] += 1
         self.response_tokens[taking] += 1
         self.steps[taking] += 1
@@ -320,7 +320,7 @@ class Slots:
         """Lets the responder speak: True if the episode goes on, False if the reply does not fit, None if it ends."""
         task = self.task
         assert task.responder is not None
-        assert self.policy_mask is not None
+        assert self.action_mask is not None
         if self.turns[slot] >= task.max_turns or self.response_tokens[slot] >= task.max_new_tokens:
             return None
         self.finish_reasons[slot] = reason
@@ -353,7 +353,7 @@ class Slots:
         assert prompt is not None
         start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
         ids = tuple(self.tokens[slot, start:end].tolist())
-        mask = None if self.policy_mask is None else self.policy_mask[slot, start:end]
+        mask = None if self.action_mask is None else self.action_mask[slot, start:end]
         rewards = None if self.paid is None else tuple(self.paid[slot, start:end].tolist())
         return Episode(
             prompt=prompt.text,
@@ -388,7 +388,7 @@ class Slots:
             turns=int(self.turns[slot]),
             episode_return=float(self.returns[slot]),
             turn_start=int(self.turn_starts[slot]),
-            action_mask=None if self.policy_mask is None else tuple(self.policy_mask[slot, start:end].tolist()),
+            action_mask=None if self.action_mask is None else tuple(self.action_mask[slot, start:end].tolist()),
             token_rewards=None if self.paid is None else tuple(self.paid[slot, start:end].tolist()),
             last_episode=self.last_episodes[slot],
             steps=int(self.steps[slot]),
@@ -418,7 +418,7 @@ class Slots:
                 f"the state has {state.response_tokens} answer tokens; max_new_tokens is {self.task.max_new_tokens} "
                 "here"
             )
-        for name, needed in (("action_mask", self.policy_mask), ("token_rewards", self.paid)):
+        for name, needed in (("action_mask", self.action_mask), ("token_rewards", self.paid)):
             if (getattr(state, name) is None) != (needed is None):
                 raise ConfigError(f"the state's {name} does not fit: it comes from an environment of another kind")
         self.begin(slot, state.prompt)
@@ -432,8 +432,8 @@ class Slots:
         self.returns[slot] = state.episode_return
         self.turn_starts[slot] = state.turn_start
         self.last_episodes[slot] = state.last_episode
-        if self.policy_mask is not None:
-            self.policy_mask[slot, start:end] = state.action_mask
+        if self.action_mask is not None:
+            self.action_mask[slot, start:end] = state.action_mask
         if self.paid is not None:
             self.paid[slot, start:end] = state.token_rewards
         for name, hook in self.hooks.items():

@@ -56,9 +56,9 @@ class RecordedSteps:
             self._addresses = addresses
         shape = (len(block.tokens), block.visible.shape[-1])
         if shape not in self._recordings:
-            own = replace(block, **{name: tensor.contiguous().clone() for name, tensor in _inputs(block).items()})
-            replay, result = self._record(lambda: self._decoder.hidden([own], self._cache)[0])
-            self._recordings[shape] = _Recording(own, replay, result)
+            copied = replace(block, **{name: tensor.contiguous().clone() for name, tensor in _inputs(block).items()})
+            replay, result = self._record(lambda: self._decoder.hidden([copied], self._cache)[0])
+            self._recordings[shape] = _Recording(copied, replay, result)
         recording = self._recordings[shape]
         for name, tensor in _inputs(recording.block).items():
             tensor.copy_(getattr(block, name))

@@ -34,12 +34,12 @@ _SAMPLED = 64
 
 def _fingerprint(parameters: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
     """Addresses, versions and a sample of the values: changes when weights do, those written through ``.data`` too."""
-    found: list[Any] = []
+    marks: list[Any] = []
     for p in parameters:
         if p is not None:
             flat = p.detach().reshape(-1)
-            found += [p.data_ptr(), p._version, flat[:: max(1, len(flat) // _SAMPLED)].double().sum().item()]
-    return tuple(found)
+            marks += [p.data_ptr(), p._version, flat[:: max(1, len(flat) // _SAMPLED)].double().sum().item()]
+    return tuple(marks)
 
 
 def _uses_onednn(weight: torch.Tensor) -> bool:
@@ -394,11 +394,11 @@ def packed_decoder(model: Any) -> PackedDecoder | None:
 def _build(model: Any) -> PackedDecoder | None:
     try:
         decoder = PackedDecoder(model)
-        expected, found = _probe(model, decoder)
+        expected, packed = _probe(model, decoder)
     except Exception as error:  # noqa: BLE001  # whatever an unknown model raises here, its usual path is to be taken
         _logger.debug("decoding %s with transformers' own path: %r", type(model).__name__, error)
         return None
-    if agrees(found, expected, model.dtype) is not False:
+    if agrees(packed, expected, model.dtype) is not False:
         return decoder
     _logger.warning("decoding %s with transformers' own, slower path: its packed form differs", type(model).__name__)
     return None
@@ -413,5 +413,5 @@ def _probe(model: Any, decoder: PackedDecoder) -> tuple[torch.Tensor, torch.Tens
     visible = (places[..., None] >= places[:, None])[:, None]
     prompt = Block(ids[:, :-1], places[:, :-1], None, places[:, :-1], visible[..., :-1, :-1], fresh=True)
     step = Block(ids[:, -1:], places[:, -1:], None, places[:, -1:], visible[..., -1:, :], fresh=False)
-    found = [decoder.hidden([block], cache)[0][0] for block in (prompt, step)]
-    return expected, torch.cat(found)
+    packed = [decoder.hidden([block], cache)[0][0] for block in (prompt, step)]
+    return expected, torch.cat(packed)

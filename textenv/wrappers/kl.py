@@ -103,13 +103,18 @@ def logprobs_before(fn: NextTokenLogprobs, slots: Slots, rows: NDArray[np.int64]
     Raises:
         ShapeError: If it returns another shape, or NaN.
     """
-    found = np.asarray(fn(slots.tokens[rows], slots.lengths[rows]), dtype=np.float64)
-    if found.ndim != 2 or len(found) != len(rows) or found.shape[1] < slots.task.num_tokens or np.isnan(found).any():
+    logprobs = np.asarray(fn(slots.tokens[rows], slots.lengths[rows]), dtype=np.float64)
+    if (
+        logprobs.ndim != 2
+        or len(logprobs) != len(rows)
+        or logprobs.shape[1] < slots.task.num_tokens
+        or np.isnan(logprobs).any()
+    ):
         raise ShapeError(
             f"{who} must return log-probabilities without NaN of shape ({len(rows)}, {slots.task.vocab_size}), "
-            f"got {found.shape}"
+            f"got {logprobs.shape}"
         )
-    return found
+    return logprobs
 
 
 def check_finite_tokens(
@@ -181,14 +186,14 @@ class KLPenaltyHook(Hook):
             return
         reference = logprobs_before(self.reference, slots, rows, "reference")
         chosen = actions[rows]
-        own = self._own(slots, rows)
+        logprobs = self._own(slots, rows)
         if self.estimator == "full":
-            if own.ndim != 2:
+            if logprobs.ndim != 2:
                 raise ShapeError("the 'full' estimator needs log-probabilities of every token, shape (slots, V)")
-            width = min(own.shape[1], reference.shape[1])
-            self._before[rows] = kl_full(own[:, :width], reference[:, :width])
+            width = min(logprobs.shape[1], reference.shape[1])
+            self._before[rows] = kl_full(logprobs[:, :width], reference[:, :width])
         else:
-            taken = own if own.ndim == 1 else own[np.arange(len(rows)), chosen]
+            taken = logprobs if logprobs.ndim == 1 else logprobs[np.arange(len(rows)), chosen]
             with np.errstate(invalid="ignore"):
                 measured = ESTIMATORS[self.estimator](taken - reference[np.arange(len(rows)), chosen])
             self._before[rows] = measured
@@ -263,8 +268,8 @@ class ReferenceLogProbHook(Hook):
         """Asks the reference about the tokens to be taken."""
         self._bonus = np.zeros(slots.num_slots)
         if len(rows):
-            found = logprobs_before(self.reference, slots, rows, "reference")
-            self._bonus[rows] = found[np.arange(len(rows)), actions[rows]]
+            logprobs = logprobs_before(self.reference, slots, rows, "reference")
+            self._bonus[rows] = logprobs[np.arange(len(rows)), actions[rows]]
             check_finite_tokens(self._bonus[rows], rows, actions[rows], "the reference's log-probability")
 
     def after(self, transition: Transition) -> NDArray[np.float64]:

@@ -22,10 +22,10 @@ def test_advantages_hand_worked():
     found = a2c_advantages(experience, A2CConfig())
     assert found.advantages.tolist() == [[2.5, 1.0], [3.0, 0.0]]
     assert found.returns is not None
-    assert found.returns[experience.mask].tolist() == [3, 2, 4]
+    assert found.returns[experience.action_mask].tolist() == [3, 2, 4]
     one_step = a2c_advantages(experience, A2CConfig(gae_lambda=0.0))
     assert one_step.advantages.tolist() == [[1 + 1 - 0.5, 1.0], [3.0, 0.0]]
-    white = a2c_advantages(experience, A2CConfig(whiten_advantages=True)).advantages[experience.mask]
+    white = a2c_advantages(experience, A2CConfig(whiten_advantages=True)).advantages[experience.action_mask]
     assert white.mean().item() == pytest.approx(0, abs=1e-6)
     assert white.std(correction=0).item() == pytest.approx(1, abs=1e-6)
 

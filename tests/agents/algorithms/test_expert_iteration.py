@@ -80,7 +80,7 @@ def test_rounds_taken_to_their_end_make_best_of_n_to_the_power_of_the_rounds():
         minibatches = agent.deal(rollout)
         experience = agent.assess(rollout, minibatches)
         weights = probabilities.repeat_interleave(2) * minibatches[0].rows / 2
-        weighted = replace(experience, importance=weights[:, None] * experience.mask)
+        weighted = replace(experience, importance=weights[:, None] * experience.action_mask)
         for step in range(120):
             agent.optimizer.param_groups[0]["lr"] = 0.2 * 0.96**step
             agent.update(weighted, agent.estimate(experience), minibatches[0])

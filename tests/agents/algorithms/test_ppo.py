@@ -122,7 +122,7 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeyp
     estimated = agent.estimate(experience)
     whole = rollout.batch(np.arange(8))
     scores = policy.evaluate(whole)
-    objective = (scores.logprobs * estimated.advantages)[experience.mask].mean()
+    objective = (scores.logprobs * estimated.advantages)[experience.action_mask].mean()
     names = [name for name, p in policy.model.named_parameters()]
     expected = torch.autograd.grad(-objective, [p for _, p in policy.model.named_parameters()])
     captured = {}

@@ -218,12 +218,12 @@ def test_importance_weights_multiply_the_policy_term_alone(policy, envs8):
     minibatches = agent.deal(rollout)
     experience = agent.assess(rollout, minibatches)
     part = minibatches[0].parts[0]
-    width = part.batch.response_mask.shape[1]
+    width = part.batch.action_mask.shape[1]
     scores = policy.evaluate(part.batch)
     from agents.learning.experience import OldTokens
 
     old = OldTokens(
-        part.batch.response_mask,
+        part.batch.action_mask,
         *(x[part.rows, :width] for x in (experience.logprobs, experience.ref_logprobs, experience.values)),
         advantages=torch.ones_like(scores.logprobs),
         returns=torch.zeros_like(scores.logprobs),
@@ -232,7 +232,7 @@ def test_importance_weights_multiply_the_policy_term_alone(policy, envs8):
     )
     half, whole = (ppo_loss(scores, old._replace(importance=w * old.importance), CONFIG).total for w in (1, 2))
     # At ratio 1 and advantage 1 the policy term is −weight.
-    torch.testing.assert_close((half - whole)[part.batch.response_mask], torch.full_like(half, 0.5)[old.mask])
+    torch.testing.assert_close((half - whole)[part.batch.action_mask], torch.full_like(half, 0.5)[old.counted_mask])
 
 
 def make_text(count: int, length: int = 6) -> list[Example]:

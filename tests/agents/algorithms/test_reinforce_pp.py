@@ -59,8 +59,8 @@ def test_advantages_are_the_slow_loop(baseline):
     expected = (np.array(slow) - np.mean(slow)) / np.std(slow)
     experience = make_experience(rewards, group_size=2)
     found = reinforce_pp_advantages(experience, config).advantages
-    np.testing.assert_allclose(found[experience.mask].numpy(), expected, atol=1e-5)
-    assert (found[~experience.mask] == 0).all()
+    np.testing.assert_allclose(found[experience.action_mask].numpy(), expected, atol=1e-5)
+    assert (found[~experience.action_mask] == 0).all()
 
 
 def test_loss_hand_worked():
@@ -97,8 +97,8 @@ def test_normalised_gradient_of_a_whole_population_is_the_policy_gradient_over_t
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
     agent.update(experience, agent.estimate(experience), minibatches[0])
-    returns = reward_to_go(experience.rewards, experience.mask, gamma=1.0)
-    std = float(returns[experience.mask].std(correction=0))
+    returns = reward_to_go(experience.rewards, experience.action_mask, gamma=1.0)
+    std = float(returns[experience.action_mask].std(correction=0))
     exact = toy.policy_gradient(mdp, agent.policy.logits, beta)
     np.testing.assert_allclose(found["gradient"] * mdp.horizon, exact / std, atol=1e-7)
 

@@ -37,7 +37,7 @@ def expected_gradient(agent: PPO, monkeypatch: pytest.MonkeyPatch) -> np.ndarray
     minibatches = agent.deal(rollout)
     experience = agent.assess(rollout, minibatches)
     # The learner averages over tokens; an expectation sums over the tokens of an answer.
-    weights = probabilities[:, None] * minibatches[0].tokens * experience.mask
+    weights = probabilities[:, None] * minibatches[0].tokens * experience.action_mask
     estimated = agent.estimate(experience)
     found: dict[str, np.ndarray] = {}
 

@@ -125,7 +125,7 @@ def test_losses_of_every_step_equal_those_of_the_transformers_trainer(kind, toke
     some = examples(8) if kind == "sft" else [Example(e.tokens, 1) for e in examples(8)]
     batch = collate(some)
     labels = torch.full_like(batch.tokens, -100)
-    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    rows, steps = batch.action_mask.nonzero(as_tuple=True)
     columns = batch.prompt_lengths[rows] + steps
     labels[rows, columns] = batch.tokens[rows, columns]
     model = build_model(TINY, tokenizer, 0).eval()
