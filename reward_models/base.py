@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.answers import declared_format, render_chat
+from textenv.answers import as_messages, declared_format, render_chat
 from textenv.errors import ConfigError, ShapeError
 
 
@@ -68,7 +68,9 @@ CHAT = "chat"
 
 
 class ChatTemplate:
-    """Prompt and response as the user's and the assistant's turn in the tokenizer's own chat template.
+    """The whole conversation in the tokenizer's own chat template: the prompt's messages, then the response's.
+
+    A prompt that is a plain text is the user's message, such a response the assistant's.
 
     Args:
         tokenizer: A transformers tokenizer with a chat template; the system message that is declared for its model's
@@ -87,7 +89,7 @@ class ChatTemplate:
 
     def __call__(self, prompt: str, response: str) -> str:
         """The text for one prompt and response."""
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        turns = as_messages(prompt) + as_messages(response, "assistant")
         system = declared_format(self._tokenizer).system
         return render_chat(self._tokenizer, turns, system=system, answering=False, where=f"the prompt {prompt[:60]!r}")
 

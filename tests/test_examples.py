@@ -20,6 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, script: str, **options: object) -> None
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_compare_algorithms_on_the_toy_task(monkeypatch, capsys, tmp_path: Path):
     out = tmp_path / "frontier.png"
     run(monkeypatch, "compare_algorithms.py", episodes=128, num_envs=64, answers=24, points=2, out=out)

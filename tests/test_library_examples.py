@@ -74,6 +74,7 @@ def test_stock_ppo_can_be_checked():
     assert report.passed
 
 
+@pytest.mark.slow
 def test_sb3_takes_the_place_of_the_native_agent(finished: Path):
     found: dict[str, Any] = sb3_quickstart.main(finished / "runs" / "tiny", episodes=64, count=8)
     assert set(found) == {"sft", "ppo", "sb3"}

@@ -16,14 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from textenv.answers.chat import message_text
+from textenv.answers.chat import Chat, Message, as_text
 from textenv.errors import ConfigError, DataError
 from textenv.records import each, read_rows
-
-Message = Mapping[str, Any]
-"""One chat message: ``{"role": ..., "content": ...}``, and what else the chat template reads, such as ``tool_calls``.
-
-The content is a text, a list of parts (``{"type": "text", "text": ...}``), or None beside ``tool_calls``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +26,8 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        text: What is asked, as the reward function sees it; None where only ids are given (they are decoded then).
+        text: What is asked, as the reward function sees it (a :class:`textenv.answers.Chat` where there are messages);
+            None where only ids are given (they are decoded then).
         ids: Its tokens where it comes tokenised, else None.
         messages: Chat messages for the tokenizer's chat template, else None.
         task: Name of its task, else None.
@@ -57,14 +53,15 @@ def as_prompt(item: Any, where: str) -> Prompt:
     if isinstance(item, Prompt):
         return item
     if isinstance(item, str):
-        return Prompt(text=item)
+        return Prompt(text=item, messages=item.messages if isinstance(item, Chat) else None)
     if isinstance(item, Mapping):
         return _from_mapping(cast("Mapping[str, Any]", item), where)
     if hasattr(item, "tolist"):  # an array or a tensor
         item = item.tolist()
     if isinstance(item, Sequence):
         if len(item) and all(isinstance(part, Mapping) for part in item):
-            return _from_messages(cast("Sequence[Message]", item), where)
+            chat = as_text(item, where)
+            return Prompt(text=chat, messages=tuple(item))
         if all(isinstance(part, (int, np.integer)) for part in item):
             return Prompt(ids=tuple(int(part) for part in item))
     raise DataError(
@@ -84,24 +81,9 @@ def _from_mapping(item: Mapping[str, Any], where: str) -> Prompt:
     if wanted is not None and getattr(inner, wanted[0]) is None:
         raise DataError(f"{where}: {given[-1]!r} must be {wanted[1]}, got {type(item[given[-1]]).__name__}")
     text = item["prompt"] if isinstance(item.get("prompt"), str) else inner.text
+    if inner.messages is not None:
+        text = Chat(inner.messages, text)
     return Prompt(text=text, ids=inner.ids, messages=inner.messages, task=task)
-
-
-def _from_messages(item: Sequence[Message], where: str) -> Prompt:
-    for message in item:
-        content = message.get("content")
-        parts = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
-        said = isinstance(content, str) or parts or (content is None and message.get("tool_calls"))
-        if not isinstance(message.get("role"), str) or not said:
-            raise DataError(
-                f"{where}: every chat message needs a text 'role' and a 'content' that is a text or a list of parts, "
-                f"got {dict(message)!r}"
-            )
-    texts = [message_text(message.get("content")) for message in item]
-    if len(item) == 1:
-        return Prompt(text=texts[0], messages=tuple(item))
-    lines = (f"{message['role']}: {text}" for message, text in zip(item, texts, strict=True))
-    return Prompt(text="\n".join(lines), messages=tuple(item))
 
 
 class PromptList(Sequence[Prompt]):

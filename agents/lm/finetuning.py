@@ -18,10 +18,9 @@ import numpy as np
 from agents.lm.chat import conversation_example, default_chat_template
 from agents.lm.in_memory import Example, LMConfig, train_lm
 from agents.lm.samples import sample_writer
-from textenv.answers import AnswerFormat, Answers
+from textenv.answers import AnswerFormat, Answers, Message
 from textenv.corpora.mixture import mixture_shares
 from textenv.errors import ConfigError, DataError
-from textenv.prompts import Message
 from textenv.runs import Run
 
 

@@ -32,6 +32,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from textenv.answers import Chat, as_json
 from textenv.errors import DataError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -58,19 +59,7 @@ KNOWN_COLUMNS |= {
 _WINNERS = {"a": 0, "model_a": 0, "response_a": 0, "b": 1, "model_b": 1, "response_b": 1, "tie": 2}
 
 
-def render_messages(messages: Messages) -> str:
-    """Chat messages as plain text: a single message is its content, several are ``Role: content`` paragraphs.
-
-    A list that ends with a user's turn ends in ``Assistant:``, so that an answer continues it (HH-RLHF's form). For a
-    model's own form give ``lambda m: tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True)``.
-    """
-    if len(messages) == 1:
-        return str(messages[0]["content"])
-    turns = [f"{str(message['role']).capitalize()}: {message['content']}" for message in messages]
-    return "\n\n".join(turns) + ("\n\nAssistant:" if messages[-1]["role"] == "user" else "")
-
-
-def labels_of_row(row: Mapping[str, Any], where: str, render: Render = render_messages) -> list[Label]:
+def labels_of_row(row: Mapping[str, Any], where: str, render: Render = Chat) -> list[Label]:
     """The label records of one row; one, but for ``rankings``.
 
     Args:
@@ -95,10 +84,14 @@ def row_of_label(label: Label) -> dict[str, Any]:
     for field in fields(label):
         value = getattr(label, field.name)
         if value != field.default:
-            row[field.name] = list(value) if isinstance(value, tuple) else value
+            row[field.name] = [_cell(entry) for entry in value] if isinstance(value, tuple) else _cell(value)
     if isinstance(label, Rating):
         row["score"] = float(label.score)
     return row
+
+
+def _cell(value: Any) -> Any:
+    return as_json(value) if isinstance(value, str) else value
 
 
 class _Cells:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_models.labels.columns import KNOWN_COLUMNS, Render, labels_of_row, render_messages, row_of_label
+from reward_models.labels.columns import KNOWN_COLUMNS, Render, labels_of_row, row_of_label
 from reward_models.labels.records import Label
+from textenv.answers import Chat
 from textenv.errors import DataError, MissingDependencyError
 from textenv.records import Row, rows_of, write_rows
 
@@ -23,7 +24,7 @@ def read_labels(
     source: str | Path | Iterable[Mapping[str, Any]],
     *,
     ignore_columns: Sequence[str] = (),
-    render: Render = render_messages,
+    render: Render = Chat,
 ) -> list[Label]:
     """The labels of a file or a dataset; kinds may be mixed.
 
@@ -31,7 +32,7 @@ def read_labels(
         source: Path of a file or folder (see :func:`textenv.records.read_rows`), a Hugging Face dataset (one split), a
             data frame, or any rows.
         ignore_columns: Columns to pass over without a warning.
-        render: Makes a text of a list of chat messages.
+        render: Makes a text of a list of chat messages; the default keeps the messages (:class:`textenv.answers.Chat`).
 
     Raises:
         DataError: If the file is missing, unreadable, empty or malformed.

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_models.labels import BestOf, Comparison, Label, Ranking, Rating, StepLabels
-from reward_models.labels.columns import KNOWN_COLUMNS, labels_of_row, render_messages
+from reward_models.labels.columns import KNOWN_COLUMNS, labels_of_row
 from reward_models.labels.files import read_labels, to_dataset, write_labels
+from textenv.answers import chat_text
 from textenv.errors import DataError, MissingDependencyError
 
 EVERY_KIND: list[Label] = [
@@ -129,8 +130,8 @@ def test_conventions_of_the_ecosystem(row: dict[str, Any], expected: list[Label]
     assert labels_of_row(row, "here") == expected
 
 
-def test_render_messages_of_several_turns_ends_where_the_answer_begins() -> None:
-    assert render_messages([USER, BOT, USER]) == "User: why?\n\nAssistant: so\n\nUser: why?\n\nAssistant:"
+def test_several_turns_end_where_the_answer_begins() -> None:
+    assert chat_text([USER, BOT, USER]) == "User: why?\n\nAssistant: so\n\nUser: why?\n\nAssistant:"
     row = {"prompt": [USER, BOT, USER], "response": "r", "score": 1}
     assert labels_of_row(row, "here", lambda messages: f"{len(messages)} turns") == [Rating("3 turns", "r", 1.0)]
 

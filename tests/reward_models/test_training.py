@@ -45,11 +45,15 @@ def weights(rm: SequenceRewardModel) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in rm.model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", ["encoder", "causal"])
 @pytest.mark.parametrize(
-    ("labels", "bar"),
+    ("kind", "labels", "bar"),
     # A pair of texts says less than their two ratings.
-    [pytest.param(LABELS, 0.85, id="ratings"), pytest.param(comparisons(MORE_LABELS), 0.75, id="comparisons")],
+    [
+        pytest.param("encoder", LABELS, 0.85, id="encoder-ratings"),
+        pytest.param("causal", LABELS, 0.85, id="causal-ratings", marks=pytest.mark.slow),
+        pytest.param("encoder", comparisons(MORE_LABELS), 0.75, id="encoder-comparisons", marks=pytest.mark.slow),
+        pytest.param("causal", comparisons(MORE_LABELS), 0.75, id="causal-comparisons"),
+    ],
 )
 def test_train_learns_the_builtin_ratings(kind: str, labels: Sequence[Label], bar: float) -> None:
     rm = make(kind)

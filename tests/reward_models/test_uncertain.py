@@ -37,6 +37,7 @@ def test_fresh_model_scores_like_a_plain_one_with_spread_one(kind: str) -> None:
     assert rm.score([], []).shape == (0,)
 
 
+@pytest.mark.slow
 def test_training_finds_where_people_scatter_and_caution_takes_it_off() -> None:
     rng = np.random.default_rng(0)
     labels = [Rating("p", " calm", float(x)) for x in rng.normal(1.0, 0.3, 200)]

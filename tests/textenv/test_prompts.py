@@ -20,7 +20,7 @@ MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content
         ({"prompt": "text", "task": "t"}, Prompt(text="text", task="t")),
         ({"prompt": "text", "prompt_ids": [1]}, Prompt(text="text", ids=(1,))),
         (MESSAGES[1:], Prompt(text="Hi", messages=tuple(MESSAGES[1:]))),
-        ({"messages": MESSAGES}, Prompt(text="system: Be kind.\nuser: Hi", messages=tuple(MESSAGES))),
+        ({"messages": MESSAGES}, Prompt(text="System: Be kind.\n\nUser: Hi\n\nAssistant:", messages=tuple(MESSAGES))),
     ],
 )
 def test_as_prompt_takes_every_form(item, expected):

@@ -7,7 +7,17 @@ environment, ``generate``, evaluation, serving, fine-tuning and reward models re
 from __future__ import annotations
 
 from textenv.answers.answers import Answers, EncodedText, answers_of
-from textenv.answers.chat import message_text, render_chat, turn_end_token
+from textenv.answers.chat import (
+    Chat,
+    Message,
+    as_json,
+    as_messages,
+    as_text,
+    chat_text,
+    message_text,
+    render_chat,
+    turn_end_token,
+)
 from textenv.answers.format import (
     AnswerFormat,
     declare_format,
@@ -22,10 +32,16 @@ from textenv.answers.vocabulary import Vocabulary, vocabulary
 __all__ = [
     "AnswerFormat",
     "Answers",
+    "Chat",
     "EncodedText",
+    "Message",
     "StopMatcher",
     "Vocabulary",
     "answers_of",
+    "as_json",
+    "as_messages",
+    "as_text",
+    "chat_text",
     "declare_format",
     "declared_format",
     "format_of_folder",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.answers.chat import render_chat, turn_end_token
+from textenv.answers.chat import Chat, render_chat, turn_end_token
 from textenv.answers.format import AnswerFormat, declared_format
 from textenv.answers.stops import StopMatcher
 from textenv.answers.vocabulary import Vocabulary, vocabulary
@@ -115,6 +115,7 @@ class Answers:
         found: list[EncodedText] = []
         for number, prompt in enumerate(prompts):
             where = f"prompt {number}" if wheres is None else wheres[number]
+            prompt = prompt.messages if isinstance(prompt, Chat) else prompt
             if isinstance(prompt, str) and not self.format.chat:
                 found.append(EncodedText([], prompt))
             elif isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], Mapping)):

@@ -1,12 +1,121 @@
-"""Conversations as the text that a chat template makes of them."""
+"""Conversations: messages wherever a text may stand, as people read them and as a chat template writes them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from textenv.errors import ConfigError, DataError
+
+Message = Mapping[str, Any]
+"""One chat message: ``{"role": ..., "content": ...}``, and what else the chat template reads, such as ``tool_calls``.
+
+The content is a text, a list of parts (``{"type": "text", "text": ...}``), or None beside ``tool_calls``."""
+
+
+class Chat(str):
+    """Chat messages wherever a text may stand: as a text they read as people read them, and they are still known.
+
+    Whoever knows texts only (a reward function, a table, a key) sees a text; whoever has a chat template finds the
+    messages, system message, earlier turns and tool calls included. As a response it may hold several turns.
+
+    Args:
+        messages: The messages.
+        text: What it reads as; None: as :func:`chat_text` writes the messages.
+
+    Attributes:
+        messages: The messages.
+    """
+
+    messages: tuple[Message, ...]
+
+    def __new__(cls, messages: Sequence[Message], text: str | None = None) -> Self:
+        """A text that is these messages."""
+        self = super().__new__(cls, chat_text(messages) if text is None else text)
+        self.messages = tuple(messages)
+        return self
+
+    def __getnewargs__(self) -> tuple[tuple[Message, ...], str]:  # type: ignore[override]  # of copies and pickles
+        return self.messages, str(self)
+
+    def __str__(self) -> str:
+        return self[:]
+
+    def __repr__(self) -> str:
+        return f"Chat({list(self.messages)!r})"
+
+
+def as_text(value: Any, where: str) -> str:
+    """A text as it is, chat messages as a :class:`Chat`.
+
+    Args:
+        value: A text, or a list (array, tuple) of messages.
+        where: Names it in errors.
+
+    Raises:
+        DataError: If it is neither, or a message is unusable; names the message.
+    """
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "tolist"):  # an array of objects, as data frames hold lists
+        value = value.tolist()
+    if not isinstance(value, Sequence) or not value:
+        raise DataError(f"{where}: expected a text or a list of chat messages, got {_shown(value)}")
+    for number, message in enumerate(value):
+        if not _is_message(message):
+            raise DataError(
+                f"{where}: every chat message needs a text 'role' and a 'content' that is a text or a list of parts "
+                f"(or 'tool_calls'), got {_shown(message)} as message {number}"
+            )
+    return Chat([dict(message) for message in value])
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
+        return False
+    content = value.get("content")
+    parts = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
+    return isinstance(content, str) or parts or (content is None and bool(value.get("tool_calls")))
+
+
+def as_messages(text: str, role: str = "user") -> list[dict[str, Any]]:
+    """The messages of a :class:`Chat`; of a plain text one message of this role."""
+    if isinstance(text, Chat):
+        return [dict(message) for message in text.messages]
+    return [{"role": role, "content": text}]
+
+
+def as_json(text: str) -> str | list[dict[str, Any]]:
+    """What a file holds for it: a text, or the list of messages; :func:`as_text` reads it back."""
+    return as_messages(text) if isinstance(text, Chat) else text
+
+
+def chat_text(messages: Sequence[Message]) -> str:
+    """Messages as plain text: what people read, and what a policy without a chat template continues.
+
+    One message is its words alone; else every message is a paragraph ``Role: words``, and where the assistant goes on
+    the text ends in ``Assistant:`` (HH-RLHF's form). Tool calls stand as ``name(arguments)``.
+    """
+    if len(messages) == 1:
+        return _words(messages[0])
+    turns = [f"{str(message['role']).capitalize()}: {_words(message)}" for message in messages]
+    return "\n\n".join([*turns, *(["Assistant:"] if messages[-1]["role"] != "assistant" else [])])
+
+
+def _words(message: Message) -> str:
+    calls = [dict(call.get("function", call)) for call in message.get("tool_calls") or ()]
+    shown = [f"{call.get('name')}({_arguments(call.get('arguments', ''))})" for call in calls]
+    return "\n".join([text for text in [message_text(message.get("content"))] if text or not shown] + shown)
+
+
+def _arguments(given: Any) -> str:
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def message_text(content: Any) -> str:

@@ -333,7 +333,7 @@ def _collect(path: Path, limit: int | None, store: FeedbackStore) -> None:
     Raises:
         DataError: If the file cannot be read, or a prompt has no text.
     """
-    from textenv.feedback.server.chat import chat_text
+    from textenv.answers import chat_text
 
     if path.suffix == ".txt":
         prompts = [Prompt(text=line) for line in path.read_text("utf-8").splitlines() if line.strip()]

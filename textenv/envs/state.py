@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from textenv.answers import as_json, as_text
 from textenv.envs.task import EncodedPrompt
 from textenv.episode import Episode, FinishReason
 
@@ -55,6 +56,7 @@ class EnvState:
     def to_dict(self) -> dict[str, Any]:
         """The state as a JSON-able dictionary."""
         record = dataclasses.asdict(self)
+        record["prompt"]["text"] = as_json(self.prompt.text)
         record["finish_reason"] = int(self.finish_reason)
         record["last_episode"] = None if self.last_episode is None else self.last_episode.to_dict()
         return record
@@ -68,6 +70,7 @@ class EnvState:
         """
         fields = dict(record)
         prompt = dict(fields["prompt"], ids=tuple(fields["prompt"]["ids"]))
+        prompt["text"] = as_text(prompt["text"], "the state's prompt")
         fields["prompt"] = EncodedPrompt(**prompt)
         fields["finish_reason"] = FinishReason(fields["finish_reason"])
         for name in ("response_ids", "action_mask", "token_rewards"):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from textenv.answers import Message
 from textenv.datasets.records import Split, check_split, split_of
 from textenv.errors import ConfigError, DataError
-from textenv.prompts import Message
 from textenv.settings import NonNegativeInt, PositiveInt, Settings
 
 LABELERS = "labelers"

@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from textenv.answers import Chat
 from textenv.datasets.records import Split, check_split
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, DataError, RewardError
@@ -95,7 +96,8 @@ class Task:
         """
         asked = [item.question for item in self.split(split) if item.answers]
         if chat:
-            return [Prompt(q, messages=({"role": "user", "content": q},), task=self.name) for q in asked]
+            chats = [Chat([{"role": "user", "content": question}]) for question in asked]
+            return [Prompt(question, messages=question.messages, task=self.name) for question in chats]
         return [Prompt(self.format.ask(question), task=self.name) for question in asked]
 
     def verify(self, item: Item, response: str) -> Verdict:

@@ -19,6 +19,11 @@ from textenv.envs import IDLE, TextGenerationVectorEnv, ToyTokenizer
 from textenv.errors import CheckpointError, ConfigError, RewardError, RunCheckError
 from textenv.runs import Run
 
+DTYPES = [
+    pytest.param(None, id="float32"),
+    pytest.param(torch.bfloat16, id="bfloat16", marks=pytest.mark.slow),  # slow without bfloat16 units
+]
+
 
 @pytest.fixture
 def envs(tokenizer):
@@ -136,7 +141,7 @@ def test_gradient_of_the_first_step_is_the_policy_gradient(policy, envs, monkeyp
         torch.testing.assert_close(captured[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tokenizer, tmp_path: Path, dtype):
     def train(folder: Path, *, stop_after: int | None = None) -> PPO:
         run = Run(folder, tensorboard=False)
@@ -169,7 +174,7 @@ def test_resumed_run_gives_the_numbers_of_the_uninterrupted_one(make_policy, tok
     assert whole.kl.coef == resumed.kl.coef != 0.1
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_save_and_load_go_on_with_the_same_numbers(make_policy, tokenizer, tmp_path: Path, dtype):
     whole = PPO(make_policy(dtype=dtype), make_envs(tokenizer, variety), config=CONFIG).learn(32)
     half = PPO(make_policy(dtype=dtype), make_envs(tokenizer, variety), config=CONFIG)

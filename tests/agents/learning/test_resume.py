@@ -94,7 +94,9 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if not k.startswith(("time/", "seconds"))} for r in records]
 
 
-@pytest.mark.parametrize("kind", builders(Path(), None))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "full" else pytest.mark.slow) for kind in builders(Path(), None)]
+)
 def test_resumed_run_is_the_uninterrupted_one(kind: str, folder: Path, tokenizer, tmp_path: Path):
     def train(where: str, *, stop_after: int | None = None) -> PPO:
         def stop(agent, metrics):

@@ -74,7 +74,7 @@ PLAIN = replace(CONFIG, eval_every=99)
     ("config", "size"),
     [
         pytest.param(PLAIN, 2, id="plain-2"),
-        pytest.param(ALL, 4, id="everything on-4"),
+        pytest.param(ALL, 4, id="everything on-4", marks=pytest.mark.slow),
         pytest.param(PLAIN, 4, id="plain-4", marks=pytest.mark.slow),
         pytest.param(ALL, 2, id="everything on-2", marks=pytest.mark.slow),
     ],
@@ -104,6 +104,7 @@ def test_processes_start_from_the_first_ones_weights(make_policy, tokenizer):
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_processes_resume_together_and_the_first_one_writes(make_policy, tokenizer, tmp_path: Path):
     def run(where: str, world: World, policy: Any, stop_after: int | None = None) -> dict[str, Any]:
         folder = Run(tmp_path / where, tensorboard=False)

@@ -100,7 +100,7 @@ def test_separate_critic_starts_at_zero_learns_and_leaves_the_policys_trunk_alon
     assert [name for name, p in policy.named_parameters() if torch.equal(p, before[name])] == []
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_separate_critic_is_saved_and_resumed(folder, tokenizer, tmp_path: Path, dtype: str):
     def start() -> PPO:
         policy = CausalLMPolicy.from_pretrained(folder, critic="separate", dtype=dtype)
@@ -248,8 +248,15 @@ def test_lora_in_bfloat16_is_its_own_reference_and_trains_the_adapter(folder):
 
 @pytest.mark.parametrize(
     ("dtype", "options"),
-    [("float32", {}), ("bfloat16", {"critic": "separate", "gradient_checkpointing": True})],
-    ids=["float32", "bfloat16, separate critic, recomputed"],
+    [
+        pytest.param("float32", {}, id="float32"),
+        pytest.param(
+            "bfloat16",
+            {"critic": "separate", "gradient_checkpointing": True},
+            id="bfloat16, separate critic, recomputed",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_lora_agent_saved_and_loaded_goes_on_with_the_same_numbers(
     folder, tokenizer, tmp_path: Path, dtype: str, options: Any

@@ -52,8 +52,11 @@ def test_shares_are_the_formula(weights, temperature, expected):
 
 @pytest.mark.parametrize(
     "config",
-    [MixtureConfig(), MixtureConfig(temperature=3), MixtureConfig({"a": 5, "b": 3, "c": 2})],
-    ids=["sizes", "temperature", "weights"],
+    [
+        pytest.param(MixtureConfig(), id="sizes", marks=pytest.mark.slow),
+        pytest.param(MixtureConfig(temperature=3), id="temperature", marks=pytest.mark.slow),
+        pytest.param(MixtureConfig({"a": 5, "b": 3, "c": 2}), id="weights"),
+    ],
 )
 def test_realised_proportions_are_the_asked_ones_also_after_resume_and_in_several_processes(config: MixtureConfig):
     straight = make(config)

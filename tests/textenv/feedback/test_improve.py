@@ -111,6 +111,7 @@ def test_a_round_needs_new_labels(improved: tuple[Path, dict[str, Any]], finishe
         improve(config(folder, policy), CONSOLE)
 
 
+@pytest.mark.slow
 def test_the_next_round_starts_from_the_version_before(improved: tuple[Path, dict[str, Any]], finished: Path):
     folder, _ = improved
     policy = finished / "runs" / "tiny" / "sft"

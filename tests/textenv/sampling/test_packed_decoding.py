@@ -204,6 +204,7 @@ def test_compiled_draw_shows_rows_without_a_distribution(bad: float):
     assert not (found.tops + found.totals.log()).isfinite().any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernels() is None, reason="needs a C compiler")
 def test_compiled_helpers_use_the_threads_of_torch():
     """Also where another library brought an OpenMP runtime of its own before: two sets of threads slow each other."""

@@ -85,7 +85,7 @@ def test_draws_follow_the_exact_distribution(name: str, dtype: torch.dtype):
     np.testing.assert_allclose(drawn.logprobs.numpy(), own.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("vocabulary", [65, 3001, 4096])
+@pytest.mark.parametrize("vocabulary", [65, pytest.param(3001, marks=pytest.mark.slow), 4096])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_draws_from_wide_vocabularies_follow_the_exact_distribution(name: str, vocabulary: int):
     """Wide enough for several blocks, the last one short, and for the path that sorts only likely tokens."""

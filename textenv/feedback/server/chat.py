@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textenv.answers import answers_of, message_text
+from textenv.answers import answers_of, chat_text
 from textenv.protocols import GenerativePolicy
 
 
@@ -27,14 +27,3 @@ def encode_prompt(text: str, messages: Sequence[Mapping[str, Any]], policy: Gene
         DataError: If the chat template refuses the messages.
     """
     return encode_chat(messages, policy) if messages else list(policy.encode_prompt(text))
-
-
-def chat_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A chat as plain text: what people read, and what a policy without a chat template continues.
-
-    One message of a user is its text alone; else every message is named, and the assistant's turn is open.
-    """
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return message_text(messages[0]["content"])
-    turns = [f"{message['role'].capitalize()}: {message_text(message['content'])}" for message in messages]
-    return "\n\n".join([*turns, "Assistant:"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from textenv.answers import answers_of
+from textenv.answers import answers_of, chat_text
 from textenv.errors import DataError
-from textenv.feedback.server.chat import chat_text, encode_chat
+from textenv.feedback.server.chat import encode_chat
 from textenv.feedback.server.hosting import Served
 from textenv.feedback.server.openai_requests import ApiError, Wanted
 from textenv.sampling.params import settle

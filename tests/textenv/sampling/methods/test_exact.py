@@ -62,7 +62,8 @@ def test_rejection_has_the_exact_distribution_and_rate(toy: Toy):
     assert result.cost.reward_calls < repeats * 3 / rate
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 3])
 def test_rejection_rate_is_unbiased_however_rounds_end(toy: Toy, size: int):
     rewards = toy.rewards()
     threshold = float(np.quantile(list(rewards.values()), 0.8))
