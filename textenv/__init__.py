@@ -14,7 +14,11 @@ register_envs()
 
 keep_former_places(
     {
+        "textenv.datasets.records": "textenv.datasets.rated_texts",
+        "textenv.feedback.making": "textenv.feedback.items",
         "textenv.feedback.server.app": "textenv.feedback.app",
+        "textenv.feedback.store.records": "textenv.feedback.store.contents",
+        "textenv.report.records": "textenv.report.run_folder",
         "textenv.sampling.kernels": "textenv.kernels",
         "textenv.trajectories.trajectory": "textenv.trajectory",
     }

@@ -15,7 +15,7 @@ from annotated_types import Gt
 
 from agents.evaluation import SequenceEvaluator, TokenMasks, sequence_logprobs
 from agents.policy import CausalLMPolicy
-from textenv.datasets.records import Split
+from textenv.datasets.rated_texts import Split
 from textenv.errors import ConfigError, DataError
 from textenv.sampling.params import SamplingParams, settle
 from textenv.settings import PositiveInt, Settings

@@ -20,7 +20,7 @@ from agents.lm.in_memory import Example, LMConfig, train_lm
 from agents.lm.loop import LanguageModeling
 from agents.lm.models import BOS, EOS, PAD, PRESETS, ModelConfig, build_model, train_tokenizer
 from textenv.corpora import Mixture, MixtureConfig, TokenFile
-from textenv.datasets.records import Split
+from textenv.datasets.rated_texts import Split
 from textenv.errors import ConfigError, DataError
 from textenv.runs import Run
 from textenv.training.world import World

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from textenv.answers import Chat, as_json
 from textenv.errors import DataError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from reward_models.labels.columns import labels_of_row
-from reward_models.labels.records import Label
+from reward_models.labels.kinds import Label
 
 if TYPE_CHECKING:
     from textenv.feedback.store import FeedbackStore

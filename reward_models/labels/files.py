@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.labels.columns import KNOWN_COLUMNS, Render, labels_of_row, row_of_label
-from reward_models.labels.records import Label
+from reward_models.labels.kinds import Label
 from textenv.answers import Chat
 from textenv.errors import DataError, MissingDependencyError
 from textenv.records import Row, rows_of, write_rows

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating
-from textenv.datasets.records import split_of
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating
+from textenv.datasets.rated_texts import split_of
 from textenv.errors import DataError
 
 _FEW_PROMPTS = 20

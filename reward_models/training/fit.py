@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward_models.labels.records import Label
+from reward_models.labels.kinds import Label
 from reward_models.text_model import TextModel, pad_right
 from reward_models.training.adapters import trainable
 from reward_models.training.batches import LabelBatches

@@ -18,7 +18,7 @@ from textenv.cli.configs import AnsweringCommand, PPOCommand, PPOStageConfig
 from textenv.cli.data import RatedData
 from textenv.cli.evaluate import evaluate_models
 from textenv.cli.stages import load_reward, once, ppo_on_prompts, pretrain_stage, sft_stage
-from textenv.datasets.records import SPLITS
+from textenv.datasets.rated_texts import SPLITS
 from textenv.errors import ConfigError
 from textenv.pretrained import find_folder
 from textenv.report import answers_table

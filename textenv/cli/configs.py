@@ -15,7 +15,7 @@ from agents.lm.models import ModelConfig
 from agents.lm.pretraining import PretrainConfig
 from reward_models.training import RewardModelConfig
 from textenv.cli.base import DataCommand, RunCommand, RunName
-from textenv.datasets.records import Domain, check_domains
+from textenv.datasets.rated_texts import Domain, check_domains
 from textenv.errors import ConfigError
 from textenv.settings import Dtype, NonNegativeInt, PositiveFloat, PositiveInt, Settings, refuse_unused
 from textenv.tasks import TaskSource

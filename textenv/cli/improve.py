@@ -29,7 +29,7 @@ from textenv.cli import stages
 from textenv.cli.base import RunCommand, RunName, check_db
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig, check_sft
 from textenv.cli.data import RatedData
-from textenv.datasets.records import split_of
+from textenv.datasets.rated_texts import split_of
 from textenv.errors import DataError
 from textenv.feedback.formats import demonstration_row
 from textenv.feedback.store import FeedbackStore, PolicyVersion, Round

@@ -306,7 +306,7 @@ def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], c
         _collect(Path(options.prompts), options.limit or None, store)
     if options.kind == "none":
         return
-    from textenv.feedback.making import MakeConfig, make_from_store
+    from textenv.feedback.items import MakeConfig, make_from_store
 
     made = make_from_store(
         store,

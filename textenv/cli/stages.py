@@ -44,7 +44,7 @@ from textenv.answers import Answers
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
-from textenv.datasets.records import Split, split_of
+from textenv.datasets.rated_texts import Split, split_of
 from textenv.envs import TextGenerationVectorEnv
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from textenv.pages.numbers import duration, fixed, percent, short
 from textenv.report.evaluation import figure, model_names, model_title
-from textenv.report.records import RunRecord, number, text
+from textenv.report.run_folder import RunRecord, number, text
 
 DATA_TITLES = {
     "human": "human sentiment ratings of real texts",

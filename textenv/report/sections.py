@@ -27,7 +27,7 @@ from textenv.pages.charts import (
 )
 from textenv.pages.numbers import Figure, fixed, percent, short
 from textenv.report.headline import policy_number, sample_rewards
-from textenv.report.records import (
+from textenv.report.run_folder import (
     MODEL_TITLES,
     MODELS,
     STAGE_TITLES,

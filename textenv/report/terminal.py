@@ -10,7 +10,7 @@ from rich.text import Text
 
 from textenv.pages.numbers import duration, fixed, percent, short
 from textenv.report.headline import DATA_TITLES, gain
-from textenv.report.records import MODEL_TITLES, MODELS, RunRecord, interval, lookup, number, text
+from textenv.report.run_folder import MODEL_TITLES, MODELS, RunRecord, interval, lookup, number, text
 
 _STYLES = {"base": "bright_black", "sft": "blue", "ppo": "dark_orange"}
 

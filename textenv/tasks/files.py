@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, overload
 
-from textenv.datasets.records import SPLITS, Split
+from textenv.datasets.rated_texts import SPLITS, Split
 from textenv.errors import DataError, MissingDependencyError
 from textenv.records import Row, read_rows, rows_of
 from textenv.tasks.items import LABELERS, Conversation, Format, Item

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 from annotated_types import MinLen
 
-from textenv.datasets.records import DOMAINS, Domain
+from textenv.datasets.rated_texts import DOMAINS, Domain
 from textenv.errors import ConfigError
 from textenv.settings import NonNegativeInt, Settings
 from textenv.tasks.files import Fields, load_dataset_rows, read_task, task_from_rows

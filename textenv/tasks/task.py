@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textenv.answers import Chat
-from textenv.datasets.records import Split, check_split
+from textenv.datasets.rated_texts import Split, check_split
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, DataError, RewardError
 from textenv.prompts import Prompt

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from textenv.feedback.store import KINDS, Answer, Database
-from textenv.feedback.store.records import Scale
+from textenv.feedback.store.contents import Scale
 from textenv.feedback.store.schema import items, labels, raters
 
 _CHUNK = 500

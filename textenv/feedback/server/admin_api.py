@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from textenv.errors import DataError, TextEnvError
-from textenv.feedback.making import MakeConfig, make_from_store
+from textenv.feedback.items import MakeConfig, make_from_store
 from textenv.feedback.server.hosting import PolicyHost
 from textenv.feedback.server.openai_requests import ApiError, parse_body
 from textenv.feedback.server.security import Security

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from textenv.feedback.store.records import (
+from textenv.feedback.store.contents import (
     Answer,
     CollectedPrompt,
     Item,

@@ -8,7 +8,7 @@ import pytest
 from tests.textenv.report_runs import make_metrics, make_run, write_lines
 from textenv.errors import CheckpointError
 from textenv.pages.numbers import duration, fixed, percent, short, tick_labels
-from textenv.report.records import Series, against, cumulative, interval, number, read_run
+from textenv.report.run_folder import Series, against, cumulative, interval, number, read_run
 
 
 def series(*values: float) -> Series:
