@@ -185,19 +185,9 @@ class DPO:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def learn(self, total_episodes: int, callback: Callback | None = None) -> Self:
-        """Train until this many answers have been read in all, two to a comparison, those before a resume included.
+        """Train until this many answers have been read in all, two to a comparison, repeated ones included.
 
-        The last iteration is checkpointed too, so that a later call or run can go on to more.
-
-        Args:
-            total_episodes: Also the horizon of the learning-rate schedule.
-            callback: Called with the agent and the metrics after every iteration, after the constructor's callbacks.
-
-        Returns:
-            The agent itself.
-
-        Raises:
-            RunCheckError: If a check of the run fails or a figure stops being finite.
+        As :meth:`agents.learning.learner.Learner.learn`, whose arguments and checks these are.
         """
         self.trainer.resume()
         self.prepare()

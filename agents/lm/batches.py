@@ -140,11 +140,6 @@ def _counted_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     return states, batch.tokens[batch.loss_mask], rows
 
 
-def counted_tokens(batch: Batch) -> int:
-    """Tokens that carry loss."""
-    return int((batch.action_mask if isinstance(batch, SequenceBatch) else batch.loss_mask).sum())
-
-
 def real_tokens(batch: Batch) -> int:
     """Tokens of sequences that carry loss: what the model reads, padding apart."""
     if isinstance(batch, SequenceBatch):
