@@ -7,6 +7,7 @@ Layout::
     tensorboard/     the same figures as TensorBoard events, a folder per stage
     <stage>/         what the stage made (a model folder that plain transformers loads) and checkpoints/ while it runs
     <stage>/done.json  written last: the stage is complete; holds its summary
+    .lock            held by the process that works here, and free as soon as that is gone
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from textenv.checkpoints import Checkpoints, write_atomic
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
@@ -27,7 +29,10 @@ from textenv.progress import StageProgress
 if TYPE_CHECKING:
     from rich.console import Console
 
-_EXTENSIBLE = ("ppo",)  # stages whose `total_episodes` may grow
+_EXTENSIBLE = {"pretrain": "training.steps", "sft": "training.steps", "ppo": "total_episodes"}
+"""What of a stage may grow when a run is resumed, as long as no later stage has begun."""
+_ORDER = ("pretrain", "sft", "reward", "ppo")
+_locks: dict[Path, IO[bytes]] = {}  # folders that this process works in
 
 
 class Run:
@@ -36,13 +41,15 @@ class Run:
     Args:
         path: The run's folder; made where it is missing.
         config: Resolved configuration, JSON-able; written as ``config.yaml``. On a folder that holds one already, the
-            two must agree; but a stage's ``total_episodes`` may grow, and a finished stage then goes on.
+            two must agree; but the last stage's ``training.steps`` or ``total_episodes`` may grow, and it then goes on.
         console: Where progress is drawn; None draws nothing.
         tensorboard: Also write TensorBoard events.
         upgrade: Makes of the configuration that stands in the folder what this version would have written.
+        lock: Keep other processes from working here from now on, see :meth:`lock`; training does so at its start.
 
     Raises:
         ConfigError: If the folder was made with another configuration; the message names the fields.
+        CheckpointError: If `lock` is set and another process works here.
     """
 
     def __init__(
@@ -53,10 +60,13 @@ class Run:
         console: Console | None = None,
         tensorboard: bool = True,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        lock: bool = False,
     ) -> None:
         self.path = Path(path)
         self.console = console
         self.path.mkdir(parents=True, exist_ok=True)
+        if lock:
+            self.lock()
         if config is not None:
             self._settle_config(config, upgrade)
         self._tensorboard = tensorboard
@@ -64,14 +74,22 @@ class Run:
         self._metrics = self.path / "metrics.jsonl"
         self._began: dict[str, float] = {}
 
-    @staticmethod
-    def next_free(parent: str | Path, name: str) -> Path:
-        """``parent/name``, or the first of ``name-2``, ``name-3``, … where nothing has been measured yet."""
-        parent = Path(parent)
-        candidate, number = parent / name, 2
-        while _has_results(candidate):
-            candidate, number = parent / f"{name}-{number}", number + 1
-        return candidate
+    @classmethod
+    def claim(cls, parent: str | Path, name: str) -> Path:
+        """``parent/name``, or the first of ``name-2``, ``name-3``, … that nobody uses; it is this process's now.
+
+        A folder is free if nothing has been measured there yet and no process works in it: of two that start together
+        each gets one of its own.
+        """
+        number = 1
+        while True:
+            folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.resolve() not in _locks and _lock(folder):
+                if not _has_results(folder):
+                    return folder
+                _unlock(folder)
+            number += 1
 
     @staticmethod
     def newest(parent: str | Path, name: str) -> Path:
@@ -89,6 +107,25 @@ class Run:
             raise CheckpointError(f"nothing to resume: no `{parent / name}`; leave out --resume to start it")
         return max(found)[1]
 
+    def lock(self) -> None:
+        """Keep other processes from working here, until :meth:`close` or this process ends, however it ends.
+
+        Raises:
+            CheckpointError: If another one does already.
+        """
+        if not _lock(self.path):
+            raise CheckpointError(
+                f"another process works in `{self.path}`; wait until it is done or stop it, or choose another --name"
+            )
+
+    def discard(self) -> bool:
+        """Remove the folder of a start that failed before anything was measured or saved; whether it was."""
+        if _has_results(self.path) or any(self.path.glob("*/checkpoints/*")):
+            return False
+        self.close()
+        shutil.rmtree(self.path)
+        return True
+
     def _settle_config(self, config: Mapping[str, Any], upgrade: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         import yaml
 
@@ -97,7 +134,7 @@ class Run:
         if file.exists() and _has_results(self.path):
             old = json.loads(json.dumps(upgrade(yaml.safe_load(file.read_text(encoding="utf-8")))))
             different = sorted(_differences(old, new))
-            fixed = [field for field in different if not _has_grown(old, new, field)]
+            fixed = [field for field in different if not self._may_grow(old, new, field)]
             if fixed:
                 raise ConfigError(
                     f"`{self.path}` was started with another configuration (different: {', '.join(fixed)}); resume it "
@@ -106,6 +143,17 @@ class Run:
             for field in different:
                 self._reopen(field.split(".")[0], field)
         write_atomic(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+
+    def _may_grow(self, old: Any, new: Any, field: str) -> bool:
+        """Whether a field is what may grow of a stage, has grown, and no later stage has begun."""
+        stage, _, name = field.partition(".")
+        if _EXTENSIBLE.get(stage) != name:
+            return False
+        if any((self.path / later).exists() for later in _ORDER[_ORDER.index(stage) + 1 :]):
+            return False
+        for part in field.split("."):
+            old, new = ((value or {}).get(part) for value in (old, new))
+        return old is not None and new is not None and new > old
 
     def _reopen(self, stage: str, why: str) -> None:
         """Let a finished stage go on from its last checkpoint; what was measured of it afterwards is done again."""
@@ -132,7 +180,7 @@ class Run:
     def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
         """Mark a stage complete and keep its summary; its checkpoints are no longer needed and go.
 
-        Where training can be extended (``total_episodes`` may grow) the last one stays.
+        Of a stage that can be extended the last one stays.
         """
         self.write_json(f"{stage}/done.json", summary)
         self.tidy(stage)
@@ -226,9 +274,10 @@ class Run:
             self.console.print(text, highlight=False)
 
     def close(self) -> None:
-        """Flush and close the TensorBoard events; may be called twice."""
+        """Flush and close the TensorBoard events, and let others work here; may be called twice."""
         while self._writers:
             self._writers.popitem()[1].close()
+        _unlock(self.path)
 
     def _events(self, stage: str, step: int) -> Any:
         if stage not in self._writers:
@@ -240,12 +289,30 @@ class Run:
         return self._writers[stage]
 
 
-def _has_grown(old: Any, new: Any, field: str) -> bool:
-    """Whether a field is a stage's ``total_episodes`` and larger than it was."""
-    stage, _, name = field.partition(".")
-    if stage not in _EXTENSIBLE or name != "total_episodes" or not (stage in old and stage in new):
+def _lock(folder: Path) -> bool:
+    """Whether this process may work in a folder from now on. A lock of the kernel's, which a killed process loses."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    key = folder.resolve()
+    if key in _locks:
+        return True
+    file = open(key / ".lock", "ab")  # open as long as it is held
+    try:
+        # Unlike flock's, these locks stay with the process: workers that it forks do not hold them on after its end.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
         return False
-    return new[stage][name] > old[stage].get(name, math.inf)
+    _locks[key] = file
+    return True
+
+
+def _unlock(folder: Path) -> None:
+    file = _locks.pop(folder.resolve(), None)
+    if file is not None:
+        file.close()
 
 
 def _has_results(folder: Path) -> bool:

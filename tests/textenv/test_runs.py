@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +23,8 @@ from textenv.cli.stages import once
 from textenv.errors import CheckpointError, ConfigError, RunCheckError
 from textenv.progress import StageProgress
 from textenv.runs import Run
+
+ROOT = Path(__file__).parents[2]
 
 
 def lines(run: Run) -> list[dict]:
@@ -101,13 +106,53 @@ def test_new_runs_get_the_next_number_and_resume_finds_the_newest(tmp_path: Path
     with pytest.raises(CheckpointError, match="nothing to resume"):
         Run.newest(tmp_path, "a")
     for expected in ("a", "a-2", "a-3"):
-        path = Run.next_free(tmp_path, "a")
+        path = Run.claim(tmp_path, "a")
         assert path.name == expected
-        path.mkdir()
-        assert Run.next_free(tmp_path, "a") == path  # an empty folder is used
+        Run(path).close()
+        assert Run.claim(tmp_path, "a") == path  # nothing was measured there, and nobody works there
         (path / "metrics.jsonl").touch()
     (tmp_path / "a-b").mkdir()
     assert Run.newest(tmp_path, "a").name == "a-3"
+
+
+def test_two_starts_of_one_process_get_two_folders(tmp_path: Path):
+    assert [Run.claim(tmp_path, "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+
+
+WORKS = """
+import sys
+from textenv.runs import Run
+run = Run(Run.claim(sys.argv[1], "a"), lock=True)
+print(run.path.name, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_starts_of_several_processes_get_a_folder_each_and_keep_others_out_until_they_end(tmp_path: Path):
+    command = [sys.executable, "-c", WORKS, str(tmp_path)]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    working = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    try:
+        assert sorted(process.stdout.readline().strip() for process in working) == ["a", "a-2", "a-3", "a-4"]
+        with pytest.raises(CheckpointError, match=r"another process works in .*a-3"):
+            Run(tmp_path / "a-3", config={"seed": 5}, lock=True)
+        assert not (tmp_path / "a-3" / "config.yaml").exists()  # found out before anything is written
+    finally:
+        for process in working:
+            process.kill()
+            process.communicate()
+    Run(tmp_path / "a-3", lock=True).close()  # a killed process holds nothing
+
+
+def test_a_start_that_fails_leaves_nothing_behind_but_what_was_measured_stays(tmp_path: Path):
+    run = Run(Run.claim(tmp_path, "a"), config={"seed": 0}, tensorboard=False)
+    run.stage("sft")
+    assert run.discard()
+    assert not run.path.exists()
+    run = Run(Run.claim(tmp_path, "a"), tensorboard=False)
+    run.log("sft", 1, {"loss": 1.0})
+    assert not run.discard()
+    assert run.path.exists()
 
 
 def test_log_refuses_figures_that_are_not_finite(tmp_path: Path):
@@ -129,11 +174,11 @@ def test_rewind_drops_later_lines_of_the_stage_and_cut_off_ones(tmp_path: Path):
 
 def test_finish_keeps_the_summary_and_drops_checkpoints(tmp_path: Path):
     run = Run(tmp_path)
-    run.checkpoints("sft").save(1, lambda folder: save_state(folder, {}, {}))
-    assert run.finished("sft") is None
-    run.finish("sft", {"loss": 1.5})
-    assert run.finished("sft") == {"loss": 1.5}
-    assert run.checkpoints("sft").latest() is None
+    run.checkpoints("reward").save(1, lambda folder: save_state(folder, {}, {}))
+    assert run.finished("reward") is None
+    run.finish("reward", {"loss": 1.5})
+    assert run.finished("reward") == {"loss": 1.5}
+    assert run.checkpoints("reward").latest() is None
 
 
 def test_tensorboard_events_hold_the_figures(tmp_path: Path):
@@ -226,3 +271,19 @@ def test_finished_stage_goes_on_where_its_episodes_grow(tmp_path: Path):
     Run(tmp_path / "r").checkpoints("ppo").clear()
     with pytest.raises(ConfigError, match=r"`ppo\.total_episodes` has grown, but the finished stage .* no checkpoint"):
         play(6)
+
+
+def test_the_last_stage_goes_on_where_its_steps_grow_but_none_that_others_build_on(tmp_path: Path):
+    def settle(steps: int) -> Run:
+        return Run(tmp_path / "r", config={"sft": {"training": {"steps": steps, "batch_size": 4}}}, tensorboard=False)
+
+    run = settle(3)
+    run.checkpoints("sft").save(3, lambda folder: save_state(folder, {}, {}))
+    run.log("sft", 3, {"loss": 1.0})
+    run.finish("sft", {})
+    settle(5)
+    assert run.finished("sft") is None
+    assert run.checkpoints("sft").latest() is not None
+    run.stage("ppo")
+    with pytest.raises(ConfigError, match=r"different: sft\.training\.steps"):
+        settle(7)

@@ -82,9 +82,9 @@ class RunCommand(ModelCommand):
         """A new run folder, or the newest of this name."""
         from textenv.runs import Run
 
-        path = Run.newest(self.runs_dir, self.name) if resume else Run.next_free(self.runs_dir, self.name)
+        path = Run.newest(self.runs_dir, self.name) if resume else Run.claim(self.runs_dir, self.name)
         settings = {name: value for name, value in asdict(self).items() if name not in self._FREE}
-        run = Run(path, config=settings, console=console, upgrade=self._upgraded)
+        run = Run(path, config=settings, console=console, upgrade=self._upgraded, lock=True)
         run.say(f"{'resuming' if resume else 'run'} {path}")
         return run
 

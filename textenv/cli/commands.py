@@ -42,6 +42,9 @@ def _staged(work: Callable[[Any, Run, RatedData], Summaries]) -> Callable[..., N
         run = config.open(console, resume=resume)
         try:
             finish(run, config, data, work(config, run, data))
+        except Exception:
+            run.discard()  # a start that fails leaves nothing behind
+            raise
         finally:
             run.close()
 

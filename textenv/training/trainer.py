@@ -252,8 +252,16 @@ class Trainer:
         self.world.barrier()
 
     def resume(self) -> None:
-        """Go on from the run's newest checkpoint, where there is one and no step has been taken yet."""
-        if self.run is None or self.step:
+        """Go on from the run's newest checkpoint, where there is one and no step has been taken yet.
+
+        Raises:
+            CheckpointError: If another process works in the run's folder, or the checkpoint cannot be read.
+        """
+        if self.run is None:
+            return
+        if self.world.is_main:
+            self.run.lock()
+        if self.step:
             return
         self.world.barrier()
         latest = self.last_checkpoint
