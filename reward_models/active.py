@@ -144,12 +144,12 @@ class EnsembleDisagreement:
         Raises:
             RewardError: If a member's scores are not finite.
         """
-        texts = dict.fromkeys((item.prompt, answer.text) for item in items for answer in item.answers)
+        texts = dict.fromkeys((item.conversation, answer.text) for item in items for answer in item.answers)
         column = {text: number for number, text in enumerate(texts)}
         scores = _standardised(self._scores(list(texts)))
         found = np.zeros(len(items))
         for number, item in enumerate(items):
-            mine = scores[:, [column[item.prompt, answer.text] for answer in item.answers]]
+            mine = scores[:, [column[item.conversation, answer.text] for answer in item.answers]]
             found[number] = mine.std() if mine.shape[1] == 1 else ranking_disagreement(mine, self.measure)
         return found
 

@@ -21,6 +21,22 @@ class DataError(TextEnvError, ValueError):
     """A data file is missing, damaged or malformed; the message names path and line where there is one."""
 
 
+class UnusableRow(DataError):
+    """A row that is as it should be and says nothing that could be used, such as two answers that are the same.
+
+    Args:
+        where: File and line.
+        reason: Why; rows are counted by it.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where, self.reason = where, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.where, self.reason)
+
+
 class RewardError(TextEnvError, RuntimeError):
     """A reward function raised, or returned something that is not one finite number per response."""
 

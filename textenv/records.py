@@ -113,8 +113,18 @@ def each(items: Any) -> Iterable[Any]:
         if hasattr(items, "columns") and not items.columns.is_unique:
             raise DataError(f"a column stands there more than once: {list(items.columns)}")
         filled = items.astype(object).where(items.notna(), None)
+        filled = filled.map(_listed)  # lists are arrays there, also those inside others
         return filled.to_dict("records") if hasattr(items, "columns") else filled.tolist()
     return items if hasattr(items, "__iter__") else (items[i] for i in range(len(items)))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _listed(entry) for name, entry in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_listed(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]], *, suffix: str | None = None) -> None:

@@ -13,13 +13,13 @@ import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from reward_models.labels.kinds import Comparison, Rating
 from textenv.errors import DataError, MissingDependencyError
-from textenv.feedback.measures.agreement import krippendorff_alpha
+from textenv.feedback.measures.agreement import alpha_estimate, choice_values, krippendorff_alpha
 
 _TIE = "tie"
 
@@ -29,7 +29,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         alpha: Krippendorff's, 1 for perfect agreement and 0 for chance; of intervals for ratings, nominal for
-            comparisons; NaN if all labels say the same.
+            comparisons, each counted from both sides, as the store's figures are; NaN if all labels say the same.
         pairwise: Probability that two raters of one item say the same.
         items: Items with at least two labels; only these count.
         labels: Labels of those items.
@@ -50,13 +50,17 @@ def agreement(labels: Sequence[Rating] | Sequence[Comparison]) -> Agreement:
         DataError: If no item has two labels, or ratings and comparisons are mixed.
     """
     groups = _groups(labels)
-    level: Literal["interval", "nominal"] = "interval" if isinstance(labels[0], Rating) else "nominal"
     values = [[_answer(label) for label in group] for group in groups.values() if len(group) > 1]
     if not values:
         raise DataError("agreement needs items with at least two labels; give them the same `item`.")
     same = [np.mean([a == b for i, a in enumerate(group) for b in group[i + 1 :]]) for group in values]
-    numbers = _as_numbers(values)
-    return Agreement(krippendorff_alpha(numbers, level=level), float(np.mean(same)), len(values), sum(map(len, values)))
+    if isinstance(labels[0], Rating):
+        alpha = krippendorff_alpha(_as_numbers(values))
+    else:  # which of two answers is called the low one must not matter
+        units = np.repeat(np.arange(len(values)), [len(group) for group in values])
+        choices = choice_values(np.concatenate(_as_numbers(values)), units)
+        alpha = alpha_estimate(choices.values, choices.units, level="nominal").value
+    return Agreement(alpha, float(np.mean(same)), len(values), sum(map(len, values)))
 
 
 class RaterEstimate(NamedTuple):
@@ -227,8 +231,8 @@ def _decided(first: Comparison, probability: dict[str, float]) -> Comparison:
 
 def _key(label: Rating | Comparison) -> Hashable:
     if isinstance(label, Rating):
-        return label.item if label.item is not None else (label.prompt, label.response)
-    # Two items may share a name by mistake; the texts tell them apart and do not depend on who won.
+        return (label.item, label.prompt, label.response)
+    # Two items may share a name, such as the prompt's; the texts tell them apart and do not depend on who won.
     return (label.item, label.prompt, *sorted((label.chosen, label.rejected)))
 
 
@@ -251,5 +255,5 @@ def _groups(labels: Sequence[Rating] | Sequence[Comparison]) -> dict[Hashable, l
 
 
 def _as_numbers(values: list[list[float | str]]) -> list[list[float]]:
-    names = {"low": 0.0, "high": 1.0, _TIE: 2.0}
+    names = {"low": 0.0, "high": 1.0, _TIE: 0.5}
     return [[names[value] if isinstance(value, str) else value for value in group] for group in values]

@@ -61,7 +61,9 @@ CLIENTS = {
     "skrl": Client(("skrl",), check("skrl")),
     "rl_zoo3": Client(("rl_zoo3",), check("rl_zoo3")),
     "minari": Client(("minari[create,hdf5]",), check("minari")),
-    "lm-eval": Client(("lm-eval[hf]>=0.4.9,<0.5",), check("lm_eval")),
+    "lm-eval": Client(("lm-eval[api,hf]>=0.4.9,<0.5",), check("lm_eval")),
+    "argilla": Client(("argilla==2.8.0",), check("argilla")),
+    "label-studio": Client(("label-studio-sdk==2.1.2",), check("label_studio")),
     "trl": Client(("trl==1.12.0",), check("trl")),  # the last release with PPO
     # Without its own requirements: a comparison of scores needs no quantisation, formatters or chat server.
     "rewardbench": Client(

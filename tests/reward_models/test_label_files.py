@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ from reward_models.labels import BestOf, Comparison, Label, Ranking, Rating, Ste
 from reward_models.labels.columns import KNOWN_COLUMNS, labels_of_row
 from reward_models.labels.files import read_labels, to_dataset, write_labels
 from textenv.answers import chat_text
-from textenv.errors import DataError, MissingDependencyError
+from textenv.errors import DataError, MissingDependencyError, UnusableRow
 
 EVERY_KIND: list[Label] = [
     Comparison("p", "a", "b"),
@@ -119,7 +119,18 @@ CONVENTIONS: list[tuple[str, dict[str, Any], list[Label]]] = [
     (
         "stepwise",
         {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]},
-        [StepLabels("p", ("a", "b"), (1.0, 0.0))],
+        [StepLabels("p", ("a\n", "b"), (1.0, 0.0))],
+    ),
+    (
+        "steps that bring their separator",
+        {"prompt": "p", "completions": ["a\n", "b", " c"], "labels": [True, None, False], "step_separator": " "},
+        [StepLabels("p", ("a\n ", "b", " c"), (1.0, None, 0.0))],
+    ),
+    ("number as text", {"prompt": "p", "response": "r", "score": "3"}, [Rating("p", "r", 3.0)]),
+    (
+        "whole conversation, rated",
+        {"messages": [USER, BOT, USER, WORSE], "score": 1},
+        [Rating("User: why?\n\nAssistant: so\n\nUser: why?\n\nAssistant:", "no", 1.0)],
     ),
     ("number as rater", {"prompt": "p", "response": "r", "score": 1, "rater": 7}, [Rating("p", "r", 1.0, rater="7")]),
 ]
@@ -142,20 +153,16 @@ MISTAKES: list[tuple[str, bytes | str, str]] = [
     ("no object", '["p", "a"]', r":2: expected an object with named columns, got \['p', 'a'\]"),
     ("no label", '{"prompt": "p"}', r":2: field `chosen`: expected the columns of some label .* got \['prompt'\]"),
     ("missing field", '{"prompt": "p", "chosen": "a"}', r":2: field `rejected`: expected a text .*, got nothing"),
-    ("null", '{"prompt": null, "chosen": "a", "rejected": "b"}', r":2: field `prompt`: expected a text .* got nothing"),
     ("wrong type", '{"prompt": "p", "chosen": 3, "rejected": "b"}', r":2: field `chosen`: expected a text .*, got 3"),
-    ("bad chat", '{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}', r":2: field `prompt`: .* got \[\{"),
     (
-        "chats alike",
-        json.dumps({"chosen": [USER], "rejected": [USER]}),
-        r":2: field `prompt`: expected a text .*, got nothing",
+        "bad chat",
+        '{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}',
+        r":2: field `prompt`: .* got \{'role': 'user'\} as",
     ),
     ("NaN", '{"prompt": "p", "response": "r", "score": NaN}', r":2: NaN is no JSON number \(field 'score'\)"),
-    ("number as text", '{"prompt": "p", "response": "r", "score": "3"}', r"`score`: expected a finite number, got '3'"),
     ("true as number", '{"prompt": "p", "response": "r", "score": true}', r"`score`: expected a finite number, got Tr"),
     ("two scores", '{"prompt": "p", "response": "r", "score": 1, "rating": 1}', r"`score`: expected exactly one of"),
     ("no score", '{"prompt": "p", "response": "r"}', r"`score`: expected exactly one of .*, got nothing"),
-    ("no ratings", '{"prompt": "p", "response": "r", "ratings": []}', r"`ratings`: expected at least one number"),
     ("KTO number", '{"prompt": "p", "completion": "r", "label": 1}', r"`label`: expected true or false, got 1"),
     (
         "off scale",
@@ -166,11 +173,10 @@ MISTAKES: list[tuple[str, bytes | str, str]] = [
     ("count", '{"prompt": "p", "response": "r", "score": 1, "count": 1.5}', r"`count`: expected a whole number"),
     ("weight", '{"prompt": "p", "chosen": "a", "rejected": "b", "weight": -1}', r":2: field `weight` must be finite"),
     ("tie", '{"prompt": "p", "chosen": "a", "rejected": "b", "tie": 1}', r":2: field `tie`: expected true or false"),
-    ("same texts", '{"prompt": "p", "chosen": "a", "rejected": "a"}', r":2: field `rejected` must be another text"),
     (
         "winner",
-        '{"prompt": "p", "response_a": "a", "response_b": "b", "winner": "c"}',
-        r"`winner`: expected a, b or tie",
+        '{"prompt": "p", "response_a": "a", "response_b": "b", "winner": 0}',
+        r"`winner`: expected a, b or tie, got 0",
     ),
     ("few ranks", '{"prompt": "p", "responses": ["a", "b"], "ranks": [1]}', r":2: field `ranks` must be one rank per"),
     ("rank 0", '{"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}', r"`ranks`: .* whole numbers from 1"),
@@ -227,6 +233,43 @@ def test_mistake_names_file_line_field_and_what_was_expected(line: bytes | str, 
     assert str(caught.value).startswith(f"{path}:2: ")
 
 
+UNUSABLE: list[tuple[str, dict[str, Any], str]] = [
+    ("null", {"prompt": None, "chosen": "a", "rejected": "b"}, "no `prompt`"),
+    ("null answer", {"prompt": "p", "chosen": "a", "rejected": None}, "no `rejected`"),
+    ("nulls", {"prompt": "p", "chosen": None, "rejected": None}, "nothing but nulls"),
+    ("same texts", {"prompt": "p", "chosen": "a", "rejected": "a"}, "both answers are the same"),
+    ("chats alike", {"chosen": [USER, BOT], "rejected": [USER, BOT]}, "both answers are the same"),
+    ("questions alone", {"chosen": [USER], "rejected": [USER]}, "a conversation does not end with an answer"),
+    (
+        "conversations of their own",
+        {"prompt": "why?", "chosen": [USER, BOT], "rejected": [{"role": "user", "content": "who?"}, WORSE]},
+        "the conversations begin differently",
+    ),
+    ("unknown vote", {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "c"}, "an unknown vote, 'c'"),
+    ("no ratings", {"prompt": "p", "response": "r", "ratings": []}, "no rating"),
+    ("no rating", {"prompt": "p", "response": "r", "rating": "N/A"}, "no rating"),
+    ("null rating", {"prompt": "p", "response": "r", "rating": None}, "no rating"),
+    ("no step rated", {"prompt": "p", "steps": ["a"], "labels": [None]}, "no step is labelled"),
+    (
+        "opposite scores",
+        {"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2},
+        "`score_chosen` is below `score_rejected`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), [case[1:] for case in UNUSABLE], ids=[case[0] for case in UNUSABLE])
+def test_rows_of_no_use_are_counted_by_reason_or_strictly_refused(row: dict[str, Any], reason: str) -> None:
+    rows = [row, {"prompt": "p", "chosen": "a", "rejected": "b"}, row]
+    with pytest.warns(UserWarning, match="2 skipped") as caught:
+        assert read_labels(rows) == [Comparison("p", "a", "b")]
+    assert f"dataset: 2 skipped: {reason} (first at dataset: row 0)" in [str(each.message) for each in caught]
+    with pytest.raises(DataError, match=re.escape(f"dataset: row 0: {reason}; leave `strict` out")):
+        read_labels(rows, strict=True)
+    with pytest.raises(DataError, match=re.escape(f"dataset: none of 1 rows can be used; 1 skipped: {reason}")):
+        read_labels([row])
+
+
 ODD = st.sampled_from(
     [None, True, 0, -1, 2.5, 10**400, "", "a", [], ["a"], [[1]], [1, 2], [None], {}, {"role": "user"}]
 )
@@ -239,6 +282,8 @@ def test_whatever_stands_in_a_row_it_is_read_or_a_data_error(odd: dict[str, Any]
     problem, labels = "", []
     try:
         labels = labels_of_row(row | odd, "here:1")
+    except UnusableRow:
+        return
     except DataError as error:
         problem = str(error)
     assert labels or problem.startswith("here:1: field `")
@@ -290,5 +335,5 @@ def test_parquet_that_is_none_and_parquet_with_a_mistake(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"labels.parquet: not a readable Parquet file"):
         read_labels(path)
     pq.write_table(pa.table({"prompt": ["p", "q"], "chosen": ["a", "b"], "rejected": ["c", None]}), path)
-    with pytest.raises(DataError, match=r"labels.parquet: row 1: field `rejected`: expected a text"):
-        read_labels(path)
+    with pytest.raises(DataError, match=r"labels.parquet: row 1: no `rejected`; leave `strict` out"):
+        read_labels(path, strict=True)

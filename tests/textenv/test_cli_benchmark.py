@@ -23,7 +23,7 @@ def test_benchmark_writes_page_and_figures_and_prints_a_table(tmp_path, capsys):
         (["--models", "a="], "model 'a' has no spec"),
         (["--models", "a=/nowhere/at/all"], "/nowhere/at/all"),
         (["--baselines", "false"], "no models"),
-        (["--data", "mars"], "'human', 'builtin'"),
+        (["--data", "mars"], "`--data` takes human|builtin, got mars"),
         (["--resamples", "0"], "`resamples` must be ≥ 1, got 0"),
         (["--wrong", "1"], "wrong"),
         (["overoptimize", "--labels", "0"], "`labels` must be ≥ 1, got 0"),
@@ -32,7 +32,7 @@ def test_benchmark_writes_page_and_figures_and_prints_a_table(tmp_path, capsys):
 )
 def test_mistakes_are_explained_in_one_line(arguments, message, tmp_path, capsys):
     more = [] if arguments[0] == "overoptimize" or "--data" in arguments else ["--data", "builtin"]
-    assert main(["benchmark", *arguments, *more, "--out", str(tmp_path / "out")]) == 1
+    assert main(["benchmark", *arguments, *more, "--out", str(tmp_path / "out")]) in (1, 2)
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1

@@ -18,6 +18,7 @@ from textenv.answers.chat import (
     render_chat,
     turn_end_token,
 )
+from textenv.answers.conversations import decoded, prompt_and_answers, read_cell
 from textenv.answers.format import (
     AnswerFormat,
     declare_format,
@@ -44,9 +45,12 @@ __all__ = [
     "chat_text",
     "declare_format",
     "declared_format",
+    "decoded",
     "format_of_folder",
     "format_of_model",
     "message_text",
+    "prompt_and_answers",
+    "read_cell",
     "render_chat",
     "save_format",
     "token_pieces",

@@ -58,17 +58,36 @@ def as_text(value: Any, where: str) -> str:
     """
     if isinstance(value, str):
         return value
-    if hasattr(value, "tolist"):  # an array of objects, as data frames hold lists
-        value = value.tolist()
+    value = _listed(value)  # an array of objects, as data frames hold lists
     if not isinstance(value, Sequence) or not value:
         raise DataError(f"{where}: expected a text or a list of chat messages, got {_shown(value)}")
-    for number, message in enumerate(value):
+    messages = [_message(message) for message in value]
+    for number, message in enumerate(messages):
         if not _is_message(message):
             raise DataError(
                 f"{where}: every chat message needs a text 'role' and a 'content' that is a text or a list of parts "
                 f"(or 'tool_calls'), got {_shown(message)} as message {number}"
             )
-    return Chat([dict(message) for message in value])
+    return Chat(messages)
+
+
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+
+
+def _message(value: Any) -> Any:
+    """A message without the fields that are null, as columnar files fill them in; ShareGPT's words become the usual."""
+    if not isinstance(value, Mapping):
+        return value
+    filled = {name: _listed(entry) for name, entry in value.items() if entry is not None or name == "content"}
+    if "role" not in filled and isinstance(filled.get("from"), str) and "value" in filled:
+        filled["role"], filled["content"] = _ROLES.get(said := filled.pop("from"), said), filled.pop("value")
+    if "tool_calls" in filled:
+        filled.setdefault("content", None)
+    return filled
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_message(value: Any) -> bool:
@@ -76,7 +95,7 @@ def _is_message(value: Any) -> bool:
         return False
     content = value.get("content")
     parts = isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
-    return isinstance(content, str) or parts or (content is None and bool(value.get("tool_calls")))
+    return isinstance(content, str) or parts or (content is None and isinstance(value.get("tool_calls"), list))
 
 
 def as_messages(text: str, role: str = "user") -> list[dict[str, Any]]:
@@ -155,7 +174,8 @@ def render_chat(
             f"chat prompts need a chat template, which {type(tokenizer).__name__} lacks ({where}); set "
             "`tokenizer.chat_template` (agents.lm.chat.default_chat_template makes a plain one), or give texts"
         )
-    turns = [dict(message) for message in messages]
+    knows_calls = "tool_calls" in str(getattr(tokenizer, "chat_template", "tool_calls"))
+    turns = [_for_template(message, knows_calls) for message in messages]
     if system and (not turns or turns[0].get("role") not in ("system", "developer")):
         turns.insert(0, {"role": "system", "content": system})
     first, problem = _apply(tokenizer, turns, answering)
@@ -167,6 +187,18 @@ def render_chat(
     if first is None:
         raise DataError(f"the model's chat template refuses {where}: {problem}")
     return first
+
+
+def _for_template(message: Message, knows_calls: bool) -> dict[str, Any]:
+    """A message that says nothing with an empty text; tool calls as text for a template that would pass over them."""
+    turn = dict(message)
+    if turn.get("tool_calls") and not knows_calls:
+        turn["content"] = _words(turn)
+    elif turn.get("content") is None and not turn.get("tool_calls"):
+        turn["content"] = ""
+    if not turn.get("tool_calls") or not knows_calls:
+        turn.pop("tool_calls", None)
+    return turn
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, Any]], answering: bool) -> tuple[str | None, str]:

@@ -25,6 +25,7 @@ from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store, split_labels
 from reward_models.training import RewardModelConfig
+from textenv.answers import as_text
 from textenv.cli import stages
 from textenv.cli.base import RunCommand, RunName, check_db
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig, check_sft
@@ -198,7 +199,7 @@ class _Improvement:
             after=self.round.after, upto=self.round.upto, kind="demonstrate", include_gold=False
         )
         rows = [row for entry in labelled if (row := demonstration_row(entry))]
-        return [Written(row["prompt"], row["completion"]) for row in rows]
+        return [Written(as_text(row["prompt"], "prompt"), as_text(row["completion"], "completion")) for row in rows]
 
     def labels(self) -> list[Label]:
         """What people thought of answers, in all rounds so far."""

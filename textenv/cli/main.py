@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
-from importlib import import_module
+from importlib import import_module, metadata
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from textenv.errors import TextEnvError
+from textenv.cli.flags import closest, help_text, in_words, refuse_unknown, with_lists
+from textenv.errors import ConfigError, TextEnvError
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
@@ -118,14 +119,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     taken = 2 if " ".join(words[:2]) in COMMANDS else 1
     name, rest = " ".join(words[:taken]), words[taken:]
+    if name == "--version":
+        print(f"textenv {metadata.version('textenv')}")
+        return 0
     if name not in COMMANDS:
         return _usage(name, asked_for_help=name in ("-h", "--help") or rest[:1] in (["-h"], ["--help"]))
+    if "-h" in rest or "--help" in rest:  # answered from a file: no model library is imported for it
+        print(help_text(name, COMMANDS[name][1], everything="all" in rest))
+        return 0
     _quiet_libraries()
     hint = ""
     try:
         command = Command.named(name)
         hint = "; the same command with --resume goes on" if command.resumable else ""
-        config, resume = parse(name, rest)
+        try:
+            config, resume = parse(name, rest)
+        except (ConfigError, OSError) as error:
+            return _refused(name, error, status=2)
         if hasattr(config, "prepare"):
             config.prepare()
         from rich.console import Console
@@ -133,11 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = command.run(config, Console(), **({"resume": resume} if command.resumable else {}))
         return status if type(status) is int else 0
     except (TextEnvError, OSError) as error:
-        print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if "arguments are required" in str(error) else 1
+        return _refused(name, error, status=1)
     except KeyboardInterrupt:
         print(f"\ntextenv {name}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _refused(name: str, error: Exception, *, status: int) -> int:
+    print(f"textenv {name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Any, bool]:
@@ -148,18 +162,18 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, bool]:
     """
     import jsonargparse
 
-    from textenv.errors import ConfigError
-
     kind, parser = Command.named(name).config, parser_of(name)
     try:
-        parsed = parser.parse_args(_with_new_names(kind, arguments))
+        words = _with_new_names(kind, arguments)
+        refuse_unknown(name, words)
+        parsed = parser.parse_args(with_lists(name, words))
         resume = bool(parsed.pop("resume", False))
         parsed.pop("config", None)
         return kind(**vars(parser.instantiate(parsed))), resume
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, TextEnvError):
             raise
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(in_words(name, " ".join(str(error).split()))) from error
 
 
 def _with_new_names(kind: Any, arguments: Sequence[str]) -> list[str]:
@@ -231,7 +245,8 @@ def _usage(name: str, *, asked_for_help: bool) -> int:
     if name in ("", "-h", "--help"):
         shown = GROUPS
     elif not any(shown.values()):
-        print(f"textenv: unknown command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        meant = closest(name, COMMANDS) or f"; there are: {', '.join(COMMANDS)}"
+        print(f"textenv: unknown command {name!r}{meant}", file=sys.stderr)
         return 2
     print("usage: textenv <command> [--config FILE] [--field value …] [--resume]")
     for group, commands in shown.items():
@@ -239,7 +254,7 @@ def _usage(name: str, *, asked_for_help: bool) -> int:
             print(f"\n{group}:")
         for full, (_, about) in commands.items():
             print(f"  {full:<22}  {about}")
-    print("\n`textenv <command> --help` lists every field. `python -m textenv` works too.")
+    print("\n`textenv <command> --help` shows a command's fields, `--help all` those of its stages too.")
     return 0 if asked_for_help else 2
 
 

@@ -97,7 +97,7 @@ class ServeConfig(ModelCommand):
         durability: ``process``: a label survives the death of the server; ``power``: also that of the machine.
         num_slots: Answers that are decoded side by side, per policy.
         context: Longest prompt and answer together, tokens.
-        max_new_tokens: Longest answer that a caller may ask for.
+        max_new_tokens: Longest answer that a caller may ask for; 0: as long as the context.
         max_waiting: Answers that may wait for a slot.
         max_body_bytes: Largest request.
         api_rate: Requests per minute and address to API and administration.
@@ -130,7 +130,7 @@ class ServeConfig(ModelCommand):
     durability: Literal["process", "power"] = "process"
     num_slots: PositiveInt = 16
     context: Annotated[int, Ge(2)] = 1024
-    max_new_tokens: PositiveInt = 512
+    max_new_tokens: NonNegativeInt = 0
     max_waiting: PositiveInt = 256
     max_body_bytes: PositiveInt = 1_000_000
     api_rate: PositiveInt = 1200
@@ -227,7 +227,7 @@ def _app_config(config: ServeConfig) -> Any:
     if not names and is_loopback(config.host):
         names = ("localhost", "127.0.0.1", "[::1]", config.host)
     return AppConfig(
-        api=ApiLimits(max_new_tokens=min(config.max_new_tokens, config.context - 1)),
+        api=ApiLimits(max_new_tokens=config.max_new_tokens or None),
         rates=RateLimits(api=config.api_rate, labelling=config.labelling_rate),
         max_body_bytes=config.max_body_bytes,
         allowed_hosts=names,

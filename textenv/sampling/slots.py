@@ -210,6 +210,19 @@ class SlotEngine:
         return self.head(self.hidden(tokens, lengths, rows))
 
     @torch.no_grad()
+    def prefix_logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """Logits after each token of one sequence, from a forward pass that leaves all slots as they are.
+
+        Args:
+            tokens: Ids, int64, shape ``(L,)``.
+
+        Returns:
+            Shape ``(L, V)``; row i is about token i + 1.
+        """
+        ids = torch.as_tensor(tokens, device=self.model.get_input_embeddings().weight.device)[None]
+        return without_absent(self.model(input_ids=ids, use_cache=False).logits[0], self._absent)
+
+    @torch.no_grad()
     def hidden(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> torch.Tensor:
         """Last hidden states ``(B, D)``, for heads of one's own; arguments and errors as of :meth:`logits`."""
         longest = self._check(tokens, lengths, rows)

@@ -175,11 +175,12 @@ def test_label_studio_results_have_its_types(store: FeedbackStore, tmp_path: Pat
     first = tasks[COMPARE.id]["annotations"][0]
     assert first["result"][0] == {
         "from_name": "preference",
-        "to_name": "response_1,response_2",
+        "to_name": "response_1",
         "type": "pairwise",
         "value": {"selected": "right"},
+        "id": "label-4",
     }
-    assert tasks[RANK.id]["annotations"][0]["result"][0]["value"] == {"ranker": ["2", "1", "3"]}
+    assert tasks[RANK.id]["annotations"][0]["result"][0]["value"] == {"ranker": {"ranking": ["2", "1", "3"]}}
     assert tasks[RATE.id]["annotations"][2]["was_cancelled"] is True
 
 
@@ -212,7 +213,8 @@ def test_a_foreign_label_studio_export_is_read(tmp_path: Path):
     ]
     (tmp_path / "in.json").write_text(json.dumps(tasks), encoding="utf-8")
     with FeedbackStore(tmp_path / "s.sqlite") as store:
-        assert import_labels(store, tmp_path / "in.json") == Imported(3, 2, 0)
+        assumed = {"ratings that name no scale, taken as 1…5": 1}
+        assert import_labels(store, tmp_path / "in.json") == Imported(3, 2, 0, assumed)
         ranked, rated = (entry.label for entry in store.labels())
         assert (ranked.payload, ranked.rater, ranked.seconds) == ({"ranks": [2, 1]}, "ann@example.org", 4.25)
         assert (rated.payload, rated.rater) == ({"score": 4}, "label-studio-3")

@@ -9,7 +9,17 @@ import pytest
 
 from tests.textenv.feedback.databases import BOTH
 from textenv.errors import ConfigError, DataError
-from textenv.feedback.store import FeedbackStore, Item, Label, LabelConflict, PolicyVersion, check_payload, schema
+from textenv.feedback.store import (
+    Entry,
+    FeedbackStore,
+    Item,
+    Label,
+    LabelConflict,
+    PolicyVersion,
+    Said,
+    check_payload,
+    schema,
+)
 from textenv.feedback.store.assignment import shown_order
 from textenv.feedback.store.labelling import iterate
 
@@ -258,19 +268,41 @@ def test_durability_sets_how_long_a_commit_waits(tmp_path, durability, expected)
 def test_database_of_a_newer_textenv_is_refused(database):
     with FeedbackStore(database) as store, store.database.write() as connection:
         connection.exec_driver_sql("UPDATE store_state SET schema_version = 99")
-    with pytest.raises(DataError, match="schema version 99, this textenv knows 1: use a newer textenv"):
+    with pytest.raises(DataError, match="schema version 99, this textenv knows 2: use a newer textenv"):
         FeedbackStore(database)
 
 
 def test_prepare_migrates_step_by_step(store):
-    steps = {2: ["ALTER TABLE items ADD COLUMN colour TEXT"], 3: ["UPDATE items SET colour = 'red'"]}
+    steps = {3: ["ALTER TABLE items ADD COLUMN colour TEXT"], 4: ["UPDATE items SET colour = 'red'"]}
     with store.database.write() as connection:
         schema.prepare(connection, steps)
     with store.database.read() as connection:
         assert connection.exec_driver_sql("SELECT colour FROM items").all() == []
-        assert connection.exec_driver_sql("SELECT schema_version FROM store_state").scalar_one() == 3
-    with store.database.write() as connection, pytest.raises(DataError, match="no migration leads to version 4"):
-        schema.prepare(connection, {5: []})
+        assert connection.exec_driver_sql("SELECT schema_version FROM store_state").scalar_one() == 4
+    with store.database.write() as connection, pytest.raises(DataError, match="no migration leads to version 5"):
+        schema.prepare(connection, {6: []})
+
+
+def test_a_database_of_textenv_1_gets_what_files_say_beside_labels(store, make_item, database):
+    store.add_items([make_item()])
+    item = store.next_assignment("ann").item
+    store.save_label(Label("old", item.id, "ann", {"preferred": 0}))
+    with store.database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE labels DROP COLUMN extra")
+        connection.exec_driver_sql("UPDATE store_state SET schema_version = 1")
+    store.close()
+    with FeedbackStore(database) as again:
+        said = Said({"preferred": 1}, "bob", extra={"weight": 0.5})
+        assert again.bring([Entry("file:1", item, (said,))]) == (0, 1, 0, 0)
+        assert [dict(each.label.extra) for each in again.labels()] == [{}, {"weight": 0.5}]
+
+
+def test_prompts_keep_all_that_messages_say(store):
+    call = {"function": {"name": "mail", "arguments": '{"to": "a@b.org"}'}}
+    chat = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "a@b.org"}]
+    kept = store.collect_prompt("?", messages=chat)
+    assert kept.messages[0]["tool_calls"] == [{"function": {"name": "mail", "arguments": '{"to": "[email]"}'}}]
+    assert kept.messages[1] == {"role": "tool", "content": "[email]"}
 
 
 def test_write_that_raises_changes_nothing(store, make_item):

@@ -21,16 +21,18 @@ def position_bias(
     """How often the answer that was shown earlier is preferred, ties counting one half.
 
     The order is random and differs between raters, so that without a bias this is one half whatever the answers are
-    worth.
+    worth. Pairs whose order nobody knows, such as those of an imported file, are left out.
 
     Args:
         values: 1 where the first answer (by number) was preferred, 0 the second, ½ neither; shape ``(n,)``.
-        first_shown: Whether the first answer was shown before the second, shape ``(n,)``.
+        first_shown: Whether the first answer was shown before the second, NaN where unknown; shape ``(n,)``.
         clusters: The label that a pair comes from, shape ``(n,)``: one ranking gives several. None: independent pairs.
         confidence: Coverage of the interval.
     """
-    x = np.asarray(values, np.float64)
-    return clustered_share(np.where(np.asarray(first_shown, np.bool_), x, 1 - x), clusters, confidence)
+    x, first = np.asarray(values, np.float64), np.asarray(first_shown, np.float64)
+    known = np.isfinite(first)
+    together = None if clusters is None else np.asarray(clusters)[known]
+    return clustered_share(np.where(first == 1, x, 1 - x)[known], together, confidence)
 
 
 class LengthBias(NamedTuple):

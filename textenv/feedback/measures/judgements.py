@@ -20,8 +20,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from textenv.feedback.store import KINDS, Answer, Database
+from textenv.feedback.store import KINDS, Database
 from textenv.feedback.store.contents import Scale
+from textenv.feedback.store.rows import answer_records
 from textenv.feedback.store.schema import items, labels, raters
 
 _CHUNK = 500
@@ -68,7 +69,7 @@ class Pairs(NamedTuple):
         prompt: Stands for the prompt.
         value: 1 where the first answer (by number) is preferred, 0 the second, ½ neither.
         both_bad: Whether somebody said that both are bad, whichever is preferred.
-        first_shown: 1 where the first answer was shown before the second.
+        first_shown: 1 where the first answer was shown before the second, 0 after it, NaN where nobody knows.
         first_length: Characters of the first answer.
         second_length: Characters of the second.
         first_source: Index into :attr:`Judgements.sources`.
@@ -83,7 +84,7 @@ class Pairs(NamedTuple):
     prompt: Ints
     value: Floats
     both_bad: NDArray[np.bool_]
-    first_shown: NDArray[np.bool_]
+    first_shown: Floats
     first_length: Ints
     second_length: Ints
     first_source: Ints
@@ -184,7 +185,11 @@ class JudgementLog:
         where, rated = pairs["label"], ratings.pop("label")
         _, index = np.unique(said.item[where], return_inverse=True)
         pairs["unit"] += index * _MOST_ANSWERS**2
-        pairs |= {name: pairs[name].astype(np.bool_) for name in ("both_bad", "first_shown")}
+        shown = pairs["first_shown"]
+        pairs |= {
+            "both_bad": pairs["both_bad"].astype(np.bool_),
+            "first_shown": np.where(shown < 0, np.nan, shown.astype(np.float64)),
+        }
         of_pairs = Pairs(rater=said.rater[where], kind=said.kind[where], item=said.item[where], **pairs)
         of_ratings = Ratings(rater=said.rater[rated], item=said.item[rated], **ratings)
         return Judgements(said, of_pairs, of_ratings, tuple(self._raters), tuple(self._sources))
@@ -232,7 +237,7 @@ class JudgementLog:
                 prompt=facts.prompt,
                 value=value,
                 both_bad=bool(payload.get("both_bad")),
-                first_shown=shown.get(first, 0) < shown.get(second, 0),
+                first_shown=shown[first] < shown[second] if shown else -1,
                 first_length=facts.lengths[first],
                 second_length=facts.lengths[second],
                 first_source=self._source(facts.sources[first]),
@@ -294,7 +299,7 @@ class _Facts:
     """What is kept of an item while its labels are taken apart."""
 
     def __init__(self, row: Any) -> None:
-        answers = [Answer(**fields) for fields in json.loads(row.answers)]
+        answers = answer_records(row.answers)
         self.kind = row.kind
         self.item = _stands_for(row.id)
         self.prompt = _stands_for(row.prompt, row.messages)

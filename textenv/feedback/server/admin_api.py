@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from textenv.answers import Chat, as_text
 from textenv.errors import DataError, TextEnvError
 from textenv.feedback.items import MakeConfig, make_from_store
 from textenv.feedback.server.hosting import PolicyHost
@@ -107,13 +108,20 @@ class _AdminApi:
         return JSONResponse({"new": new})
 
     async def add_prompts(self, request: Request) -> Response:
-        """``{"prompts": [text, ...], "source"?}``: prompts to make items of."""
+        """``{"prompts": [text or list of messages, ...], "source"?}``: prompts to make items of."""
         body = await self._body(request)
         prompts = body.get("prompts")
-        if not isinstance(prompts, list) or not all(isinstance(prompt, str) and prompt for prompt in prompts):
-            raise HTTPException(400, "`prompts` must be a list of texts, none of them empty")
+        if not isinstance(prompts, list) or not all(prompts):
+            raise HTTPException(400, "`prompts` must be a list of texts or lists of messages, none of them empty")
         source = str(body.get("source", "admin"))
-        await run_in_threadpool(lambda: [self._store.collect_prompt(prompt, source=source) for prompt in prompts])
+        texts = [as_text(prompt, f"prompts[{number}]") for number, prompt in enumerate(prompts)]
+
+        def keep() -> None:
+            for text in texts:
+                messages = text.messages if isinstance(text, Chat) else ()
+                self._store.collect_prompt(str(text), messages=messages, source=source)
+
+        await run_in_threadpool(keep)
         return JSONResponse({"prompts": len(prompts)})
 
     async def make(self, request: Request) -> Response:
@@ -183,8 +191,14 @@ def _item(number: int, found: Any) -> Item:
     """
     try:
         given = dict(found)
-        given["answers"] = tuple(Answer(**answer) for answer in given.get("answers", ()))
-        given["messages"] = tuple(given.get("messages", ()))
+        answers: list[dict[str, Any]] = [dict(answer) for answer in given.get("answers", ())]
+        for answer in answers:
+            answer["text"] = as_text(answer["text"], "`answers.text`")
+        given["answers"] = tuple(Answer(**answer) for answer in answers)
+        prompt = as_text(given.get("messages") or given["prompt"], "`messages` or `prompt`")
+        given["messages"] = prompt.messages if isinstance(prompt, Chat) else ()
+        if not isinstance(given.get("prompt"), str):  # a prompt may be the messages themselves
+            given["prompt"] = str(prompt)
         scale = given.get("scale")
         if scale is not None:
             anchors = {int(key): str(text) for key, text in scale.get("anchors", {}).items()}

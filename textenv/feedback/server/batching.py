@@ -9,6 +9,7 @@ settings and seed alone, up to the rounding of the model's arithmetic: it is wha
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class TokenInfo(NamedTuple):
 
     Attributes:
         token: Its id.
-        logprob: Under the policy itself (temperature 1, nothing cut off), nats.
+        logprob: Under the policy itself (temperature 1, nothing cut off), nats; NaN for a text's first token.
         top: The most probable tokens and their log-probabilities, best first; empty where not asked for.
     """
 
@@ -56,12 +57,14 @@ class Chunk(NamedTuple):
         text: Text that is new.
         tokens: Tokens that are new, the end-of-text token included.
         finish_reason: ``stop`` (end of text, or a stop string), ``length``, ``error``; None where more follows.
+        prompt: The prompt's tokens, where they were to be scored; in the first piece.
     """
 
     number: int
     text: str
     tokens: tuple[TokenInfo, ...]
     finish_reason: str | None
+    prompt: tuple[TokenInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class AnswerRequest:
         stops: Strings that end an answer, beside those of the policy's own.
         top_logprobs: How many of the most probable tokens to tell at each step; None tells none.
         stream: Whether pieces are wanted as they come; else every answer comes whole.
+        score_prompt: Whether to tell the log-probabilities of the prompt's own tokens.
+        answer: Whether an answer is wanted; False scores the prompt alone.
     """
 
     prompt_ids: Sequence[int]
@@ -85,6 +90,8 @@ class AnswerRequest:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
     stream: bool = False
+    score_prompt: bool = False
+    answer: bool = True
 
 
 @dataclass(eq=False)
@@ -117,6 +124,7 @@ class _Running:
     pieces: list[str] = field(default_factory=list)
     sent: str = ""
     drawn: int = 0
+    prompt: tuple[TokenInfo, ...] | None = None  # scored, and not told yet
 
 
 class Batcher:
@@ -175,7 +183,7 @@ class Batcher:
         own = answers_of(self.policy).format.stop if request.params.stop is None else request.params.stop
         stops = tuple(dict.fromkeys((*own, *request.stops)))
         params, answers_as = settle(self.policy, replace(request.params, stop=stops))
-        size, limit = len(request.prompt_ids), params.max_new_tokens
+        size, limit = len(request.prompt_ids), params.max_new_tokens if request.answer else 0
         if size < 1 or request.n < 1:
             raise ConfigError("a request needs a prompt of at least one token and `n` ≥ 1")
         if size + limit > self.max_length:
@@ -250,7 +258,10 @@ class Batcher:
     @torch.no_grad()
     def _step(self) -> None:
         """One token more for every answer that has a slot."""
+        self._score_prompts()
         rows = np.array([slot for slot, running in enumerate(self._slots) if running is not None])
+        if not len(rows):
+            return
         logits = self._engine.logits(self._tokens[rows], self._lengths[rows], rows)[:, : self.policy.vocab_size]
         groups: dict[SettledParams, list[int]] = {}
         for place, slot in enumerate(rows):
@@ -268,6 +279,34 @@ class Batcher:
                 self._tokens[slot, self._lengths[slot]] = token
                 self._lengths[slot] += 1
                 self._advance(int(slot), TokenInfo(token, logprob, top))
+
+    def _score_prompts(self) -> None:
+        """Score the prompts of those that have just come and want it; who wants nothing else leaves."""
+        for slot, running in enumerate(self._slots):
+            if running is None or running.drawn or running.prompt is not None:
+                continue
+            request = running.ticket.request
+            if request.score_prompt:
+                running.prompt = self._scored(slot, request)
+            if not request.answer:
+                self._slots[slot] = None
+                self._end(running, "length")
+
+    def _scored(self, slot: int, request: AnswerRequest) -> tuple[TokenInfo, ...]:
+        ids, first = np.asarray(request.prompt_ids, np.int64), TokenInfo(int(request.prompt_ids[0]), math.nan)
+        if len(ids) == 1:
+            return (first,)
+        if hasattr(self._engine, "prefix_logits"):
+            logits = self._engine.prefix_logits(ids[:-1])
+        else:
+            sizes = range(1, len(ids))
+            each = [self._engine.logits(ids[None], np.array([size]), np.array([slot])) for size in sizes]
+            logits = torch.cat(each)
+        logprobs = logits[:, : self.policy.vocab_size].float().log_softmax(-1)
+        own = logprobs.gather(1, torch.as_tensor(ids[1:], device=logprobs.device)[:, None]).squeeze(1).tolist()
+        values, tops = logprobs.topk(min(request.top_logprobs or 0, logprobs.shape[1]), dim=-1)
+        each = zip(ids[1:].tolist(), own, tops.tolist(), values.tolist(), strict=True)
+        return (first, *(TokenInfo(i, lp, tuple(zip(top, v, strict=True))) for i, lp, top, v in each))
 
     def _at(self, slot: int) -> _Running:
         running = self._slots[slot]
@@ -301,15 +340,16 @@ class Batcher:
         running.pieces.append(running.text.push(token.token))
         if running.ticket.request.stream and running.pieces[-1]:
             running.sent += "".join(running.pieces)
-            chunk = Chunk(running.index, "".join(running.pieces), tuple(running.waiting), None)
-            running.pieces, running.waiting = [], []
+            prompt = running.prompt or ()
+            chunk = Chunk(running.index, "".join(running.pieces), tuple(running.waiting), None, prompt)
+            running.pieces, running.waiting, running.prompt = [], [], ()
             running.ticket.listener(chunk)
 
     def _end(self, running: _Running, reason: str, text: str = "") -> None:
         """The last chunk of an answer, whose whole text this is."""
         # Broken characters and blanks that a decoder cleans up may change what has been sent already.
         rest = text[len(running.sent) :] if text.startswith(running.sent) else running.text.finish()
-        running.ticket.listener(Chunk(running.index, rest, tuple(running.waiting), reason))
+        running.ticket.listener(Chunk(running.index, rest, tuple(running.waiting), reason, running.prompt or ()))
 
     def _fail_running(self) -> None:
         for slot, running in enumerate(self._slots):

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from textenv.answers import chat_text
 from textenv.errors import DataError
 from textenv.feedback.server.openai_requests import ApiError, parse_body
 from textenv.feedback.server.security import Security
@@ -50,7 +51,7 @@ def blind_assignment(assignment: Assignment | None) -> dict[str, Any] | None:
         "id": item.id,
         "kind": item.kind,
         "prompt": item.prompt,
-        "messages": [dict(message) for message in item.messages],
+        "messages": [{"role": message["role"], "content": chat_text([message])} for message in item.messages],
         "instructions": item.instructions,
         "scale": None if scale is None else {"low": scale.low, "high": scale.high, "anchors": dict(scale.anchors)},
         "answers": [{"answer": number, "text": item.answers[number].text} for number in assignment.order],

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -107,7 +108,7 @@ class _Api:
             prompts = await run_in_threadpool(encode, wanted, served)
             if wanted.store:
                 await run_in_threadpool(self._keep, prompts, wanted)
-            form = kind(served, wanted.top_logprobs, prompts)
+            form = kind(served, wanted, prompts)
             answers = _Answers(served, wanted, prompts)
         if wanted.stream:
             events = _events(form, answers, wanted)
@@ -150,12 +151,14 @@ class _Answers:
     def _submit(self, number: int, prompt: Encoded, wanted: Wanted) -> None:
         request = AnswerRequest(
             prompt_ids=prompt.ids,
-            params=wanted.params,
+            params=replace(wanted.params, max_new_tokens=max(1, prompt.new_tokens)),
             n=wanted.n,
             seed=wanted.seed + number,
             stops=wanted.stops,
             top_logprobs=wanted.top_logprobs,
             stream=wanted.stream,
+            score_prompt=wanted.echo and wanted.top_logprobs is not None,
+            answer=prompt.new_tokens > 0,
         )
 
         def listen(chunk: Chunk) -> None:
@@ -188,7 +191,7 @@ class _Answers:
         """All answers, whole, in their order."""
         found: dict[int, Finished] = {}
         async for chunk in self.chunks():
-            found[chunk.number] = Finished(chunk.text, chunk.tokens, chunk.finish_reason or "")
+            found[chunk.number] = Finished(chunk.text, chunk.tokens, chunk.finish_reason or "", chunk.prompt)
         return [found[index] for index in range(self.count)]
 
 

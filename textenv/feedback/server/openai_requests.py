@@ -46,13 +46,14 @@ class ApiLimits:
     """What one request may ask for.
 
     Attributes:
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None: as long as the context.
         max_answers: Answers in one request, over all its prompts.
         max_stops: Stop strings.
-        default_new_tokens: Length limit of a completion that names none (OpenAI's is 16); a chat's is the longest.
+        default_new_tokens: Length limit of a completion that names none (OpenAI's is 16), where the context has room
+            for it; an answer in a chat may then fill the context.
     """
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
     max_answers: int = 32
     max_stops: int = 4
     default_new_tokens: int = 16
@@ -66,6 +67,8 @@ class Wanted:
         prompts: Texts, or lists of token ids.
         messages: The chat; empty for completions.
         params: Sampling settings.
+        new_tokens: Length limit that the caller names; None where they name none. 0 scores the prompt alone.
+        most_tokens: Length limit where they name none, as far as the context has room.
         n: Answers per prompt.
         seed: Of the draws.
         stops: Stop strings.
@@ -73,11 +76,14 @@ class Wanted:
         stream: Whether pieces are wanted as they come.
         include_usage: Whether a stream ends with the numbers of tokens.
         store: Whether the prompt may be kept for labelling.
+        echo: Whether the prompt comes back before the answer, its tokens scored where log-probabilities are told.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
     params: SamplingParams
+    new_tokens: int | None
+    most_tokens: int
     n: int
     seed: int
     stops: tuple[str, ...]
@@ -85,6 +91,7 @@ class Wanted:
     stream: bool
     include_usage: bool
     store: bool
+    echo: bool = False
 
 
 class _Fields:
@@ -134,6 +141,7 @@ _CHAT = _COMMON | {"messages", "max_completion_tokens", "top_logprobs", "tools",
     *("prediction", "parallel_tool_calls", "web_search_options"),
 }  # fmt: skip
 _MAX_SEED = 2**63 - 1
+_MAX_TOKENS = 2**31 - 1
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
@@ -159,13 +167,20 @@ def parse_completion(body: Mapping[str, Any], limits: ApiLimits) -> Wanted:
     """
     fields = _Fields(body, _COMPLETION)
     fields.must_be_off("suffix", "")
-    fields.must_be_off("echo", False)
     fields.must_be_off("best_of", 1, body.get("n"))
-    logprobs = fields.whole("logprobs", -1, 0, 5)
-    new_tokens = fields.whole(
-        "max_tokens", min(limits.default_new_tokens, limits.max_new_tokens), 1, limits.max_new_tokens
+    echo, logprobs = fields.flag("echo"), fields.whole("logprobs", -1, 0, 5)
+    named = fields.whole("max_tokens", -1, 0 if echo else 1, limits.max_new_tokens or _MAX_TOKENS)
+    told = None if logprobs < 0 else logprobs
+    return _wanted(
+        fields,
+        limits,
+        _prompts(body.get("prompt")),
+        (),
+        named,
+        min(limits.default_new_tokens, limits.max_new_tokens or _MAX_TOKENS),
+        told,
+        echo,
     )
-    return _wanted(fields, limits, _prompts(body.get("prompt")), (), new_tokens, None if logprobs < 0 else logprobs)
 
 
 def parse_chat(body: Mapping[str, Any], limits: ApiLimits) -> Wanted:
@@ -180,22 +195,24 @@ def parse_chat(body: Mapping[str, Any], limits: ApiLimits) -> Wanted:
     fields.must_be_off("tool_choice", "none", "auto")
     fields.must_be_off("response_format", {"type": "text"})
     fields.must_be_off("modalities", ["text"])
-    longest = fields.whole("max_tokens", limits.max_new_tokens, 1, limits.max_new_tokens)
-    new_tokens = fields.whole("max_completion_tokens", longest, 1, limits.max_new_tokens)
+    most = limits.max_new_tokens or _MAX_TOKENS
+    named = fields.whole("max_completion_tokens", fields.whole("max_tokens", -1, 1, most), 1, most)
     tops = fields.whole("top_logprobs", 0, 0, 20)
     if tops and not fields.flag("logprobs"):
         raise ApiError("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
     told = tops if fields.flag("logprobs") else None
-    return _wanted(fields, limits, ("",), _messages(body.get("messages")), new_tokens, told)
+    return _wanted(fields, limits, ("",), _messages(body.get("messages")), named, most, told)
 
 
 def _wanted(
     fields: _Fields,
     limits: ApiLimits,
     prompts: tuple[str | tuple[int, ...], ...],
-    messages: tuple[Mapping[str, str], ...],
-    new_tokens: int,
+    messages: tuple[Mapping[str, Any], ...],
+    named_tokens: int,
+    most_tokens: int,
     top_logprobs: int | None,
+    echo: bool = False,
 ) -> Wanted:
     """The fields that both endpoints have."""
     for name in ("presence_penalty", "frequency_penalty"):
@@ -218,8 +235,9 @@ def _wanted(
             top_k=fields.whole("top_k", 0, 0, 1_000_000),
             min_p=fields.number("min_p", 0.0, 0, 1),
             repetition_penalty=fields.number("repetition_penalty", 1.0, 0.01, 100),
-            max_new_tokens=new_tokens,
         ),
+        new_tokens=None if named_tokens < 0 else named_tokens,
+        most_tokens=most_tokens,
         n=n,
         seed=fields.whole("seed", secrets.randbits(48), -_MAX_SEED - 1, _MAX_SEED),
         stops=_stops(fields.body.get("stop"), limits),
@@ -227,6 +245,7 @@ def _wanted(
         stream=fields.flag("stream"),
         include_usage=bool(options.get("include_usage")),
         store=fields.flag("store"),
+        echo=echo,
     )
 
 
@@ -256,18 +275,50 @@ def _ids(value: Sequence[Any]) -> bool:
     return all(isinstance(token, int) and not isinstance(token, bool) for token in value)
 
 
-def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
-    """Messages with a role and a text each; the parts of a text are joined."""
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Messages as the chat template reads them: a role and a text, tool calls and what tools said."""
     if not isinstance(value, list) or not value:
         raise ApiError("'messages' must be a list with at least one message", param="messages")
-    found: list[Mapping[str, str]] = []
+    found: list[Mapping[str, Any]] = []
     for number, message in enumerate(value):
         where = f"messages[{number}]"
-        if not isinstance(message, dict) or message.get("role") not in ("system", "developer", "user", "assistant"):
-            raise ApiError(f"'{where}' needs a role: system, developer, user or assistant", param=f"{where}.role")
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise ApiError(f"'{where}' needs a role: {', '.join(_ROLES[:-1])} or tool", param=f"{where}.role")
+        for name in ("function_call", "audio"):
+            if message.get(name) is not None:
+                raise ApiError(
+                    f"'{where}.{name}' is not supported", param=f"{where}.{name}", code="unsupported_parameter"
+                )
         role = "system" if message["role"] == "developer" else message["role"]
-        found.append({"role": role, "content": _content(message.get("content"), where)})
+        calls = _tool_calls(message.get("tool_calls"), where) if role == "assistant" else []
+        if message.get("content") is None and calls:
+            read = {"role": role, "content": None}
+        else:
+            read = {"role": role, "content": _content(message.get("content"), where)}
+        if calls:
+            read["tool_calls"] = calls
+        for name in ("name", "tool_call_id"):
+            if isinstance(message.get(name), str):
+                read[name] = message[name]
+        if role == "tool" and "tool_call_id" not in read:
+            raise ApiError(f"'{where}' needs a 'tool_call_id'", param=f"{where}.tool_call_id")
+        found.append(read)
     return tuple(found)
+
+
+def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    calls: list[Any] = value if isinstance(value, list) else [None]
+    for number, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not all(isinstance(function.get(n), str) for n in ("name", "arguments")):
+            name = f"{where}.tool_calls[{number}]"
+            raise ApiError(f"'{name}' must have a 'function' with 'name' and 'arguments' as texts", param=name)
+    return calls
 
 
 def _content(content: Any, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple
 
 from textenv.feedback.server.batching import Chunk, TokenInfo
 from textenv.feedback.server.hosting import Served
+from textenv.feedback.server.openai_requests import Wanted
 from textenv.feedback.server.prompts import Encoded
+from textenv.feedback.server.token_texts import Offsets, token_texts
 
 
 class Finished(NamedTuple):
@@ -19,6 +22,7 @@ class Finished(NamedTuple):
     text: str
     tokens: tuple[TokenInfo, ...]
     finish_reason: str
+    prompt: tuple[TokenInfo, ...] = ()
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -35,7 +39,7 @@ class Form(ABC):
 
     Args:
         served: What answers.
-        top_logprobs: How many of the most probable tokens to tell; None tells no log-probabilities.
+        wanted: What was asked for.
         prompts: The prompts.
     """
 
@@ -43,9 +47,10 @@ class Form(ABC):
     whole_object = ""
     piece_object = ""
 
-    def __init__(self, served: Served, top_logprobs: int | None, prompts: Sequence[Encoded]) -> None:
-        self._tokenizer = served.policy.tokenizer
-        self._tops = top_logprobs
+    def __init__(self, served: Served, wanted: Wanted, prompts: Sequence[Encoded]) -> None:
+        self._texts = token_texts(served.policy.tokenizer)
+        self._tops = wanted.top_logprobs
+        self._echo = [prompt.text for prompt in prompts for _ in range(wanted.n)] if wanted.echo else []
         self._prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
         self._common = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
@@ -53,14 +58,13 @@ class Form(ABC):
             "model": served.version.name,
             "system_fingerprint": served.fingerprint,
         }
-        self._offsets: dict[int, int] = {}
 
     def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
         """All answers."""
         choices = [
             {"index": index, "finish_reason": answer.finish_reason}
-            | self._whole_choice(answer)
-            | {"logprobs": self._told(index, answer.tokens)}
+            | self._whole_choice(index, answer)
+            | {"logprobs": self._told(Chunk(index, answer.text, answer.tokens, None, answer.prompt))}
             for index, answer in enumerate(answers)
         ]
         count = sum(len(answer.tokens) for answer in answers)
@@ -69,7 +73,7 @@ class Form(ABC):
 
     def piece(self, chunk: Chunk) -> list[dict[str, Any]]:
         """A piece of an answer as events."""
-        told = self._told(chunk.number, chunk.tokens)
+        told = self._told(chunk)
         return [self._event([choice]) for choice in self._piece_choices(chunk, told)]
 
     def last(self, completion_tokens: int) -> dict[str, Any]:
@@ -81,22 +85,19 @@ class Form(ABC):
         return []
 
     @abstractmethod
-    def _whole_choice(self, answer: Finished) -> dict[str, Any]: ...
+    def _whole_choice(self, index: int, answer: Finished) -> dict[str, Any]: ...
 
     @abstractmethod
     def _piece_choices(self, chunk: Chunk, told: Any) -> list[dict[str, Any]]: ...
 
     @abstractmethod
-    def _logprobs(self, index: int, tokens: Sequence[TokenInfo]) -> dict[str, Any]: ...
+    def _logprobs(self, chunk: Chunk) -> dict[str, Any]: ...
 
     def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._common, "object": self.piece_object, "choices": choices}
 
-    def _told(self, index: int, tokens: Sequence[TokenInfo]) -> dict[str, Any] | None:
-        return None if self._tops is None else self._logprobs(index, tokens)
-
-    def _text(self, token: int) -> str:
-        return self._tokenizer.decode([token])
+    def _told(self, chunk: Chunk) -> dict[str, Any] | None:
+        return None if self._tops is None else self._logprobs(chunk)
 
 
 class CompletionForm(Form):
@@ -105,23 +106,33 @@ class CompletionForm(Form):
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
 
-    def _whole_choice(self, answer: Finished) -> dict[str, Any]:
-        return {"text": answer.text}
+    def __init__(self, served: Served, wanted: Wanted, prompts: Sequence[Encoded]) -> None:
+        super().__init__(served, wanted, prompts)
+        self._offsets: dict[int, Offsets] = {}
+
+    def _whole_choice(self, index: int, answer: Finished) -> dict[str, Any]:
+        return {"text": (self._echo[index] if self._echo else "") + answer.text}
 
     def _piece_choices(self, chunk: Chunk, told: Any) -> list[dict[str, Any]]:
-        return [{"index": chunk.number, "text": chunk.text, "logprobs": told, "finish_reason": chunk.finish_reason}]
+        text = (self._echo[chunk.number] if self._echo else "") + chunk.text
+        if self._echo:
+            self._echo[chunk.number] = ""  # once
+        return [{"index": chunk.number, "text": text, "logprobs": told, "finish_reason": chunk.finish_reason}]
 
-    def _logprobs(self, index: int, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
-        texts = [self._text(token.token) for token in tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(self._offsets.setdefault(index, 0))
-            self._offsets[index] += len(text)
+    def _logprobs(self, chunk: Chunk) -> dict[str, Any]:
+        tokens = (*chunk.prompt, *chunk.tokens)
+        if chunk.number not in self._offsets:
+            self._offsets[chunk.number] = Offsets()
+        offsets, begins = self._offsets[chunk.number], []
+        if chunk.prompt:
+            begins = offsets.extend(self._echo[chunk.number], [self._texts.bytes(t.token) for t in chunk.prompt])
+            offsets.catch_up()
+        begins += offsets.extend(chunk.text, [self._texts.bytes(token.token) for token in chunk.tokens])
         return {
-            "tokens": texts,
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._text(top): logprob for top, logprob in token.top} for token in tokens],
-            "text_offset": offsets,
+            "tokens": [self._texts.text(token.token) for token in tokens],
+            "token_logprobs": [None if math.isnan(token.logprob) else token.logprob for token in tokens],
+            "top_logprobs": [None if math.isnan(token.logprob) else self._texts.by_text(token.top) for token in tokens],
+            "text_offset": begins,
         }
 
 
@@ -138,7 +149,7 @@ class ChatForm(Form):
             self._event([_piece(index, {"role": "assistant", "content": ""}, None, None)]) for index in range(count)
         ]
 
-    def _whole_choice(self, answer: Finished) -> dict[str, Any]:
+    def _whole_choice(self, index: int, answer: Finished) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
 
     def _piece_choices(self, chunk: Chunk, told: Any) -> list[dict[str, Any]]:
@@ -146,16 +157,15 @@ class ChatForm(Form):
         end = [] if chunk.finish_reason is None else [_piece(chunk.number, {}, None, chunk.finish_reason)]
         return content + end
 
-    def _logprobs(self, index: int, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
+    def _logprobs(self, chunk: Chunk) -> dict[str, Any]:
         told = [
             self._one(token.token, token.logprob) | {"top_logprobs": [self._one(*top) for top in token.top]}
-            for token in tokens
+            for token in chunk.tokens
         ]
         return {"content": told, "refusal": None}
 
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._text(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": self._texts.text(token), "logprob": logprob, "bytes": list(self._texts.bytes(token))}
 
 
 def _piece(index: int, delta: dict[str, Any], told: Any, reason: str | None) -> dict[str, Any]:

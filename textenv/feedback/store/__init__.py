@@ -5,6 +5,7 @@ from textenv.feedback.store.contents import (
     Answer,
     Assignment,
     CollectedPrompt,
+    Entry,
     Item,
     ItemKind,
     Label,
@@ -13,10 +14,12 @@ from textenv.feedback.store.contents import (
     Progress,
     Rater,
     Round,
+    Said,
     Scale,
     check_payload,
 )
 from textenv.feedback.store.database import Database
+from textenv.feedback.store.intake import Brought
 from textenv.feedback.store.labelling import LabelConflict
 from textenv.feedback.store.store import FeedbackStore, Saved, Selector, Standing
 
@@ -24,8 +27,10 @@ __all__ = [
     "KINDS",
     "Answer",
     "Assignment",
+    "Brought",
     "CollectedPrompt",
     "Database",
+    "Entry",
     "FeedbackStore",
     "Item",
     "ItemKind",
@@ -36,6 +41,7 @@ __all__ = [
     "Progress",
     "Rater",
     "Round",
+    "Said",
     "Saved",
     "Scale",
     "Selector",

@@ -11,8 +11,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+from textenv.answers import Chat
 from textenv.errors import DataError
 
 ItemKind = Literal["demonstrate", "rate", "rank", "compare"]
@@ -28,7 +29,7 @@ class Answer:
     """An answer and where it comes from.
 
     Attributes:
-        text: The answer.
+        text: The answer; a :class:`textenv.answers.Chat` where it has several turns or tool calls.
         policy: Name of the policy, or of the person or file.
         version: The policy's version.
         sampling: Settings that it was drawn with, as JSON holds them.
@@ -97,7 +98,7 @@ class Item:
     wanted: int = 1
     id: str = ""
     source: str = ""
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -116,6 +117,11 @@ class Item:
         if self.gold is not None:
             check_payload(self, self.gold)
 
+    @property
+    def conversation(self) -> str:
+        """The prompt; a :class:`textenv.answers.Chat` where it shows messages."""
+        return Chat(self.messages, self.prompt) if self.messages else self.prompt
+
     def _content_id(self) -> str:
         content = [self.kind, self.prompt, [[a.text, a.source, a.seed] for a in self.answers], self.instructions]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:20]
@@ -131,8 +137,9 @@ class Label:
         rater: Who.
         payload: Checked by :func:`check_payload`, which describes it; empty where the item was skipped.
         seconds: Spent on it.
-        order: Answers in the order in which they were shown, first shown first; empty where there is no order.
+        order: Answers in the order in which they were shown, first shown first; empty where nobody knows.
         skipped: The reason, where the item was skipped; else None.
+        extra: What the file that it comes from says of it beyond that: weight, source, the name of the item, ….
         kind: Of the item; filled in by the store.
         number: Counts saved labels, in the order in which they were saved; filled in by the store.
         time: When it was saved, Unix seconds UTC; filled in by the store.
@@ -146,6 +153,7 @@ class Label:
     seconds: float = 0.0
     order: tuple[int, ...] = ()
     skipped: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
     kind: ItemKind | None = None
     number: int = 0
     time: float = 0.0
@@ -160,6 +168,42 @@ class Label:
             raise DataError(f"`seconds` must be finite and ≥ 0, got {self.seconds}")
         if self.skipped is not None and len(self.skipped) > 2000:
             raise DataError("the reason for a skip may have 2000 characters")
+
+
+class Said(NamedTuple):
+    """What a file says that somebody thought of an item; fields as those of :class:`Label`.
+
+    Attributes:
+        payload: Speaks of the item's answers by their numbers.
+        rater: Who; None where the file does not say.
+        id: Of the label; empty: made of the content, so that bringing it twice counts once.
+        seconds: Spent on it.
+        order: Of showing the answers; empty where the file does not say.
+        skipped: The reason, where the item was skipped.
+        extra: What else the file says.
+    """
+
+    payload: Mapping[str, Any]
+    rater: str | None = None
+    id: str = ""
+    seconds: float = 0.0
+    order: tuple[int, ...] = ()
+    skipped: str | None = None
+    extra: Mapping[str, Any] = {}
+
+
+class Entry(NamedTuple):
+    """An item of a file, and what was said of it there.
+
+    Attributes:
+        where: File and line, for messages.
+        item: Its id may be that of another item: then it gets one of its own.
+        said: Labels and skips; none makes it an item to label.
+    """
+
+    where: str
+    item: Item
+    said: tuple[Said, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +277,7 @@ class CollectedPrompt:
 
     id: str
     text: str
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
     source: str = ""
     count: int = 1
     created: float = 0.0
@@ -280,6 +324,12 @@ class Round:
     started: float
     finished: float | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_rater(name: str) -> None:
+    """Raise a `DataError` where a rater cannot be called so."""
+    if not 0 < len(name) <= 200 or not name.isprintable():
+        raise DataError(f"a rater's name must have 1…200 printable characters, got {name[:40]!r}")
 
 
 def check_payload(item: Item, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from textenv.answers import as_json, as_text
 from textenv.feedback.store.contents import (
     Answer,
     CollectedPrompt,
@@ -27,7 +28,7 @@ def item_row(item: Item, *, priority: float, wanted: int, now: float) -> dict[st
         "kind": item.kind,
         "prompt": item.prompt,
         "messages": dumps([dict(message) for message in item.messages]),
-        "answers": dumps([{**asdict(answer), "sampling": dict(answer.sampling)} for answer in item.answers]),
+        "answers": dumps([_answer_fields(answer) for answer in item.answers]),
         "instructions": item.instructions,
         "scale": None if item.scale is None else dumps(_scale_fields(item.scale)),
         "gold": None if item.gold is None else dumps(dict(item.gold)),
@@ -47,7 +48,7 @@ def item_record(row: sa.Row[Any]) -> Item:
     return Item(
         kind=row.kind,
         prompt=row.prompt,
-        answers=tuple(Answer(**fields) for fields in json.loads(row.answers)),
+        answers=answer_records(row.answers),
         instructions=row.instructions,
         scale=None if row.scale is None else _scale(json.loads(row.scale)),
         gold=None if row.gold is None else json.loads(row.gold),
@@ -56,6 +57,15 @@ def item_record(row: sa.Row[Any]) -> Item:
         source=row.source,
         messages=tuple(json.loads(row.messages)),
     )
+
+
+def answer_records(column: str) -> tuple[Answer, ...]:
+    """The answers of an item from its column."""
+    return tuple(Answer(**{**fields, "text": as_text(fields["text"], "answer")}) for fields in json.loads(column))
+
+
+def _answer_fields(answer: Answer) -> dict[str, Any]:
+    return {**asdict(answer), "text": as_json(answer.text), "sampling": dict(answer.sampling)}
 
 
 def label_row(label: Label) -> dict[str, Any]:
@@ -69,6 +79,7 @@ def label_row(label: Label) -> dict[str, Any]:
         "seconds": label.seconds,
         "order": dumps(list(label.order)),
         "skipped": label.skipped,
+        "extra": dumps(dict(label.extra)) if label.extra else None,
         "time": label.time,
         "undone": label.undone,
     }
@@ -84,6 +95,7 @@ def label_record(row: Any) -> Label:
         seconds=row.seconds,
         order=tuple(json.loads(row.order)),
         skipped=row.skipped,
+        extra=json.loads(row.extra) if row.extra else {},
         kind=row.kind,
         number=row.number,
         time=row.time,

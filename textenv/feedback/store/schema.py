@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from textenv.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the tables below; rises with every change, which gets its steps in :data:`MIGRATIONS`."""
 
-MIGRATIONS: Mapping[int, Sequence[str]] = {}
+MIGRATIONS: Mapping[int, Sequence[str]] = {2: ("ALTER TABLE labels ADD COLUMN extra TEXT",)}
 """SQL statements that turn a database of the version before into the version named."""
 
 metadata = sa.MetaData()
@@ -72,6 +72,7 @@ labels = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("order", sa.Text, nullable=False),
     sa.Column("skipped", sa.Text),
+    sa.Column("extra", sa.Text),  # what a file said beyond; null where it came from a page
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("undone", sa.Float),
     sqlite_autoincrement=True,  # a number is never given twice, even after the newest row went

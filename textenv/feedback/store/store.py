@@ -12,11 +12,12 @@ import sqlalchemy as sa
 
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.privacy import PromptFilter, mask_personal_data
-from textenv.feedback.store import assignment, history, labelling, rows, schema
+from textenv.feedback.store import assignment, history, intake, labelling, rows, schema
 from textenv.feedback.store.contents import (
     KINDS,
     Assignment,
     CollectedPrompt,
+    Entry,
     Item,
     Label,
     LabelledItem,
@@ -24,6 +25,7 @@ from textenv.feedback.store.contents import (
     Progress,
     Rater,
     Round,
+    check_rater,
 )
 from textenv.feedback.store.database import Database
 
@@ -139,6 +141,20 @@ class FeedbackStore:
                 row = rows.item_row(item, priority=assignment.first_priority(item.id), wanted=wanted, now=now)
                 connection.execute(schema.items.insert().values(row))
         return len(fresh)
+
+    def bring(self, entries: Iterable[Entry]) -> intake.Brought:
+        """Take in items and labels that a file holds: all of them, or none where one cannot be kept.
+
+        Items that are there already are the same ones, whatever the order of their answers; a label that is there
+        already counts once. Labels without a rater are those of as many people as opinions differ or repeat; what a
+        rater says besides of the same item is kept as of ``name (2)``. Orders of showing may be unknown.
+
+        Raises:
+            DataError: If an item or label is unusable: says where it stands.
+        """
+        found = list(entries)  # read before anybody has to wait
+        with self.database.write() as connection:
+            return intake.bring(connection, found, self._clock())
 
     def item(self, item_id: str) -> Item:
         """The item with this id.
@@ -378,13 +394,24 @@ class FeedbackStore:
     # --- prompts, rounds, policies ------------------------------------------------------------------------------------
 
     def collect_prompt(
-        self, text: str, *, messages: Sequence[Mapping[str, str]] = (), source: str = ""
+        self, text: str, *, messages: Sequence[Mapping[str, Any]] = (), source: str = ""
     ) -> CollectedPrompt:
-        """Keep a prompt for labelling, filtered; one that came before is counted once more."""
+        """Keep a prompt for labelling, filtered; one that came before is counted once more.
+
+        Of messages everything is kept that is said in them, tool calls included.
+        """
         text = self.prompt_filter(text)
-        chat = [{"role": m["role"], "content": self.prompt_filter(m["content"])} for m in messages]
+        chat = [self._filtered(message) for message in messages]
         with self.database.write() as connection:
             return history.keep_prompt(connection, text, chat, source, self._clock())
+
+    def _filtered(self, value: Any, name: str = "") -> Any:
+        """Messages with the texts in them filtered; what names something stays."""
+        if isinstance(value, str):
+            return value if name in _NAMES else self.prompt_filter(value)
+        if isinstance(value, Mapping):
+            return {key: self._filtered(each, key) for key, each in value.items()}
+        return [self._filtered(each) for each in value] if isinstance(value, list | tuple) else value
 
     def prompts(self, *, unused_only: bool = False, limit: int | None = None) -> list[CollectedPrompt]:
         """Collected prompts, the oldest first; only those of which no items were made, where asked for."""
@@ -438,6 +465,8 @@ def _has_item(connection: sa.Connection, item_id: str) -> bool:
 
 _holds = sa.exists().where(schema.leases.c.rater == schema.raters.c.name).label("holds")
 _RATER = sa.select(schema.raters, _holds).where(schema.raters.c.name == sa.bindparam("of_name"))
+_NAMES = ("role", "type", "id", "tool_call_id", "name")
+"""Fields of a message that hold no text of anybody's."""
 _SWEEP_SECONDS = 60.0
 _MANY = 2000
 """Open items from which on counting them anew for each request costs more than the exact number is worth."""
@@ -458,8 +487,7 @@ def _register(
     Raises:
         DataError: If the name is unusable, or the rater is not active and that matters.
     """
-    if not 0 < len(name) <= 200 or not name.isprintable():
-        raise DataError(f"a rater's name must have 1…200 printable characters, got {name[:40]!r}")
+    check_rater(name)
     row = connection.execute(_RATER, {"of_name": name}).first()
     if row is None:
         fields = {"name": name, "active": True, "created": now, "note": note, "labelled": 0, "skipped": 0}

@@ -140,3 +140,26 @@ def test_wrong_orders_are_refused(make_client, security, path, body, message):
 
     assert answer.status_code == 400
     assert message in answer.json()["error"]
+
+
+def test_items_show_conversations_with_system_and_tool_turns(client, bearer, store):
+    call = {"function": {"name": "weather", "arguments": '{"at": 1}'}}
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "17"},
+    ]
+    turns = [{"role": "assistant", "content": "Warm."}, {"role": "user", "content": "How warm?"}]
+    item = {"kind": "rate", "prompt": said, "answers": [{"text": turns}]}
+    assert client.post("/admin/items", json={"items": [item]}).json() == {"new": 1}
+    assert client.post("/admin/prompts", json={"prompts": ["a text", said]}).json() == {"prompts": 2}
+
+    given = client.get("/api/next", headers=bearer).json()["assignment"]
+    assert [message["content"] for message in given["messages"]] == ["Be brief.", 'weather({"at": 1})', "17"]
+    assert given["answers"][0]["text"].startswith("Assistant: Warm.\n\nUser: How warm?")
+    (kept,) = store.items()
+    assert kept.messages == tuple(said)
+    assert kept.answers[0].text.messages == tuple(turns)
+    assert [prompt.messages for prompt in store.prompts()] == [(), tuple(said)]
+    bad = client.post("/admin/items", json={"items": [item | {"prompt": [{"role": "user"}]}]})
+    assert bad.json()["error"].startswith("items[0]: `messages` or `prompt`: every chat message needs")
