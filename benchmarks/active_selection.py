@@ -31,7 +31,7 @@ from reward_models import RewardModelConfig, SequenceRewardModel, train
 from reward_models.active import EnsembleDisagreement
 from reward_models.labels import Label, labels_from_store
 from reward_models.simulation import Rater, SimulatedPerson, WordGold
-from reward_models.simulation.bag import bag_of_words
+from reward_models.simulation.bag_of_words import bag_of_words
 from textenv.feedback.store import Answer, FeedbackStore, Item
 from textenv.feedback.store import Label as StoredLabel
 

@@ -24,9 +24,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2S
 from transformers.utils import logging as transformers_logging
 
 from agents.algorithms.ppo import PPO, PPOConfig
-from agents.forward import SequenceBatch
 from agents.lm.models import train_tokenizer
 from agents.policy import CausalLMPolicy
+from agents.policy.forward import SequenceBatch
 from textenv import TextGenerationVectorEnv
 from textenv.errors import ConfigError
 from textenv.sampling import SamplingParams

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 import textenv  # noqa: F401  (registers the environments)
+from textenv import kernels as kernels_module
 from textenv.datasets.smollm2 import smollm2_path
 from textenv.sampling import SamplingParams, SlotEngine, draw, generate
-from textenv.sampling import kernels as kernels_module
-from textenv.sampling import packed as packed_module
+from textenv.sampling import packed_decoding as packed_module
 
 VOCABULARY = (20, 49_000)
 TARGETS = {"uniform": 3.0, "mixed": 2.0, "shared prompt": 3.0}

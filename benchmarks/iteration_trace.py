@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from agents import PPO, CausalLMPolicy, PPOConfig
-from agents.pretraining import ModelConfig, build_model, train_tokenizer
+from agents.lm.pretraining import ModelConfig, build_model, train_tokenizer
 from textenv import TextGenerationVectorEnv
 
 ROOT = Path(__file__).parents[1]

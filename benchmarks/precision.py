@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from agents import CausalLMPolicy
-from agents.pretraining import train_tokenizer
+from agents.lm.pretraining import train_tokenizer
 
 _LAST = 16
 

@@ -36,7 +36,7 @@ from agents.lm.config import LMConfig
 from agents.lm.corpus import CorpusBatches, open_corpus
 from agents.lm.loop import LanguageModeling
 from agents.lm.models import ModelConfig, build_model, train_tokenizer
-from agents.pretraining import PretrainConfig, pretrain_on_tasks
+from agents.lm.pretraining import PretrainConfig, pretrain_on_tasks
 from textenv.corpora import Mixture, MixtureConfig, TokenFile
 from textenv.datasets import builtin_ratings, human_ratings
 from textenv.mixed_precision import fast_bf16

@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from reward_models.labels import Label, comparisons_from_ranking
 from reward_models.simulation import SimulatedRaters, WordGold
-from reward_models.simulation.bag import bag_of_words
+from reward_models.simulation.bag_of_words import bag_of_words
 from reward_models.training import RewardModelConfig, train
 
 FRESH = 4000

@@ -26,7 +26,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
-from agents.rollouts import Collector
+from agents.learning.rollouts import Collector
 from agents.sb3 import SequenceRolloutBuffer, TextPolicy, as_vec_env
 from textenv.datasets import smollm2_path
 

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 import transformers
 
-from agents.forward import SequenceBatch
 from agents.lm.models import ModelConfig, build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
+from agents.policy.forward import SequenceBatch
 from textenv.datasets import builtin_ratings
 from textenv.memory import keep_freed_memory
 

@@ -28,7 +28,7 @@ import uvicorn
 from PIL import Image
 
 from reward_models.simulation import LikertScale, Rater, SimulatedRaters
-from textenv.feedback.server.app import build_app
+from textenv.feedback.app import build_app
 from textenv.feedback.server.security import Security
 from textenv.feedback.store import Answer, FeedbackStore, Item, Label
 from textenv.feedback.store.assignment import shown_order

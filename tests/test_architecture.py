@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -93,18 +94,56 @@ def test_no_module_changes_the_import_path():
     assert [name for name, path in modules().items() if "sys.path" in path.read_text("utf-8")] == []
 
 
-def test_modules_import_each_other_without_cycles():
+@cache
+def lazy_names(package: str) -> dict[str, str]:
+    """Module behind each name that a package's stub lists: importing such a name loads that module alone."""
+    stub = ROOT.joinpath(*package.split("."), "__init__.pyi")
+    nodes = ast.walk(tree(stub)) if stub.exists() else ()
+    return {
+        alias.asname or alias.name: f"{package}.{node.module}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+
+
+def import_graph(targets_of: Callable[[Path], Iterable[str]]) -> dict[str, set[str]]:
+    """Which of our modules each of them imports."""
     known = modules()
-    graph: dict[str, set[str]] = {}
-    for name, path in known.items():
-        targets = set()
-        for target in import_time_imports(tree(path).body):
-            while target and target not in known:
-                target = target.rpartition(".")[0]
-            if target and target != name and not name.startswith(target + "."):
-                targets.add(target)
-        graph[name] = targets
-    assert find_cycle(graph) is None
+
+    def module_of(target: str) -> str:
+        package, _, name = target.rpartition(".")
+        target = lazy_names(package).get(name, target)
+        while target and target not in known:
+            target = target.rpartition(".")[0]
+        return target
+
+    graph = {name: {module_of(target) for target in targets_of(path)} for name, path in known.items()}
+    return {name: {t for t in targets if t and not f"{name}.".startswith(f"{t}.")} for name, targets in graph.items()}
+
+
+def between_neighbours(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Which of the modules and folders beside it each module or folder imports, with all that lies in them."""
+    neighbours: dict[str, set[str]] = {}
+    for name, targets in graph.items():
+        for target in targets:
+            here, there = name.split("."), target.split(".")
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there, strict=False)))
+            if 0 < shared < min(len(here), len(there)):
+                ours, theirs = (".".join(parts[: shared + 1]) for parts in (here, there))
+                neighbours.setdefault(ours, set()).add(theirs)
+                neighbours.setdefault(theirs, set())
+    return {name: targets for name, targets in neighbours.items() if name != CLI}
+
+
+def test_modules_do_not_import_each_other_in_circles():
+    """Anywhere: at import, inside functions, and for type checkers."""
+    assert find_cycle(import_graph(all_imports)) is None
+
+
+def test_folders_do_not_import_each_other_in_circles():
+    """At import: a folder or module of a room, and those beside it, whatever is deep inside them."""
+    assert find_cycle(between_neighbours(import_graph(lambda path: import_time_imports(tree(path).body)))) is None
 
 
 def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
@@ -115,7 +154,7 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
             return trail[trail.index(name) :]
         if name in done:
             return None
-        for target in sorted(graph[name]):
+        for target in sorted(graph.get(name, ())):
             if (cycle := visit(target, [*trail, name])) is not None:
                 return cycle
         done.add(name)
@@ -132,6 +171,32 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
 )
 def test_cycles_are_found(graph, expected):
     assert find_cycle(graph) == expected
+
+
+def test_circles_are_seen_through_folders_stubs_and_type_checking(monkeypatch, tmp_path):
+    """The checks above can fail: three circles that are none where one looks at files or at imports alone."""
+    files = {
+        "agents/__init__.py": "",
+        "agents/low/__init__.py": "",
+        "agents/low/one.py": "from agents.high.two import two",
+        "agents/high/__init__.py": "lazy",
+        "agents/high/__init__.pyi": "from .three import three as three",
+        "agents/high/two.py": "",
+        "agents/high/three.py": "if TYPE_CHECKING:\n    from agents.high.four import four",
+        "agents/high/four.py": "from agents.high import three\nfrom agents.low.five import five",
+        "agents/low/five.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    lazy_names.cache_clear()
+    everywhere = import_graph(all_imports)
+    at_import = import_graph(lambda path: import_time_imports(tree(path).body))
+    lazy_names.cache_clear()
+    assert find_cycle(everywhere) == ["agents.high.four", "agents.high.three"]
+    assert find_cycle(at_import) is None
+    assert find_cycle(between_neighbours(at_import)) == ["agents.high", "agents.low"]
 
 
 @pytest.mark.parametrize("module", ["textenv", "textenv.envs.toy", "textenv.wrappers.vector"])

@@ -1,7 +1,7 @@
 """Norms and gates of Llama-like blocks in one pass over memory each, for training on CPUs.
 
 As torch operators they take a dozen passes, and a third of the time of an update. The compiled helpers
-(:mod:`textenv.sampling.kernels`) round once, at the end, where the operators round after each step.
+(:mod:`textenv.kernels`) round once, at the end, where the operators round after each step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from textenv.sampling.kernels import kernels, required_kernels
+from textenv.kernels import kernels, required_kernels
 
 
 def fuse(model: nn.Module) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +83,24 @@ def score_episodes(reward: Any, episodes: Sequence[Episode]) -> Scores:
                 f"{len(episode.response_ids)} tokens; {_naming(episode.prompt, episode.response)}"
             )
     return checked
+
+
+def with_score(episode: Episode, given: Scores, index: int) -> Episode:
+    """An episode with what the reward function said about it.
+
+    Args:
+        episode: The episode, with the token rewards already paid.
+        given: Scores of all episodes that ended together.
+        index: Which of them is this one's.
+    """
+    score, rewards = float(given.scores[index]), episode.rewards
+    if given.token_rewards is not None:
+        paid = np.zeros(len(episode.response_ids)) if rewards is None else np.array(rewards)
+        rewards = tuple((paid + given.token_rewards[index]).tolist())
+    elif rewards is not None:
+        rewards = (*rewards[:-1], rewards[-1] + score)
+    parts = None if given.parts is None else {name: float(values[index]) for name, values in given.parts.items()}
+    return replace(episode, score=score, rewards=rewards, reward_parts=parts, scored=True)
 
 
 def _call(function: Any, arguments: tuple[Any, ...], prompts: Sequence[str], responses: Sequence[str]) -> Any:

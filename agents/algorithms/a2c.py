@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.algorithms.advantages import gae, whiten
-from agents.algorithms.losses import clipped_value_loss
 from agents.algorithms.surrogate import likelihood_loss
+from agents.formulas.advantages import gae, whiten
+from agents.formulas.losses import clipped_value_loss
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, UnitFloat
 
 
@@ -41,16 +41,16 @@ def a2c_advantages(experience: Experience, config: A2CConfig) -> Advantages:
         experience.rewards,
         experience.values,
         experience.last_values,
-        experience.mask,
+        experience.action_mask,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
     if config.whiten_advantages:
-        advantages = whiten(advantages, experience.mask, total=experience.world.sum)
+        advantages = whiten(advantages, experience.action_mask, total=experience.world.sum)
     return Advantages(advantages, returns)
 
 
-def a2c_loss(new: SequenceScores, old: OldTokens, config: A2CConfig) -> TokenLoss:
+def a2c_loss(new: PolicyOutputs, old: OldTokens, config: A2CConfig) -> TokenLoss:
     """−A·log π of each token, and half the critic's squared error.
 
     Source: Mnih et al. 2016, arXiv:1602.01783, algorithm S3.

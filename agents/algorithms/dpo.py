@@ -18,12 +18,11 @@ import torch
 from annotated_types import Interval
 from numpy.typing import NDArray
 
-from agents import policy_files
-from agents.forward import SequenceBatch
+from agents.algorithms.preference_pairs import PairBatches, TokenPair, fingerprint, tokenize_comparisons
 from agents.learning.protocols import Callback
-from agents.lora import is_fresh
 from agents.policy import CausalLMPolicy
-from agents.preference_pairs import PairBatches, TokenPair, fingerprint, tokenize_comparisons
+from agents.policy.forward import SequenceBatch
+from agents.policy.lora import is_fresh
 from reward_models.labels import Comparison
 from reward_models.losses import bradley_terry
 from textenv.checkpoints import load_state, save_state
@@ -186,19 +185,9 @@ class DPO:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def learn(self, total_episodes: int, callback: Callback | None = None) -> Self:
-        """Train until this many answers have been read in all, two to a comparison, those before a resume included.
+        """Train until this many answers have been read in all, two to a comparison, repeated ones included.
 
-        The last iteration is checkpointed too, so that a later call or run can go on to more.
-
-        Args:
-            total_episodes: Also the horizon of the learning-rate schedule.
-            callback: Called with the agent and the metrics after every iteration, after the constructor's callbacks.
-
-        Returns:
-            The agent itself.
-
-        Raises:
-            RunCheckError: If a check of the run fails or a figure stops being finite.
+        As :meth:`agents.learning.learner.Learner.learn`, whose arguments and checks these are.
         """
         self.trainer.resume()
         self.prepare()
@@ -210,11 +199,11 @@ class DPO:
     def prepare(self) -> torch.Tensor:
         """The reference's log-probs of all answers, nats, shape ``(P, 2)``; computed when first asked for."""
         if self.ref_logprobs is None:
-            found = torch.zeros(len(self.pairs), 2, dtype=self.policy.scores_in, device=self.policy.device)
+            logprobs = torch.zeros(len(self.pairs), 2, dtype=self.policy.logprobs_in, device=self.policy.device)
             mine = np.arange(self.world.rank, len(self.pairs), self.world.size)
             for rows in self._cut(mine):
-                found[rows] = self._reference_logprobs(rows)
-            self.ref_logprobs = self.world.sum(found)
+                logprobs[rows] = self._reference_logprobs(rows)
+            self.ref_logprobs = self.world.sum(logprobs)
         return self.ref_logprobs
 
     def _reference_logprobs(self, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -246,10 +235,10 @@ class DPO:
         )
         smoothing = self.config.label_smoothing
         reference = ref_logprobs[torch.as_tensor(rows, device=ref_logprobs.device)]
-        found = dpo_loss(
+        loss = dpo_loss(
             logprobs, reference, beta=self.config.beta, label_smoothing=smoothing, margin=margin, weights=weights
         )
-        return found, logprobs.detach()
+        return loss, logprobs.detach()
 
     def iterate(self, learning_rate: float) -> dict[str, float]:
         """One optimiser step on a batch. Returns its metrics."""
@@ -258,11 +247,11 @@ class DPO:
         whole = sum(self.pairs[row].weight for row in rows)
         totals: dict[str, torch.Tensor] = {}
         for part in self._cut(rows[self.world.rank :: self.world.size]):
-            found, logprobs = self._loss(part, ref_logprobs)
+            loss, logprobs = self._loss(part, ref_logprobs)
             share = sum(self.pairs[row].weight for row in part) / whole if whole > 0 else 0.0
-            (share * found.loss).backward()
+            (share * loss.loss).backward()
             self.policy.pull_gradients()
-            _add(totals, self._figures(found, logprobs, share, len(part) / len(rows)))
+            _add(totals, self._figures(loss, logprobs, share, len(part) / len(rows)))
             self._check_start(logprobs, ref_logprobs[torch.as_tensor(part, device=ref_logprobs.device)])
         summed = self.world.sum(torch.stack(list(totals.values())))
         measured = dict(zip(totals, summed.tolist(), strict=True))
@@ -273,20 +262,20 @@ class DPO:
         return measured | {"time/iteration_seconds": time.monotonic() - began}
 
     def _figures(
-        self, found: DPOLoss, logprobs: torch.Tensor, loss_share: float, share: float
+        self, loss: DPOLoss, logprobs: torch.Tensor, loss_share: float, share: float
     ) -> dict[str, torch.Tensor]:
         """What a micro-batch adds to the batch's means."""
-        margin = found.chosen - found.rejected
+        margin = loss.chosen - loss.rejected
         means = {
             "dpo/accuracy": (margin > 0).to(margin.dtype) + 0.5 * (margin == 0),
             "dpo/margin": margin,
-            "dpo/reward_chosen": found.chosen,
-            "dpo/reward_rejected": found.rejected,
+            "dpo/reward_chosen": loss.chosen,
+            "dpo/reward_rejected": loss.rejected,
             "dpo/logprobs_chosen": logprobs[:, 0],
             "dpo/logprobs_rejected": logprobs[:, 1],
         }
         figures = {name: share * value.double().mean() for name, value in means.items()}
-        return {"loss/policy": loss_share * found.loss.detach().double(), **figures}
+        return {"loss/policy": loss_share * loss.loss.detach().double(), **figures}
 
     @torch.no_grad()
     def evaluate(self, *, last: bool = False) -> dict[str, float]:
@@ -296,9 +285,9 @@ class DPO:
             return {}
         totals, whole = {}, sum(self.pairs[row].weight for row in rows)
         for part in self._cut(rows):
-            found, logprobs = self._loss(part, self.prepare())
+            loss, logprobs = self._loss(part, self.prepare())
             share = sum(self.pairs[row].weight for row in part) / whole if whole > 0 else 0.0
-            _add(totals, self._figures(found, logprobs, share, len(part) / len(rows)))
+            _add(totals, self._figures(loss, logprobs, share, len(part) / len(rows)))
         names = {"loss/policy": "eval/loss", "dpo/accuracy": "eval/accuracy", "dpo/margin": "eval/margin"}
         return {shown: float(totals[name]) for name, shown in names.items()}
 
@@ -355,7 +344,7 @@ class DPO:
         state, folder = self.trainer.state(), Path(folder)
         if self.world.is_main:
             meta = {"config": asdict(self.config), "stage": self.stage}
-            meta |= policy_files.save_for_learner(self.policy, folder)
+            meta |= self.policy.save_for_learner(folder)
             save_state(folder / "learner", *state)
             save_state(folder, {}, meta)
         self.world.barrier()
@@ -375,7 +364,7 @@ class DPO:
             CheckpointError: If the folder is not complete, or the comparisons are others.
         """
         _, meta = load_state(Path(folder))
-        policy = policy_files.load_for_learner(Path(folder), meta, device)
+        policy = CausalLMPolicy.load_for_learner(Path(folder), meta, device)
         config = DPOConfig(**meta["config"])
         agent = cls(policy, comparisons, validation=validation, config=config, stage=meta["stage"])
         agent.trainer.read(Path(folder) / "learner")

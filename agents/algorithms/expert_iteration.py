@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from agents.algorithms.groups import check_groups, scored_groups, spread
-from agents.algorithms.losses import Aggregation
 from agents.algorithms.surrogate import likelihood_loss
+from agents.formulas.losses import Aggregation
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveInt
 
 
@@ -67,10 +67,10 @@ def expert_advantages(experience: Experience, config: ExpertIterationConfig) -> 
     best = best_of_group(rewards, counted)
     total = experience.world.sum
     per_best = total(counted.sum()) / total(best.sum()).clamp(min=1)  # the group's size where all were scored
-    return Advantages(spread((per_best * best).flatten(), experience.mask))
+    return Advantages(spread((per_best * best).flatten(), experience.action_mask))
 
 
-def expert_loss(new: SequenceScores, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:
+def expert_loss(new: PolicyOutputs, old: OldTokens, config: ExpertIterationConfig) -> TokenLoss:
     """−A·log π of each token: the cross-entropy of supervised fine-tuning on the best answers."""
     return likelihood_loss(new, old, config)
 

@@ -35,7 +35,7 @@ def check_groups(config: LearnerConfig) -> None:
 def scored_groups(experience: Experience) -> tuple[torch.Tensor, torch.Tensor]:
     """Rewards of the answers to each prompt and which of them count, each of shape ``(P, n)``."""
     counted = experience.counted
-    counted = experience.mask.any(1) if counted is None else counted
+    counted = experience.action_mask.any(1) if counted is None else counted
     return experience.by_group(experience.sequence_rewards), experience.by_group(counted)
 
 

@@ -2,8 +2,9 @@
 
 Where theory ends: dividing by the group's standard deviation weights easy and hard prompts up, and the mean over each
 answer's tokens lets long bad answers off lightly; both change what is maximised (Liu et al. 2025, section 3). With two
-answers per prompt, GRPO maximises how often an answer beats the policy's own (``tests/agents/test_grpo.py``). Dr. GRPO
-does neither, and its expected gradient is the policy gradient times (n − 1)/n.
+answers per prompt, GRPO maximises how often an answer beats the policy's own
+(``tests/agents/algorithms/test_grpo.py``). Dr. GRPO does neither, and its expected gradient is the policy gradient
+times (n − 1)/n.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Literal
 import torch
 
 from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
-from agents.algorithms.losses import Aggregation
 from agents.algorithms.surrogate import surrogate_loss
+from agents.formulas.losses import Aggregation
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -110,10 +111,10 @@ def group_relative(
 def grpo_advantages(experience: Experience, config: GRPOConfig) -> Advantages:
     """The group-relative advantage of an answer, on each of its tokens."""
     per_answer = group_relative(*scored_groups(experience), divide_by_std=config.divide_by_std, eps=config.std_eps)
-    return Advantages(spread(per_answer.flatten(), experience.mask))
+    return Advantages(spread(per_answer.flatten(), experience.action_mask))
 
 
-def grpo_loss(new: SequenceScores, old: OldTokens, config: GRPOConfig) -> TokenLoss:
+def grpo_loss(new: PolicyOutputs, old: OldTokens, config: GRPOConfig) -> TokenLoss:
     """Clipped surrogate of each token, and the KL.
 
     Source: Shao et al. 2024, arXiv:2402.03300, eq. 3.

@@ -13,13 +13,13 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from agents.algorithms.advantages import gae, whiten
-from agents.algorithms.losses import clipped_policy_loss, clipped_value_loss, ratio_figures
 from agents.algorithms.surrogate import penalties
+from agents.formulas.advantages import gae, whiten
+from agents.formulas.losses import clipped_policy_loss, clipped_value_loss, ratio_figures
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat
 
 
@@ -54,7 +54,7 @@ def gae_advantages(experience: Experience, config: PPOConfig) -> Advantages:
 
     Source: Ziegler et al. 2019, arXiv:1909.08593 (code).
     """
-    mask, rewards = experience.mask, experience.rewards
+    mask, rewards = experience.action_mask, experience.rewards
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, total=experience.world.sum)
     advantages, returns = gae(
@@ -70,13 +70,13 @@ def gae_advantages(experience: Experience, config: PPOConfig) -> Advantages:
     return Advantages(advantages, returns)
 
 
-def ppo_loss(new: SequenceScores, old: OldTokens, config: PPOConfig) -> TokenLoss:
+def ppo_loss(new: PolicyOutputs, old: OldTokens, config: PPOConfig) -> TokenLoss:
     """Clipped surrogate, clipped value error and entropy bonus of each token.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9.
     """
     # 1. How much likelier each token is now than when it was played: 1 in the first step of an iteration.
-    log_ratio = torch.where(old.mask, new.logprobs - old.logprobs, 0.0)
+    log_ratio = torch.where(old.counted_mask, new.logprobs - old.logprobs, 0.0)
     ratio = log_ratio.exp()
     # 2. Raise what turned out better than expected, by no more than the clip range: the estimate holds nearby only.
     policy = clipped_policy_loss(ratio, old.advantages, clip_range=config.clip_range)

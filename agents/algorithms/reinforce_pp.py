@@ -12,13 +12,13 @@ from typing import Literal
 
 import torch
 
-from agents.algorithms.advantages import centred, gae, whiten
 from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
 from agents.algorithms.surrogate import surrogate_loss
+from agents.formulas.advantages import centred, gae, whiten
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat
 
 
@@ -77,12 +77,12 @@ def reinforce_pp_advantages(experience: Experience, config: ReinforcePPConfig) -
         advantages = reward_to_go(experience.rewards, mask, gamma=config.gamma)
     if config.whiten_advantages:
         advantages = whiten(advantages, mask, total=total)
-    elif config.baseline == "batch" and bool(total((experience.mask & ~mask).sum())):
+    elif config.baseline == "batch" and bool(total((experience.action_mask & ~mask).sum())):
         advantages = centred(advantages, mask, total=total).to(advantages.dtype)
     return Advantages(advantages)
 
 
-def reinforce_pp_loss(new: SequenceScores, old: OldTokens, config: ReinforcePPConfig) -> TokenLoss:
+def reinforce_pp_loss(new: PolicyOutputs, old: OldTokens, config: ReinforcePPConfig) -> TokenLoss:
     """Clipped surrogate of each token."""
     return surrogate_loss(new, old, config, clip_range=config.clip_range)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from agents.algorithms.groups import above_mean, check_groups, scored_groups, spread
-from agents.algorithms.losses import Aggregation
 from agents.algorithms.surrogate import surrogate_loss
+from agents.formulas.losses import Aggregation
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 from textenv.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -63,10 +63,10 @@ def leave_one_out(rewards: torch.Tensor, counted: torch.Tensor | None = None) ->
 def rloo_advantages(experience: Experience, config: RLOOConfig) -> Advantages:
     """The leave-one-out advantage of an answer, on each of its tokens."""
     per_answer = leave_one_out(*scored_groups(experience)).flatten()
-    return Advantages(spread(per_answer, experience.mask))
+    return Advantages(spread(per_answer, experience.action_mask))
 
 
-def rloo_loss(new: SequenceScores, old: OldTokens, config: RLOOConfig) -> TokenLoss:
+def rloo_loss(new: PolicyOutputs, old: OldTokens, config: RLOOConfig) -> TokenLoss:
     """REINFORCE, or the clipped surrogate where a clip range is set."""
     return surrogate_loss(new, old, config, clip_range=config.clip_range)
 

@@ -6,15 +6,15 @@ import math
 
 import torch
 
-from agents.algorithms.kl import ESTIMATORS
-from agents.algorithms.losses import clipped_policy_loss, ratio_figures
+from agents.formulas.losses import clipped_policy_loss, ratio_figures
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import OldTokens, TokenLoss
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
+from textenv.kl import ESTIMATORS
 
 
 def surrogate_loss(
-    new: SequenceScores,
+    new: PolicyOutputs,
     old: OldTokens,
     config: LearnerConfig,
     *,
@@ -31,14 +31,14 @@ def surrogate_loss(
         clip_range_high: Another distance for above; None takes ``clip_range``.
     """
     width = math.inf if clip_range is None else clip_range
-    log_ratio = torch.where(old.mask, new.logprobs - old.logprobs, 0.0)
+    log_ratio = torch.where(old.counted_mask, new.logprobs - old.logprobs, 0.0)
     ratio = log_ratio.exp()
     policy = clipped_policy_loss(ratio, old.advantages, clip_range=width, clip_range_high=clip_range_high)
     figures = ratio_figures(log_ratio, clip_range=width, clip_range_high=clip_range_high)
     return TokenLoss(old.importance * policy + penalties(new, old, config), {"loss/policy": policy, **figures})
 
 
-def likelihood_loss(new: SequenceScores, old: OldTokens, config: LearnerConfig) -> TokenLoss:
+def likelihood_loss(new: PolicyOutputs, old: OldTokens, config: LearnerConfig) -> TokenLoss:
     """−A·log π of each token, the loss of REINFORCE, with the penalties of the configuration.
 
     Args:
@@ -47,11 +47,11 @@ def likelihood_loss(new: SequenceScores, old: OldTokens, config: LearnerConfig) 
         config: Entropy bonus and KL in the loss.
     """
     policy = -old.advantages * new.logprobs
-    figures = ratio_figures(torch.where(old.mask, new.logprobs - old.logprobs, 0.0))
+    figures = ratio_figures(torch.where(old.counted_mask, new.logprobs - old.logprobs, 0.0))
     return TokenLoss(old.importance * policy + penalties(new, old, config), {"loss/policy": policy, **figures})
 
 
-def penalties(new: SequenceScores, old: OldTokens, config: LearnerConfig) -> torch.Tensor:
+def penalties(new: PolicyOutputs, old: OldTokens, config: LearnerConfig) -> torch.Tensor:
     """What each token adds to a loss beside its advantage, ``(B, T)``: the entropy bonus, and the KL if it is there.
 
     Args:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Experience
 from agents.learning.minibatches import MiniBatch
+from agents.learning.rollouts import Rollout
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Rollout
 from textenv.errors import ConfigError, RunCheckError
 
 
@@ -197,7 +197,7 @@ def check_experience(
     """
     rollout, passed = experience.rollout, {}
     if own_reference:
-        check_own_reference(experience.log_ratio, experience.mask)
+        check_own_reference(experience.log_ratio, experience.action_mask)
         passed["KL(reference‖reference) is 0"] = True
     tolerance = 1e-3 if policy.computes_in in (torch.float32, torch.float64) else 0.1
     parts = [part for minibatch in minibatches for part in minibatch.parts]
@@ -207,7 +207,7 @@ def check_experience(
             rollout.batch(rows, policy.device), temperature=config.temperature, values=False
         ).logprobs
     width = alone.shape[1]
-    together, mask = experience.logprobs[rows, :width], experience.mask[rows, :width]
+    together, mask = experience.logprobs[rows, :width], experience.action_mask[rows, :width]
     check_batch_invariance(together, alone, mask, tolerance=tolerance)
     passed["log-probs do not depend on the batch"] = True
     if config.importance_cap is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agents.algorithms.losses import Aggregation
+from agents.formulas.losses import Aggregation
 from textenv.errors import ConfigError
 from textenv.settings import (
     NonNegativeFloat,
@@ -37,7 +37,7 @@ class LearnerConfig(TrainingSettings):
         kl_horizon: Episodes over which the adaptive coefficient reacts.
         kl_placement: ``"reward"`` pays for the KL of each token, ``"loss"`` adds it to the loss.
         kl_estimator: Per-token estimate: ``"k1"`` in the reward, ``"k2"`` or ``"k3"`` in the loss (see
-            :mod:`agents.algorithms.kl` for their gradients); any where ``kl_coef`` is 0, for the log.
+            :mod:`textenv.kl` for their gradients); any where ``kl_coef`` is 0, for the log.
         reward_scale: Multiplies what the environment pays.
         reward_clip: Then clips it to ± this; None does not. The KL is subtracted afterwards.
         missing_eos_penalty: For answers that the length limit cut off; 0 punishes none.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from agents.learning.config import LearnerConfig
 from agents.learning.reference import Reference
 from agents.learning.rewards import shaped_rewards
+from agents.learning.rollouts import Collector, Rollout
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Collector, Rollout
 from textenv.envs import TextGenerationVectorEnv
 from textenv.episode import FinishReason
 from textenv.errors import DataError
@@ -83,7 +83,7 @@ class HeldOut:
             np.concatenate([shaped_rewards(rollout, config).sum(1, dtype=np.float64) for rollout in rollouts]),
         )
         ended = [episode.finish_reason in (FinishReason.EOS, FinishReason.STOP) for episode in episodes]
-        found = {
+        figures = {
             "eval/score": float(scores[scored].mean()) if scored.any() else 0.0,
             "eval/score_std": float(scores[scored].std()) if scored.any() else 0.0,
             "eval/reward": float(rewards[scored].mean()) if scored.any() else 0.0,
@@ -94,19 +94,19 @@ class HeldOut:
         }
         if sampling.tempered_only:
             kl = [_kl(policy, reference, rollout, sampling.temperature) for rollout in rollouts]
-            found["eval/kl"] = float(np.concatenate(kl).mean())
-        return found
+            figures["eval/kl"] = float(np.concatenate(kl).mean())
+        return figures
 
 
 @torch.no_grad()
 def _kl(policy: CausalLMPolicy, reference: Reference, rollout: Rollout, temperature: float) -> NDArray[np.float64]:
     """Log π(answer) − log π_ref(answer) of each answer under the masks that held, nats, shape ``(N,)``."""
-    found = np.zeros(len(rollout.lengths))
+    kl = np.zeros(len(rollout.lengths))
     order = np.argsort(rollout.lengths, kind="stable")
     for start in range(0, len(order), _ROWS):
         rows = order[start : start + _ROWS]
         batch = rollout.batch(rows, policy.device)
         ours = policy.evaluate(batch, temperature=temperature, values=False).logprobs
         theirs = reference.evaluate(batch, temperature=temperature).logprobs
-        found[rows] = (ours - theirs).double().sum(1).cpu().numpy()
-    return found
+        kl[rows] = (ours - theirs).double().sum(1).cpu().numpy()
+    return kl

@@ -18,22 +18,19 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from agents import policy_files
-from agents.algorithms.advantages import check_same_shape
-from agents.algorithms.losses import token_weights
-from agents.learning import checks, metrics, sharding
-from agents.learning.assessment import assess
-from agents.learning.clock import Clock
+from agents.formulas.advantages import check_same_shape
+from agents.formulas.losses import token_weights
+from agents.learning import checks, metrics
 from agents.learning.config import LearnerConfig
-from agents.learning.experience import Advantages, Experience, old_tokens
+from agents.learning.experience import Advantages, Experience, assess, old_tokens
 from agents.learning.held_out import HeldOut
 from agents.learning.minibatches import MiniBatch, deal
 from agents.learning.protocols import AdvantageEstimator, Callback, Loss
 from agents.learning.ptx import PtxBatches, ptx_backward
 from agents.learning.reference import Reference
+from agents.learning.rollouts import Collector, PromptOrder, Rollout, take_over
 from agents.learning.wrapper_states import set_states, stateful, stateful_layers
-from agents.policy import CausalLMPolicy
-from agents.rollouts import Collector, PromptOrder, Rollout, take_over
+from agents.policy import CausalLMPolicy, files, sharding
 from textenv.checkpoints import Checkpoints, load_state, save_state, write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError, RunCheckError
 from textenv.memory import keep_freed_memory
@@ -203,7 +200,7 @@ class Learner(Generic[C]):
             RewardError: If the reward function fails. Nothing has changed then: the next iteration is this one.
             RunCheckError: If a check of the run fails or a figure stops being finite.
         """
-        clock, config = Clock(), self.config
+        clock, config = metrics.Clock(), self.config
         # 1. Play an episode in every slot; log-probs, values and rewards with the KL's price; advantages.
         experience, estimated, minibatches = self._prepare(clock)
         self.experience, self.estimated = experience, estimated
@@ -257,7 +254,7 @@ class Learner(Generic[C]):
             old = old_tokens(experience, estimated, part)
             # 2. The algorithm's loss of each token, averaged over the minibatch, and its gradient.
             loss = self.loss(new, old, config)
-            counted = old.mask & (not part.is_filler)
+            counted = old.counted_mask & (not part.is_filler)
             weights = token_weights(
                 counted,
                 config.loss_aggregation,
@@ -313,7 +310,7 @@ class Learner(Generic[C]):
 
     # --- an iteration's experience ------------------------------------------------------------------------------------
 
-    def _prepare(self, clock: Clock) -> tuple[Experience, Advantages, list[MiniBatch]]:
+    def _prepare(self, clock: metrics.Clock) -> tuple[Experience, Advantages, list[MiniBatch]]:
         """The next episodes with all that the update learns from them; where that fails, nothing has changed."""
         dealt = self.prompts.deal(self.episodes_per_iteration, self.config.group_size)
         before = [layer.get_state() for layer in stateful_layers(self.envs)]
@@ -386,9 +383,9 @@ class Learner(Generic[C]):
             ShapeError: If it does not return one number per token.
         """
         estimated = self.advantage_estimator(experience, self.config)
-        check_same_shape("mask", experience.mask, advantages=estimated.advantages)
+        check_same_shape("action_mask", experience.action_mask, advantages=estimated.advantages)
         if estimated.returns is not None:
-            check_same_shape("mask", experience.mask, returns=estimated.returns)
+            check_same_shape("action_mask", experience.action_mask, returns=estimated.returns)
         return Advantages(torch.where(experience.counted_mask, estimated.advantages, 0.0), estimated.returns)
 
     def _stop_if_broken(self, phase: str, rollout: Rollout, **tensors: torch.Tensor | None) -> None:
@@ -444,10 +441,10 @@ class Learner(Generic[C]):
 
     def _keep_best(self, run: Run) -> None:
         """Keep the policy in ``<stage>/best/step-…``, in place of the one before; all processes take part."""
-        weights = policy_files.gathered(self.policy) if self.world.sharded else None
+        weights = files.gathered(self.policy.parts) if self.world.sharded else None
 
         def fill(folder: Path) -> None:
-            policy_files.save(self.policy, folder, weights)
+            files.save(self.policy.parts, folder, weights)
             score = {"iteration": self.iteration, "eval/reward": self.trainer.best.value}
             write_atomic(folder / "score.json", json.dumps(score))
 
@@ -467,12 +464,12 @@ class Learner(Generic[C]):
             )
         state, folder = self.trainer.state(), Path(folder)
         if self.world.is_main:
-            own = self.reference.model
-            meta = {"config": asdict(self.config), "stage": self.stage, "own_reference": own is not None}
-            meta |= policy_files.save_for_learner(self.policy, folder)
-            if own is not None:
-                own.save_pretrained(folder / "reference")
-                meta["reference_dtype"] = policy_files.dtype_name(own)
+            reference = self.reference.model
+            meta = {"config": asdict(self.config), "stage": self.stage, "own_reference": reference is not None}
+            meta |= self.policy.save_for_learner(folder)
+            if reference is not None:
+                reference.save_pretrained(folder / "reference")
+                meta["reference_dtype"] = reference.dtype_name
             save_state(folder / "learner", *state)
             save_state(folder, {}, meta)
         self.world.barrier()
@@ -508,7 +505,7 @@ class Learner(Generic[C]):
             CheckpointError: If the folder is not complete.
         """
         _, meta = load_state(Path(folder))
-        policy = policy_files.load_for_learner(Path(folder), meta, device)
+        policy = CausalLMPolicy.load_for_learner(Path(folder), meta, device)
         reference = None
         if meta["own_reference"]:
             dtype = meta.get("reference_dtype", meta["dtype"])

@@ -1,14 +1,40 @@
-"""What an iteration looked like, under the project's names for it."""
+"""What an iteration looked like, under the project's names for it, and where its time went."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from agents.algorithms.advantages import explained_variance, masked_mean
-from agents.algorithms.kl import ESTIMATORS
+from agents.formulas.advantages import explained_variance, masked_mean
 from agents.learning.config import LearnerConfig
 from agents.learning.experience import Advantages, Experience
+from textenv.kl import ESTIMATORS
+
+
+class Clock:
+    """Wall-clock seconds of an iteration's phases; the rest of the iteration counts as update."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What runs inside this context belongs to a phase."""
+        began = time.monotonic()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
+
+    def metrics(self, tokens: int) -> dict[str, float]:
+        """Seconds and shares of each phase, and generated tokens per second of the whole iteration."""
+        whole = max(time.monotonic() - self._began, 1e-9)
+        figures = {f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()}
+        figures |= {f"time/{name}_share": seconds / whole for name, seconds in self._seconds.items()}
+        return figures | {"time/tokens_per_second": tokens / whole}
 
 
 def summarize(
@@ -31,7 +57,7 @@ def summarize(
         config: The learner's.
         uses_critic: Whether the algorithm has a critic.
     """
-    world, rollout, mask = experience.world, experience.rollout, experience.mask
+    world, rollout, mask = experience.world, experience.rollout, experience.action_mask
     kl_per_sequence = world.gather(experience.kl_per_sequence)
     kl = float(kl_per_sequence.mean())
     rewards = world.gather(experience.sequence_rewards).double()

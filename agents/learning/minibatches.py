@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch
-from agents.rollouts import Rollout
+from agents.learning.rollouts import Rollout
+from agents.policy.forward import SequenceBatch
 from textenv.training.world import World
 
 
@@ -70,12 +70,12 @@ def deal(
         counted: True on the rows that the loss is a mean of, shape ``(N,)``; None means all.
     """
     counted = np.ones(len(rollout.lengths), np.bool_) if counted is None else counted
-    own = len(rollout.lengths)
+    rows_each = len(rollout.lengths)
     minibatches = []
-    for rows in np.array_split(rng.permutation(own * world.size), num_minibatches):
-        counts = np.bincount(rows // own, minlength=world.size)
+    for rows in np.array_split(rng.permutation(rows_each * world.size), num_minibatches):
+        counts = np.bincount(rows // rows_each, minlength=world.size)
         pieces = math.ceil(counts.max() / micro_batch_size)
-        mine = rows[rows // own == world.rank] - world.rank * own
+        mine = rows[rows // rows_each == world.rank] - world.rank * rows_each
         ordered = mine[np.argsort(rollout.lengths[mine], kind="stable")]
         parts = [_micro_batch(rollout, part, device) for part in np.array_split(ordered, pieces)]
         learned = mine[counted[mine]]

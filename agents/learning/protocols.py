@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from agents.learning.experience import Advantages, Experience, OldTokens, TokenLoss
-from agents.policy import SequenceScores
+from agents.policy import PolicyOutputs
 
 
 @runtime_checkable
@@ -21,7 +21,7 @@ class Agent(Protocol):
 AdvantageEstimator = Callable[[Experience, Any], Advantages]
 """``estimator(experience, config)``: advantages of an iteration, and returns where there is a critic."""
 
-Loss = Callable[[SequenceScores, OldTokens, Any], TokenLoss]
+Loss = Callable[[PolicyOutputs, OldTokens, Any], TokenLoss]
 """``loss(new, old, config)``: what each token adds to the loss, from the policy's scores now and at rollout time."""
 
 Callback = Callable[[Any, dict[str, float]], None]

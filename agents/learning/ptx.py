@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.language_modeling import Example, collate
+from agents.lm.in_memory import Example, collate
 from agents.policy import CausalLMPolicy
 from textenv.errors import DataError
 from textenv.training.world import World
@@ -19,7 +19,7 @@ Batch = Sequence[Example] | NDArray[np.int64]
 
 
 class BatchSource(Protocol):
-    """Batches as a function of the step, such as :class:`agents.language_modeling.MixtureBatches`."""
+    """Batches as a function of the step, such as :class:`agents.lm.in_memory.MixtureBatches`."""
 
     def batch(self, step: int, /) -> Sequence[Example]:
         """The examples of a step (0-based)."""
@@ -47,12 +47,12 @@ class PtxBatches:
             DataError: If there is none.
         """
         if hasattr(self._source, "batch"):
-            found = self._source.batch(number)
+            given = self._source.batch(number)
         elif hasattr(self._source, "__getitem__") and len(self._source):
-            found = self._source[number % len(self._source)]
+            given = self._source[number % len(self._source)]
         else:
-            found = self._wind_to(number)
-        examples = [e if isinstance(e, Example) else Example(np.asarray(e, np.int64), 1) for e in found]
+            given = self._wind_to(number)
+        examples = [e if isinstance(e, Example) else Example(np.asarray(e, np.int64), 1) for e in given]
         if not examples or min(len(example.tokens) - example.prompt_length for example in examples) < 1:
             raise DataError(f"`ptx` batch {number} is empty or holds a sequence without a token to predict")
         return examples
@@ -60,13 +60,13 @@ class PtxBatches:
     def _wind_to(self, number: int) -> Batch:
         if number < self._next or not self._next:
             self._iterator, self._next = iter(self._source), 0
-        found: Batch | None = None
+        batch: Batch | None = None
         while self._next <= number:
-            found = next(self._iterator, None)
-            found = self._again() if found is None else found
+            batch = next(self._iterator, None)
+            batch = self._again() if batch is None else batch
             self._next += 1
-        assert found is not None
-        return found
+        assert batch is not None
+        return batch
 
     def _again(self) -> Batch:
         self._iterator = iter(self._source)

@@ -47,8 +47,8 @@ def iteration_trajectories(agent: Learner[Any], name: str) -> list[Trajectory]:
     assert experience is not None
     assert estimated is not None
     rollout, config = experience.rollout, agent.config
-    own = agent.envs.num_envs
-    first = agent.episodes - agent.episodes_per_iteration + agent.world.rank * own
+    slots = agent.envs.num_envs
+    first = agent.episodes - agent.episodes_per_iteration + agent.world.rank * slots
     plain = config.temperature == 1.0
     columns: dict[str, Any] = {
         "entropy": experience.entropy,
@@ -63,7 +63,7 @@ def iteration_trajectories(agent: Learner[Any], name: str) -> list[Trajectory]:
     if agent.uses_critic:
         columns |= {"values": experience.values, "returns": estimated.returns}
     arrays = {key: np.asarray(x.cpu() if hasattr(x, "cpu") else x, np.float32) for key, x in columns.items()}
-    found = []
+    trajectories = []
     for row, episode in enumerate(rollout.episodes):
         number, length = first + row, len(episode.response_ids)
         trajectory = Trajectory.from_episode(episode)
@@ -78,5 +78,5 @@ def iteration_trajectories(agent: Learner[Any], name: str) -> list[Trajectory]:
         trajectory.seed = config.seed
         trajectory.sampling = vars(agent.collector.params).copy()
         trajectory.source = "policy"
-        found.append(trajectory)
-    return found
+        trajectories.append(trajectory)
+    return trajectories

@@ -6,9 +6,9 @@ import copy
 
 import torch
 
-from agents.forward import SequenceBatch
-from agents.lora import is_fresh, merged
-from agents.policy import CausalLMPolicy, SequenceScores
+from agents.policy import CausalLMPolicy, PolicyOutputs
+from agents.policy.forward import SequenceBatch
+from agents.policy.lora import is_fresh, merged
 from textenv.errors import ConfigError
 
 
@@ -52,7 +52,7 @@ class Reference:
         return self._policy.device if self.model is None else self.model.device
 
     @torch.no_grad()
-    def evaluate(self, batch: SequenceBatch, *, temperature: float = 1.0) -> SequenceScores:
+    def evaluate(self, batch: SequenceBatch, *, temperature: float = 1.0) -> PolicyOutputs:
         """Log-probs of the answer tokens; no values, no entropy."""
         if self.model is not None:
             return self.model.evaluate(batch, temperature=temperature, values=False)

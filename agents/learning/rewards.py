@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.learning.config import LearnerConfig
-from agents.rollouts import Rollout
+from agents.learning.rollouts import Rollout
 
 
 def shape_rewards(

@@ -8,7 +8,7 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from agents.rollouts import layers
+from agents.learning.rollouts import layers
 from textenv.errors import CheckpointError
 
 

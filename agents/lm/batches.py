@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.documents import packed_states
-from agents.forward import SequenceBatch, response_hidden, response_tokens
-from agents.token_scores import cross_entropy, score_tokens
+from agents.policy.forward import SequenceBatch, response_hidden, response_tokens
+from agents.policy.token_logprobs import cross_entropy, token_logprobs
+from agents.policy.varlen_attention import packed_states
 from textenv.corpora.packing import pack
 from textenv.corpora.token_files import PackedTokens
 from textenv.errors import ConfigError, DataError
@@ -103,16 +103,16 @@ def collate(examples: Sequence[Example], device: Any = "cpu") -> SequenceBatch:
     mask = np.zeros((len(examples), int((lengths - prompt_lengths).max())), np.bool_)
     for row, example in enumerate(examples):
         tokens[row, : len(example.tokens)] = example.tokens
-        own = True if example.loss_mask is None else example.loss_mask
-        mask[row, : lengths[row] - prompt_lengths[row]] = own
+        learned = True if example.loss_mask is None else example.loss_mask
+        mask[row, : lengths[row] - prompt_lengths[row]] = learned
     return SequenceBatch.from_arrays(tokens, prompt_lengths, lengths, mask, device=device)
 
 
 def token_losses(model: Any, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood of each counted token, nats, float32, shape ``(N,)``, in row-major order."""
     hidden, targets, rows = _counted_states(model, batch)
-    own = hidden if rows is None else hidden[rows]
-    return -score_tokens(output_head(model), own, targets).logprobs
+    before_targets = hidden if rows is None else hidden[rows]
+    return -token_logprobs(output_head(model), before_targets, targets).logprobs
 
 
 def weighted_loss(model: Any, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
@@ -140,11 +140,6 @@ def _counted_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     return states, batch.tokens[batch.loss_mask], rows
 
 
-def counted_tokens(batch: Batch) -> int:
-    """Tokens that carry loss."""
-    return int((batch.response_mask if isinstance(batch, SequenceBatch) else batch.loss_mask).sum())
-
-
 def real_tokens(batch: Batch) -> int:
     """Tokens of sequences that carry loss: what the model reads, padding apart."""
     if isinstance(batch, SequenceBatch):
@@ -157,7 +152,7 @@ def real_tokens(batch: Batch) -> int:
 def owners(batch: Batch) -> torch.Tensor:
     """Number of the example that each counted token belongs to, int64, shape ``(N,)``."""
     if isinstance(batch, SequenceBatch):
-        return batch.response_mask.nonzero(as_tuple=True)[0]
+        return batch.action_mask.nonzero(as_tuple=True)[0]
     return _sequences(batch)[batch.loss_mask.flatten()].unique(return_inverse=True)[1]
 
 
@@ -184,11 +179,11 @@ def token_weights(batch: Batch, reduction: str) -> tuple[torch.Tensor, float]:
     Returns:
         Weights, float32, shape ``(N,)``, and the number of tokens or of examples.
     """
-    own = owners(batch)
-    if reduction == "token" or not len(own):
-        return torch.ones(len(own), device=own.device), float(len(own))
-    counts = torch.bincount(own)
-    return 1.0 / counts[own].float(), float((counts > 0).sum())
+    examples = owners(batch)
+    if reduction == "token" or not len(examples):
+        return torch.ones(len(examples), device=examples.device), float(len(examples))
+    counts = torch.bincount(examples)
+    return 1.0 / counts[examples].float(), float((counts > 0).sum())
 
 
 @torch.no_grad()

@@ -72,9 +72,9 @@ def conversation_example(
                 f"the chat template writes message {number} differently once the conversation goes on, so that its "
                 "answers cannot be told from the rest; set `tokenizer.chat_template` to one that only appends"
             )
-        asked = answers.encode_response(EncodedText(ids, done, True), before[len(done) :], end=False)
-        learned += [False] * len(asked)
-        ids = [*ids, *asked]
+        prompt_part = answers.encode_response(EncodedText(ids, done, True), before[len(done) :], end=False)
+        learned += [False] * len(prompt_part)
+        ids = [*ids, *prompt_part]
         said, counted = _answer(answers, EncodedText(ids, before, True), after[len(before) :])
         learned += counted
         ids = [*ids, *said]

@@ -119,11 +119,11 @@ def open_corpus(
     meta = {"tokenizer": fingerprint(tokenizer), "seed": seed, "name": name}
     if (folder / "index.json").exists():
         try:
-            found = TokenFile(folder)
+            file = TokenFile(folder)
         except DataError:  # damaged: written again below
-            found = None
-        if found is not None and found.meta == meta and found.block_length == block_length:
-            return found
+            file = None
+        if file is not None and file.meta == meta and file.block_length == block_length:
+            return file
     folder.parent.mkdir(parents=True, exist_ok=True)
     documents = encode_documents(texts, tokenizer)
     return write_token_file(

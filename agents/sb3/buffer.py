@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
-from agents.forward import SequenceBatch
+from agents.policy.forward import SequenceBatch
 from agents.sb3.rows import Rows, read_rows
 from textenv.errors import ShapeError
 from textenv.wrappers.kl import reference_beta

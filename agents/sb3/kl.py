@@ -16,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.lora import base_model
 from agents.policy import CausalLMPolicy
+from agents.policy.lora import base_model
 from agents.sb3.policy import LanguageModelPolicy
 from agents.sb3.vec_env import TextVecEnv
 from textenv.errors import ConfigError
@@ -56,11 +56,11 @@ class FrozenReference:
 
     def __call__(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], /) -> NDArray[np.float64]:
         """Log-probabilities in nats, shape ``(k, V)``; see :class:`textenv.wrappers.NextTokenLogprobs`."""
-        found = self._cached(tokens, lengths)
-        if self._pad < found.shape[1]:
-            found -= np.log1p(-np.exp(found[:, self._pad : self._pad + 1]))
-            found[:, self._pad] = -np.inf
-        return found
+        logprobs = self._cached(tokens, lengths)
+        if self._pad < logprobs.shape[1]:
+            logprobs -= np.log1p(-np.exp(logprobs[:, self._pad : self._pad + 1]))
+            logprobs[:, self._pad] = -np.inf
+        return logprobs
 
 
 def connect_kl(model: Any) -> None:

@@ -14,8 +14,8 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
+from agents.policy.forward import SequenceBatch
 from agents.sb3.buffer import SequenceRolloutBuffer
 from agents.sb3.policy import LanguageModelPolicy
 from agents.sb3.rows import Observation

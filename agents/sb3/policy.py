@@ -19,11 +19,11 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agents.forward import SequenceBatch, response_hidden, response_tokens
 from agents.policy import CausalLMPolicy
+from agents.policy.forward import SequenceBatch, response_hidden, response_tokens
+from agents.policy.token_logprobs import token_logprobs
 from agents.sb3.decoding import Lane
 from agents.sb3.rows import Observation, Rows, one_token_batch, read_rows
-from agents.token_scores import score_tokens
 from textenv.errors import ConfigError
 from textenv.sampling.models import output_head
 from textenv.sampling.params import SamplingParams
@@ -175,7 +175,7 @@ class LanguageModelPolicy(BaseModel):
         # The global generator: SB3 seeds it, and an algorithm's `seed` must decide everything.
         uniforms = torch.rand(len(logits), dtype=torch.float64)
         drawn = draw(logits, self._params, uniforms, allowed=allowed)
-        return drawn.tokens, drawn.behaviour_logprobs.to(self.lm.scores_in)
+        return drawn.tokens, drawn.behaviour_logprobs.to(self.lm.logprobs_in)
 
     @torch.no_grad()
     def forward(
@@ -263,7 +263,7 @@ class LanguageModelPolicy(BaseModel):
         """
         batch, model = self._as_batch(obs, actions), self.lm.compute.model
         hidden, _ = response_hidden(model, batch)
-        scores = score_tokens(
+        scores = token_logprobs(
             self._head(model),
             hidden,
             response_tokens(batch),

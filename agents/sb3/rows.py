@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.forward import SequenceBatch
+from agents.policy.forward import SequenceBatch
 from textenv.errors import ConfigError
 from textenv.mixed_precision import round_up
 

@@ -156,10 +156,10 @@ class TextVecEnv(VecEnv):
         method = inner_attribute(self.envs, method_name)
         if method_name in _BY_SLOT:
             return [method(slot, *method_args, **method_kwargs) for slot in slots]
-        found = method(*method_args, **method_kwargs)
-        if method_name in ("action_masks", "render") and found is not None:
-            return [found[slot] for slot in slots]
-        return [found for _ in slots]
+        per_slot = method(*method_args, **method_kwargs)
+        if method_name in ("action_masks", "render") and per_slot is not None:
+            return [per_slot[slot] for slot in slots]
+        return [per_slot for _ in slots]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """Whether a wrapper of this class stands around the environment, for each slot."""
@@ -182,7 +182,7 @@ class TextVecEnv(VecEnv):
 
 def _by_slot(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
     """Gymnasium's dictionary of arrays as one dictionary per slot, without what a slot has nothing to say about."""
-    found: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    per_slot: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for key, values in infos.items():
         if key.startswith("_") or key in ("final_obs", "final_info"):
             continue
@@ -192,5 +192,5 @@ def _by_slot(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
             columns = values.tolist() if values.ndim == 1 else list(values)
         present = infos[f"_{key}"]
         for slot in np.flatnonzero(present).tolist():
-            found[slot][key] = columns[slot]
-    return found
+            per_slot[slot][key] = columns[slot]
+    return per_slot

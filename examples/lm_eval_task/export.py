@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from textenv.datasets.records import Split
+from textenv.datasets.rated_texts import Split
 from textenv.tasks import Task, procedural_task
 
 

@@ -11,8 +11,8 @@ from reward_models.labels.conversion import (
 )
 from reward_models.labels.feedback import labels_from_store, labels_into_store
 from reward_models.labels.files import LabelFile, read_label_file, read_labels, to_dataset, write_labels
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from reward_models.labels.raters import agreement, dawid_skene, krippendorff_alpha, rater_effects
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from reward_models.labels.splits import LabelSplits, SplitBy, near_duplicates, split_labels, split_leaks
 
 __all__ = [

@@ -35,7 +35,7 @@ from dataclasses import fields
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from textenv.answers import Chat, as_json, decoded, prompt_and_answers
 from textenv.errors import DataError, UnusableRow
 

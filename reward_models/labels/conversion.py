@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from reward_models.labels.records import BestOf, Comparison, Ranking, Rating
+from reward_models.labels.kinds import BestOf, Comparison, Ranking, Rating
 from textenv.datasets.demonstrations import prompt_and_response
-from textenv.datasets.records import RatedText
+from textenv.datasets.rated_texts import RatedText
 
 
 def ratings_from_texts(texts: Iterable[RatedText]) -> list[Rating]:

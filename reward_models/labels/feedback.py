@@ -10,7 +10,7 @@ from reward_models.labels.column_map import LabelColumns
 from reward_models.labels.columns import labels_of_row, row_of_label
 from reward_models.labels.files import RowReader
 from reward_models.labels.formats import FORMATS as FORMS
-from reward_models.labels.records import Label, StepLabels
+from reward_models.labels.kinds import Label, StepLabels
 from textenv.errors import ConfigError, DataError
 from textenv.records import Row
 

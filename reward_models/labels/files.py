@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from reward_models.labels.column_map import LabelColumns
 from reward_models.labels.columns import KNOWN_COLUMNS, Render, labels_of_row, row_of_label
 from reward_models.labels.formats import FORMATS, LabelFormat, candidates, usual_rows
-from reward_models.labels.records import Label
+from reward_models.labels.kinds import Label
 from textenv.answers import Chat
 from textenv.errors import ConfigError, DataError, MissingDependencyError, UnusableRow
 from textenv.records import Row, rows_of, write_rows

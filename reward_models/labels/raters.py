@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from reward_models.labels.records import Comparison, Rating
+from reward_models.labels.kinds import Comparison, Rating
 from textenv.errors import DataError, MissingDependencyError
 from textenv.feedback.measures.agreement import alpha_estimate, choice_values, krippendorff_alpha
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating
 from textenv.answers import Chat, message_text
-from textenv.datasets.records import SPLITS, split_of
+from textenv.datasets.rated_texts import SPLITS, split_of
 from textenv.errors import ConfigError, DataError
 
 _FEWEST_GROUPS = 20

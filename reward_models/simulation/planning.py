@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reward_models.labels.records import Comparison
+from reward_models.labels.kinds import Comparison
 from reward_models.simulation.golds import gold_scores
 from reward_models.simulation.raters import Rater, SimulatedRaters
 from textenv.errors import ConfigError

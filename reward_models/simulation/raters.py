@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_models.labels.records import BestOf, Comparison, Ranking, Rating, StepLabels
+from reward_models.labels.kinds import BestOf, Comparison, Ranking, Rating, StepLabels
 from reward_models.simulation.golds import gold_scores
 from textenv.errors import ConfigError
 from textenv.settings import NonNegativeFloat, PositiveFloat, Settings, UnitFloat

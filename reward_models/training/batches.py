@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reward_models.labels.records import Label
+from reward_models.labels.kinds import Label
 from reward_models.text_model import Row, TextModel
 from reward_models.training.config import RewardModelConfig
 from reward_models.training.objectives import Learned, Outputs, make_objectives, texts_of

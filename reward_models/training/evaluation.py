@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_models.labels.conversion import comparisons_from_ranking
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from reward_models.metrics import resampled_accuracy
 from reward_models.training.objectives import texts_of
 from textenv.errors import DataError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward_models.labels.records import Label
+from reward_models.labels.kinds import Label
 from reward_models.text_model import Row, TextModel, batches_by_length
 from reward_models.training.adapters import trainable
 from reward_models.training.batches import LabelBatches

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from reward_models.labels.conversion import ranking_from_best
-from reward_models.labels.records import BestOf, Comparison, Label, Ranking, Rating, StepLabels
+from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from reward_models.losses import (
     PADDING,
     UNRANKED,

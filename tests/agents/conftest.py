@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from agents.lm.pretraining import ModelConfig, build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.pretraining import ModelConfig, build_model, train_tokenizer
 
 TEXTS = [f"the {a} film is {b}" for a in ("old", "new", "long") for b in ("good", "bad", "fine", "very good")]
 TINY = ModelConfig(vocab_size=280, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48, context=48)

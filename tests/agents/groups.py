@@ -14,8 +14,8 @@ import torch
 
 from agents.learning.experience import Experience, OldTokens
 from agents.learning.learner import Learner
-from agents.policy import SequenceScores
-from agents.rollouts import Rollout
+from agents.learning.rollouts import Rollout
+from agents.policy import PolicyOutputs
 from tests.agents.tabular import TabularPolicy, every_answer
 from textenv.envs import toy
 from textenv.training.world import World
@@ -35,7 +35,7 @@ def make_experience(rewards: Sequence[Sequence[float]], group_size: int = 1, val
     zeros = torch.zeros(mask.shape)
     return Experience(
         rollout=SimpleNamespace(),  # pyright: ignore[reportArgumentType] - estimators do not look at it
-        mask=mask,
+        action_mask=mask,
         logprobs=zeros,
         ref_logprobs=zeros,
         values=zeros if values is None else torch.tensor(values),
@@ -49,17 +49,17 @@ def make_experience(rewards: Sequence[Sequence[float]], group_size: int = 1, val
     )
 
 
-def make_tokens(advantages: list[float], **others: list[float]) -> tuple[SequenceScores, OldTokens]:
+def make_tokens(advantages: list[float], **others: list[float]) -> tuple[PolicyOutputs, OldTokens]:
     """One row of tokens before and after; what is not given is 0, and importance is 1."""
 
     def row(name: str, default: float = 0.0) -> torch.Tensor:
         return torch.tensor([others.get(name, [default] * len(advantages))], dtype=torch.float64)
 
-    new = SequenceScores(
+    new = PolicyOutputs(
         row("logprobs").requires_grad_(), row("values"), torch.zeros(1, dtype=torch.float64), row("entropy")
     )
     old = OldTokens(
-        mask=torch.ones(1, len(advantages), dtype=torch.bool),
+        counted_mask=torch.ones(1, len(advantages), dtype=torch.bool),
         logprobs=row("old_logprobs"),
         ref_logprobs=row("ref_logprobs"),
         values=row("old_values"),
@@ -125,7 +125,7 @@ def expected_gradient(agent: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray
         found["gradient"] = agent.policy.model.base_model.rows.grad[:-1, :-1].numpy().copy()
 
     monkeypatch.setattr(agent.optimizer, "step", capture)
-    weighted = replace(experience, importance=weights[:, None] * experience.mask)
+    weighted = replace(experience, importance=weights[:, None] * experience.action_mask)
     figures = agent.update(weighted, estimated, minibatches[0])
     assert figures["policy/ratio"] == pytest.approx(1.0, abs=1e-12)
     return -found["gradient"] * mdp.horizon

@@ -19,8 +19,8 @@ import torch
 from agents.algorithms.ppo import PPO, PPOConfig
 from agents.learning.held_out import HeldOut
 from agents.learning.recording import StoreRecorder
+from agents.lm.pretraining import build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.pretraining import build_model, train_tokenizer
 from tests.agents.conftest import TEXTS, TINY
 from tests.agents.tabular import TabularPolicy
 from tests.agents.tasks import CONFIG, make_envs, variety

@@ -13,11 +13,11 @@ from torch import distributed
 
 from agents.algorithms.ppo import PPO
 from agents.learning.held_out import HeldOut
+from agents.lm.pretraining import build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.pretraining import build_model, train_tokenizer
+from tests.agents.algorithms.test_ppo_options import make_text
 from tests.agents.conftest import TEXTS, TINY
 from tests.agents.tasks import CONFIG, make_envs, variety
-from tests.agents.test_ppo_options import make_text
 from textenv.runs import Run
 from textenv.training.world import World, full
 

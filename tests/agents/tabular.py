@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from agents.learning.rollouts import Rollout
 from agents.policy import CausalLMPolicy
-from agents.rollouts import Rollout
 from textenv.envs import toy
 from textenv.envs.toy_mdp import ENDED, ToyMDP, ToyVocabulary
 from textenv.episode import Episode, FinishReason

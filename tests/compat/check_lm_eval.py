@@ -31,13 +31,13 @@ import uvicorn
 import yaml
 from lm_eval.tasks import TaskManager
 
-from agents.finetuning import SFTConfig, sft
-from agents.language_modeling import LMConfig
+from agents.evaluation.tasks import answer_tasks, held_out
+from agents.lm.finetuning import SFTConfig, sft
+from agents.lm.in_memory import LMConfig
+from agents.lm.pretraining import ModelConfig, build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.pretraining import ModelConfig, build_model, train_tokenizer
-from agents.task_evaluation import answer_tasks, held_out
 from examples.lm_eval_task.export import export
-from textenv.feedback.server.app import AppConfig, build_app
+from textenv.feedback.app import AppConfig, build_app
 from textenv.feedback.server.hosting import EngineLimits, PolicyHost
 from textenv.feedback.server.security import Security
 from textenv.feedback.store import FeedbackStore

@@ -146,7 +146,7 @@ def run_ours(case: Case, start: agents.CausalLMPolicy, reference: agents.CausalL
         raw = gae_advantages(experience, replace(config, whiten_advantages=False))
         seen.update(experience=experience, advantages=found.advantages, raw=raw.advantages, returns=raw.returns)
         # TRL divides by n − 1: a factor on all advantages, so that the weights can be compared.
-        return Advantages(found.advantages * bessel(experience.mask), found.returns)
+        return Advantages(found.advantages * bessel(experience.action_mask), found.returns)
 
     stops: dict[str, Any] = {} if case.ends else {"eos_token_id": []}
     envs = gymnasium.make_vec(
@@ -253,7 +253,7 @@ def bessel(mask: torch.Tensor) -> float:
 def compare(case: Case, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
     """Largest absolute difference of every quantity, after the documented decisions are taken into account."""
     experience: Experience = ours["experience"]
-    mask = experience.mask
+    mask = experience.action_mask
     width, last = mask.shape[1], mask.sum(1) - 1
     ended = last + 1 < ANSWER_TOKENS
     pad_slot = (last + 1).clamp(max=ANSWER_TOKENS - 1)[:, None]
@@ -333,7 +333,7 @@ def main() -> int:
     for case in CASES:
         ours = run_ours(case, start, reference)
         theirs = run_theirs(case, start, reference, ours["experience"])
-        lengths = ours["experience"].mask.sum(1)
+        lengths = ours["experience"].action_mask.sum(1)
         sys.stdout.write(f"{case.name}: {int((lengths < ANSWER_TOKENS).sum())} of {EPISODES} answers end early\n")
         for name, difference in compare(case, ours, theirs).items():
             sys.stdout.write(f"  {name:<36} {difference:.1e}{'' if difference <= TOLERANCE else '  TOO LARGE'}\n")

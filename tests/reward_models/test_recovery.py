@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reward_models.labels import Label
 from reward_models.losses import davidson_logprobs
 from reward_models.simulation import LikertScale, Rater, SimulatedRaters, WordGold
-from reward_models.simulation.bag import bag_of_words, bag_of_words_with_spread
+from reward_models.simulation.bag_of_words import bag_of_words, bag_of_words_with_spread
 from reward_models.training import RewardModelConfig, evaluate, train
 from tests.reward_models.tiny import rank_correlation
 

@@ -25,7 +25,7 @@ from reward_models.labels import (
 from reward_models.losses import bradley_terry, davidson, plackett_luce, rated_pairs, squared_error, step_bce
 from reward_models.sequence import SequenceRewardModel
 from reward_models.simulation import Rater, SimulatedRaters, WordGold
-from reward_models.simulation.bag import bag_of_words
+from reward_models.simulation.bag_of_words import bag_of_words
 from reward_models.training import LabelBatches, RewardModelConfig, evaluate, measure, train
 from tests.reward_models.tiny import tiny_bert, tiny_llama, word_tokenizer
 from textenv.errors import ConfigError, DataError, MissingDependencyError

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from textenv.cli.flags import described, flags_of, in_words, with_lists
+from textenv.cli.flags import flags_of, in_words, with_lists
+from textenv.cli.flags_file import described
 from textenv.cli.main import COMMANDS, main, parse
 
 
 def test_the_file_of_flags_is_what_the_commands_take():
     outdated = [name for name in COMMANDS if described(name) != list(flags_of(name).values())]
-    assert outdated == [], "run: python -m textenv.cli.flags"
+    assert outdated == [], "run: python -m textenv.cli.flags_file"
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "200"])

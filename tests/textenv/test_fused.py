@@ -13,8 +13,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 import textenv.fused
 from textenv.fused import fuse
+from textenv.kernels import kernels
 from textenv.mixed_precision import ComputeCopy
-from textenv.sampling.kernels import kernels
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="needs a C compiler")
 CONFIG = LlamaConfig(

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 import textenv
-from agents.critic import Critic
 from agents.policy import CausalLMPolicy
+from agents.policy.critic import Critic
 from reward_models import SequenceRewardModel, load_reward_model
 from reward_models.adapters.causal_policy import load_causal_lm
 from reward_models.adapters.encoder import EncoderSimilarity

@@ -12,7 +12,7 @@ import pytest
 from tests.textenv.report_runs import HOSTILE, make_metrics, make_run, make_samples, make_summary, write_lines
 from textenv.errors import CheckpointError
 from textenv.report import GLOSSARY, write_report
-from textenv.report.records import RunRecord, read_run
+from textenv.report.run_folder import RunRecord, read_run
 from textenv.report.samples import SHOWN, chosen
 
 VOID = {"meta", "input", "br", "img", "link"}

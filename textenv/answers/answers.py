@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from textenv.answers.chat import Chat, render_chat, turn_end_token
 from textenv.answers.format import AnswerFormat, declared_format
 from textenv.answers.stops import StopMatcher
-from textenv.answers.vocabulary import Vocabulary, vocabulary
+from textenv.answers.vocabulary import CONTEXT_TOKENS, Vocabulary, vocabulary
 from textenv.errors import ConfigError
 
 _REMEMBERED = 4096  # texts of contexts
-_TAIL_TOKENS = 64  # of a prompt, before which nothing changes how an answer is decoded
 _ANCHORS = ("a", "\n", ".", ":", "0")  # texts that an answer may be encoded after without growing into them
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what incomplete UTF-8 decodes to
 
@@ -273,7 +272,7 @@ class Answers:
         key = (context, skip) if isinstance(context, tuple) else None
         found = self._contexts.get(key) if key is not None else None
         if found is None:
-            tail = _listed(context[-_TAIL_TOKENS:])
+            tail = _listed(context[-CONTEXT_TOKENS:])
             before = self.tokenizer.decode(tail, skip_special_tokens=skip)
             if len(tail) < len(context) and not before.strip():
                 tail = _listed(context)

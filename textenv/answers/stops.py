@@ -9,12 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.answers.vocabulary import vocabulary
+from textenv.answers.vocabulary import CONTEXT_TOKENS, vocabulary
 from textenv.protocols import Tokenizer
 
 _REPLACEMENT = "�"  # what incomplete UTF-8 decodes to
 _MARGIN_TOKENS = 4  # a character of UTF-8 has at most 4 bytes, so at most 4 byte-level tokens
-_CONTEXT_TOKENS = 8  # before them nothing changes how the next ones are decoded
 
 
 class _Pieces:
@@ -115,8 +114,8 @@ class StopMatcher:
             start -= 1
             characters += self._size(int(response_ids[start]))
         start = max(0, start - _MARGIN_TOKENS)
-        lead = [*context[-_CONTEXT_TOKENS:], *response_ids[max(0, start - _CONTEXT_TOKENS) : start]]
-        ids, lead = [int(i) for i in response_ids[start:]], [int(i) for i in lead[-_CONTEXT_TOKENS:]]
+        lead = [*context[-CONTEXT_TOKENS:], *response_ids[max(0, start - CONTEXT_TOKENS) : start]]
+        ids, lead = [int(i) for i in response_ids[start:]], [int(i) for i in lead[-CONTEXT_TOKENS:]]
         tail = self._decode_after(lead, ids)
         before = len(self._decode_after(lead, ids[:-1]).rstrip(_REPLACEMENT)) if len(ids) > 1 else 0
         # A stop string that was complete before (in the protected beginning) does not count again.

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+CONTEXT_TOKENS = 64  # that stand before others: what comes before them changes nothing in how the others are decoded
+
 _cache: weakref.WeakKeyDictionary[Any, tuple[int, Vocabulary]] = weakref.WeakKeyDictionary()
 
 

@@ -12,13 +12,13 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from agents.task_evaluation import EvaluationConfig
+from agents.evaluation.tasks import EvaluationConfig
 from textenv.answers import format_of_folder
 from textenv.cli.configs import AnsweringCommand, PPOCommand, PPOStageConfig
 from textenv.cli.data import RatedData
 from textenv.cli.evaluate import evaluate_models
 from textenv.cli.stages import load_reward, once, ppo_on_prompts, pretrain_stage, sft_stage
-from textenv.datasets.records import SPLITS
+from textenv.datasets.rated_texts import SPLITS
 from textenv.errors import ConfigError
 from textenv.pretrained import find_folder
 from textenv.report import answers_table

@@ -8,15 +8,15 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, MinLen
 
 from agents.algorithms.ppo import PPOConfig
-from agents.finetuning import SFTConfig
-from agents.language_modeling import LMConfig
+from agents.evaluation.tasks import EvaluationConfig
+from agents.lm.finetuning import SFTConfig
+from agents.lm.in_memory import LMConfig
 from agents.lm.models import ModelConfig
-from agents.pretraining import PretrainConfig
-from agents.task_evaluation import EvaluationConfig
+from agents.lm.pretraining import PretrainConfig
 from reward_models.labels import LabelColumns
 from reward_models.training import RewardModelConfig
 from textenv.cli.base import DataCommand, RunCommand, RunName
-from textenv.datasets.records import Domain, check_domains
+from textenv.datasets.rated_texts import Domain, check_domains
 from textenv.errors import ConfigError
 from textenv.settings import Dtype, NonNegativeInt, PositiveFloat, PositiveInt, Settings, refuse_unused
 from textenv.tasks import TaskSource

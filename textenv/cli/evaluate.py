@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 from rich.console import Console
 
+from agents.evaluation.tasks import Answer, EvaluationConfig, answer_records, answer_tasks, held_out, summarize_answers
 from agents.policy import CausalLMPolicy
-from agents.task_evaluation import Answer, EvaluationConfig, answer_records, answer_tasks, held_out, summarize_answers
 from textenv.checkpoints import write_atomic
 from textenv.cli.base import RunCommand, RunName
 from textenv.cli.stages import check_folder, versions

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from agents.algorithms.ppo import PPOConfig
 from agents.evaluation import answer_logprobs
-from agents.finetuning import SFTConfig
-from agents.language_modeling import LMConfig
+from agents.lm.finetuning import SFTConfig
+from agents.lm.in_memory import LMConfig
 from agents.policy import CausalLMPolicy
 from reward_models import load_reward_model
 from reward_models.active import EnsembleDisagreement
@@ -36,7 +36,7 @@ from textenv.cli import stages
 from textenv.cli.base import RunCommand, RunName, check_db
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig, check_sft
 from textenv.cli.data import RatedData
-from textenv.datasets.records import split_of
+from textenv.datasets.rated_texts import split_of
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.formats import demonstration_row
 from textenv.feedback.store import FeedbackStore, PolicyVersion, Round

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from agents.algorithms.ppo import PPO, PPOConfig
 from agents.evaluation import evaluate_policy
-from agents.finetuning import SFTConfig, sft
-from agents.language_modeling import LMConfig
+from agents.lm.finetuning import SFTConfig, sft
+from agents.lm.in_memory import LMConfig
+from agents.lm.pretraining import ModelConfig, build_model, train_tokenizer
 from agents.policy import CausalLMPolicy
-from agents.pretraining import ModelConfig, build_model, train_tokenizer
 from reward_models.benchmarking.overoptimization.curves import Curve, best_of_n_path, policy_path
 from reward_models.benchmarking.overoptimization.proxy import WordCountModel, noisy_comparisons
 from reward_models.benchmarking.overoptimization.report import overoptimization_report

@@ -252,7 +252,7 @@ def sample(config: SampleConfig, console: Console | None = None) -> Sampled:
     import torch
 
     from agents.policy import CausalLMPolicy
-    from agents.scoring import annotate
+    from agents.policy.annotation import annotate
 
     prompts, reward = load_prompts(config), load_reward(config.reward_model)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device

@@ -171,7 +171,7 @@ def serve(config: ServeConfig, console: Console) -> None:
         DataError: If the database cannot be opened.
     """
     uvicorn = _uvicorn()
-    from textenv.feedback.server.app import build_app
+    from textenv.feedback.app import build_app
     from textenv.feedback.server.security import Security, check_address, load_key
     from textenv.feedback.server.selecting import Selection
     from textenv.feedback.store import FeedbackStore
@@ -223,7 +223,7 @@ def _key_file(config: ServeConfig) -> Path:
 
 
 def _app_config(config: ServeConfig) -> Any:
-    from textenv.feedback.server.app import AppConfig
+    from textenv.feedback.app import AppConfig
     from textenv.feedback.server.guard import RateLimits
     from textenv.feedback.server.openai_requests import ApiLimits
     from textenv.feedback.server.security import is_loopback
@@ -342,7 +342,7 @@ def _make(options: MakeOptions, store: FeedbackStore, hosts: list[PolicyHost], c
         _collect(Path(options.prompts), options.limit or None, store)
     if options.kind == "none":
         return
-    from textenv.feedback.making import MakeConfig, make_from_store
+    from textenv.feedback.items import MakeConfig, make_from_store
 
     made = make_from_store(
         store,

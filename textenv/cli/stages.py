@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents import policy_files
 from agents.algorithms.ppo import PPO
 from agents.evaluation import Evaluation, evaluate_policy
-from agents.finetuning import SFTConfig, sft
 from agents.learning.held_out import HeldOut
 from agents.lm.chat import default_chat_template, taught_format
-from agents.lora import merged
+from agents.lm.finetuning import SFTConfig, sft
+from agents.lm.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
 from agents.policy import CausalLMPolicy
-from agents.pretraining import PretrainConfig, pretrain, pretrain_on_tasks
+from agents.policy import files as policy_files
+from agents.policy.lora import merged
 from reward_models import (
     Lexicon,
     SequenceRewardModel,
@@ -45,7 +45,7 @@ from textenv.answers import Answers, Chat, message_text
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
-from textenv.datasets.records import Split, split_of
+from textenv.datasets.rated_texts import Split, split_of
 from textenv.envs import TextGenerationVectorEnv
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
@@ -109,7 +109,7 @@ def pretrain_stage(
 def _loaded(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a folder, an adapter being merged."""
     parts = policy_files.load(folder, dtype="float32", lora=None, critic="shared", device="cpu")
-    model = merged(parts.model) if hasattr(parts.model, "disable_adapter") else parts.model
+    model = merged(parts.model) if parts.has_adapter else parts.model
     return model.requires_grad_(True), parts.tokenizer
 
 

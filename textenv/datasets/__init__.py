@@ -11,7 +11,7 @@ from textenv.datasets.demonstrations import (
 from textenv.datasets.fetch import cache_dir, extract_members, fetch_package
 from textenv.datasets.human_ratings import human_ratings
 from textenv.datasets.minilm import minilm_path
-from textenv.datasets.records import DOMAINS, SPLITS, Domain, RatedText, Split, split_of
+from textenv.datasets.rated_texts import DOMAINS, SPLITS, Domain, RatedText, Split, split_of
 from textenv.datasets.smollm2 import smollm2_path
 
 __all__ = [

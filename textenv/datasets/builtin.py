@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textenv.datasets.records import DOMAINS, RATING_LIMIT, Domain, RatedText, check_domains, check_split, split_of
+from textenv.datasets.rated_texts import DOMAINS, RATING_LIMIT, Domain, RatedText, check_domains, check_split, split_of
 from textenv.errors import ConfigError
 
 RATER_NOISE = 0.9

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from textenv.datasets.records import Domain, RatedText
+from textenv.datasets.rated_texts import Domain, RatedText
 
 INSTRUCTIONS: dict[Domain, str] = {
     "movies": "Continue this movie review: ",

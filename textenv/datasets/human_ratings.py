@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from textenv.datasets.fetch import fetch_package
-from textenv.datasets.records import RATING_LIMIT, Domain, RatedText, check_domains, check_split, split_of
+from textenv.datasets.rated_texts import RATING_LIMIT, Domain, RatedText, check_domains, check_split, split_of
 from textenv.errors import DataError
 
 EXPECTED_COUNTS: dict[Domain, int] = {"movies": 10_605, "amazon": 3_708, "tweets": 4_200, "nyt": 5_190}
@@ -43,7 +43,7 @@ def human_ratings(domains: list[str] | tuple[str, ...] | None = None, split: str
 
     Args:
         domains: Some of ``movies``, ``amazon``, ``tweets``, ``nyt``; all for None.
-        split: ``train``, ``validation`` or ``test``; all for None. See `textenv.datasets.records.split_of`.
+        split: ``train``, ``validation`` or ``test``; all for None. See `textenv.datasets.rated_texts.split_of`.
 
     Returns:
         The texts in the order of the files, domain after domain.

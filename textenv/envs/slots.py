@@ -8,6 +8,7 @@ Left out on purpose: dealing prompts and autoreset (the environments), and what 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,12 +17,11 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import NDArray
 
 from textenv.answers import EncodedText
-from textenv.envs.records import make_episode, read_state, with_score, write_state
 from textenv.envs.state import EnvState
 from textenv.envs.task import EncodedPrompt, GenerationTask, TokenStep
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, ShapeError
-from textenv.rewards import score_episodes
+from textenv.rewards import score_episodes, with_score
 
 RUNNING, EOS, STOP, LENGTH, ABORTED = (int(reason) for reason in FinishReason)
 
@@ -63,7 +63,7 @@ class Slots:
         finish_reasons: :class:`textenv.FinishReason` codes.
         turns: Turns of the policy, the running one included.
         turn_starts: Position in each row where the policy's running turn begins.
-        policy_mask: True on the policy's tokens, shape ``(num_slots, L)``; None without a responder.
+        action_mask: True on the policy's tokens, shape ``(num_slots, L)``; None without a responder.
         paid: Token rewards by position, shape ``(num_slots, L)``; None without a token reward.
         restored: True where a slot's episode was put there as a saved state.
         hooks: Wrappers that know something of each running episode, by name; their part of a state is read and written
@@ -89,7 +89,7 @@ class Slots:
         self.prompts: list[EncodedPrompt | None] = [None] * num_slots
         self.last_episodes: list[Episode | None] = [None] * num_slots
         self.turn_starts = np.zeros(num_slots, dtype=np.int64)
-        self.policy_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
+        self.action_mask = None if task.responder is None else np.zeros(shape, dtype=np.bool_)
         self.paid = None if task.token_reward is None else np.zeros(shape)
         self.restored = np.zeros(num_slots, dtype=np.bool_)
         self.hooks: dict[str, EpisodeKeeper] = {}
@@ -100,7 +100,7 @@ class Slots:
         """Make room for as many tokens as the task allows by now."""
         more = ((0, 0), (0, self.task.max_length - self.tokens.shape[1]))
         self.tokens = np.pad(self.tokens, more, constant_values=self.task.pad_token_id)
-        self.policy_mask = None if self.policy_mask is None else np.pad(self.policy_mask, more)
+        self.action_mask = None if self.action_mask is None else np.pad(self.action_mask, more)
         self.paid = None if self.paid is None else np.pad(self.paid, more)
         self.version += 1
 
@@ -148,9 +148,9 @@ class Slots:
         self.returns[slot] = 0.0
         self.prompts[slot] = prompt
         self.turn_starts[slot] = start
-        if self.policy_mask is not None:
-            self.policy_mask[slot] = False
-            self.policy_mask[slot, start:end] = True
+        if self.action_mask is not None:
+            self.action_mask[slot] = False
+            self.action_mask[slot, start:end] = True
         if self.paid is not None:
             self.paid[slot] = 0.0
 
@@ -236,8 +236,8 @@ class Slots:
         self.version += 1
         position = self.lengths[taking]
         self.tokens[taking, position] = chosen
-        if self.policy_mask is not None:
-            self.policy_mask[taking, position] = True
+        if self.action_mask is not None:
+            self.action_mask[taking, position] = True
         self.lengths[taking] += 1
         self.response_tokens[taking] += 1
         self.steps[taking] += 1
@@ -303,13 +303,13 @@ class Slots:
                 continue
             if reason == ABORTED or (reason == LENGTH and task.on_length_limit == "truncate"):
                 result.truncated[slot] = True
-                self.last_episodes[slot] = make_episode(self, slot)
+                self.last_episodes[slot] = self._episode(slot)
             else:
                 result.terminated[slot] = True
                 scored.append(slot)
         if not scored:
             return
-        episodes = [make_episode(self, slot) for slot in scored]
+        episodes = [self._episode(slot) for slot in scored]
         given = score_episodes(task.reward.get(), episodes)
         for i, slot in enumerate(scored):
             result.scores[slot] = given.scores[i]
@@ -320,11 +320,11 @@ class Slots:
         """Lets the responder speak: True if the episode goes on, False if the reply does not fit, None if it ends."""
         task = self.task
         assert task.responder is not None
-        assert self.policy_mask is not None
+        assert self.action_mask is not None
         if self.turns[slot] >= task.max_turns or self.response_tokens[slot] >= task.max_new_tokens:
             return None
         self.finish_reasons[slot] = reason
-        reply = task.responder(make_episode(self, slot))
+        reply = task.responder(self._episode(slot))
         if isinstance(reply, str):
             context = EncodedText(self.tokens[slot, : self.lengths[slot]].tolist(), None)
             reply = task.answers.encode_response(context, reply, end=False)
@@ -347,13 +347,53 @@ class Slots:
 
     # --- records ------------------------------------------------------------------------------------------------------
 
+    def _episode(self, slot: int) -> Episode:
+        """The record of a slot's episode as it stands, without a score; the only place where its text is made."""
+        prompt = self.prompts[slot]
+        assert prompt is not None
+        start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
+        ids = tuple(self.tokens[slot, start:end].tolist())
+        mask = None if self.action_mask is None else self.action_mask[slot, start:end]
+        rewards = None if self.paid is None else tuple(self.paid[slot, start:end].tolist())
+        return Episode(
+            prompt=prompt.text,
+            prompt_index=prompt.index,
+            prompt_ids=prompt.ids,
+            response=_answer_text(self.task, prompt.ids, ids, mask),
+            response_ids=ids,
+            finish_reason=FinishReason(int(self.finish_reasons[slot])),
+            score=0.0,
+            rewards=rewards,
+            action_mask=None if mask is None else tuple(mask.tolist()),
+            task=prompt.task,
+            turns=int(self.turns[slot]),
+            scored=False,
+        )
+
     def get_state(self, slot: int) -> EnvState:
         """Where a slot's episode stands.
 
         Raises:
             gymnasium.error.ResetNeeded: If the slot was never reset.
         """
-        return read_state(self, slot)
+        prompt = self.prompts[slot]
+        if prompt is None:
+            raise ResetNeeded(f"slot {slot} was never reset; call reset() before get_state()")
+        start, end = int(self.prompt_lengths[slot]), int(self.lengths[slot])
+        return EnvState(
+            prompt=prompt,
+            response_ids=tuple(self.tokens[slot, start:end].tolist()),
+            response_tokens=int(self.response_tokens[slot]),
+            finish_reason=FinishReason(int(self.finish_reasons[slot])),
+            turns=int(self.turns[slot]),
+            episode_return=float(self.returns[slot]),
+            turn_start=int(self.turn_starts[slot]),
+            action_mask=None if self.action_mask is None else tuple(self.action_mask[slot, start:end].tolist()),
+            token_rewards=None if self.paid is None else tuple(self.paid[slot, start:end].tolist()),
+            last_episode=self.last_episodes[slot],
+            steps=int(self.steps[slot]),
+            wrappers={name: hook.read_episode(slot) for name, hook in self.hooks.items()} or None,
+        )
 
     def set_state(self, slot: int, state: EnvState) -> None:
         """Puts a slot where a saved episode stood.
@@ -361,7 +401,43 @@ class Slots:
         Raises:
             ConfigError: If the state does not fit this task.
         """
-        write_state(self, slot, state)
+        start = len(state.prompt.ids)
+        end = start + len(state.response_ids)
+        if start > self.task.max_prompt_tokens or end > self.task.max_length:
+            raise ConfigError(
+                f"the state has {start} prompt tokens and {end} in all; this environment takes at most "
+                f"{self.task.max_prompt_tokens} and {self.task.max_length}"
+            )
+        foreign = [i for i in (*state.prompt.ids, *state.response_ids) if not 0 <= i < self.task.num_tokens]
+        if foreign:
+            raise ConfigError(
+                f"the state holds the id {foreign[0]}; this environment has {self.task.num_tokens} tokens"
+            )
+        if state.response_tokens > self.task.max_new_tokens:
+            raise ConfigError(
+                f"the state has {state.response_tokens} answer tokens; max_new_tokens is {self.task.max_new_tokens} "
+                "here"
+            )
+        for name, needed in (("action_mask", self.action_mask), ("token_rewards", self.paid)):
+            if (getattr(state, name) is None) != (needed is None):
+                raise ConfigError(f"the state's {name} does not fit: it comes from an environment of another kind")
+        self.begin(slot, state.prompt)
+        self.tokens[slot, start:end] = state.response_ids
+        self.lengths[slot] = end
+        self.response_tokens[slot] = state.response_tokens
+        self.steps[slot] = state.response_tokens if state.steps is None else state.steps
+        self.restored[slot] = True
+        self.finish_reasons[slot] = int(state.finish_reason)
+        self.turns[slot] = state.turns
+        self.returns[slot] = state.episode_return
+        self.turn_starts[slot] = state.turn_start
+        self.last_episodes[slot] = state.last_episode
+        if self.action_mask is not None:
+            self.action_mask[slot, start:end] = state.action_mask
+        if self.paid is not None:
+            self.paid[slot, start:end] = state.token_rewards
+        for name, hook in self.hooks.items():
+            hook.write_episode(slot, (state.wrappers or {}).get(name))
 
     def snapshot(self) -> dict[str, Any]:
         """Copies of the flat state that infos carry, new on every call; ``score`` is the step's."""
@@ -372,3 +448,22 @@ class Slots:
             "prompt_tokens": self.prompt_lengths.copy(),
             "prompt_index": self.prompt_indices.copy(),
         }
+
+
+def _answer_text(
+    task: GenerationTask, prompt_ids: tuple[int, ...], ids: tuple[int, ...], mask: NDArray[np.bool_] | None
+) -> str:
+    """The answer's text; with a responder the turns of both sides, one line each."""
+    if mask is None or mask.all():
+        return task.answers.answer_text(prompt_ids, ids)
+    protected = task.min_new_tokens - 1
+    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
+    texts = []
+    for start, end in itertools.pairwise(edges):
+        context, part = (*prompt_ids, *ids[:start]), ids[start:end]
+        if mask[start]:
+            texts.append(task.answers.text(context, part, protected))
+            protected -= len(part)
+        else:
+            texts.append(task.answers.decode_after(context, part))
+    return "\n".join(texts)

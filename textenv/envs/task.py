@@ -149,8 +149,8 @@ def load_answers(reference: Any) -> Answers:
         ConfigError: As :func:`load_tokenizer`.
         MissingDependencyError: Likewise.
     """
-    own = getattr(reference, "answers", None)
-    return own if isinstance(own, Answers) else Answers(load_tokenizer(reference))
+    of_policy = getattr(reference, "answers", None)
+    return of_policy if isinstance(of_policy, Answers) else Answers(load_tokenizer(reference))
 
 
 class GenerationTask:
@@ -257,7 +257,7 @@ class GenerationTask:
         _one_of("obs_dtype", obs_dtype, ("int64", "int32", "float32", "float64"))
         known = load_answers(tokenizer)
         self.tokenizer = known.tokenizer
-        asked: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "eos_token_ids": None if eos_token_id is None else _as_tuple(eos_token_id),
             "stop": None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
             "min_new_tokens": None if min_new_tokens is None else int(min_new_tokens),
@@ -267,8 +267,8 @@ class GenerationTask:
             "add_special_tokens": add_special_tokens,
             "skip_special_tokens": skip_special_tokens,
         }
-        given = {name: value for name, value in asked.items() if value is not None}
-        self._left_open = asked.keys() - given.keys()
+        given = {name: value for name, value in settings.items() if value is not None}
+        self._left_open = settings.keys() - given.keys()
         if known.format.max_new_tokens is None:
             given.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
         self.reward = LazyReward(reward)
@@ -356,9 +356,9 @@ class GenerationTask:
             if not 0 <= given <= self.vocab_size:
                 raise ConfigError(f"pad_token_id must lie in 0 … {self.vocab_size} (vocab_size), got {given}")
             return int(given)
-        own = getattr(self.tokenizer, "pad_token_id", None)
-        unusable = own is None or own in self.eos_token_ids or own >= self.num_tokens
-        return self.num_tokens if unusable else int(own)  # type: ignore[arg-type]
+        known = getattr(self.tokenizer, "pad_token_id", None)
+        unusable = known is None or known in self.eos_token_ids or known >= self.num_tokens
+        return self.num_tokens if unusable else int(known)  # type: ignore[arg-type]
 
     @property
     def max_length(self) -> int:
@@ -432,10 +432,10 @@ class GenerationTask:
         Raises:
             DataError: If it is unusable or too long.
         """
-        found = self._encoded.get(index)
-        if found is None:
-            found = self._encoded[index] = self.encode_prompt(self.prompts[index], index)
-        return found
+        encoded = self._encoded.get(index)
+        if encoded is None:
+            encoded = self._encoded[index] = self.encode_prompt(self.prompts[index], index)
+        return encoded
 
     def encode_prompt(self, item: Any, index: int = -1, where: str = "the prompt given to reset") -> EncodedPrompt:
         """A prompt in any accepted form, encoded.

@@ -45,8 +45,8 @@ class ToyTokenizer:
         ids, start = [], 0
         while start < len(text):
             for length in range(min(self._longest, len(text) - start), 0, -1):
-                if (found := self._ids.get(text[start : start + length])) is not None:
-                    ids.append(found)
+                if (token := self._ids.get(text[start : start + length])) is not None:
+                    ids.append(token)
                     start += length
                     break
             else:

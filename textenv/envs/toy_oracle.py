@@ -176,14 +176,14 @@ class TablePolicy:
 
     def __call__(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Table:
         """Log-probabilities of the next token, shape ``(k, V)``; 0 where an answer has ended."""
-        found = np.zeros((len(tokens), self.mdp.vocab_size))
+        logprobs = np.zeros((len(tokens), self.mdp.vocab_size))
         for i, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
             answered = row[1:length].tolist()
             ended = len(answered) >= self.mdp.horizon or (self.mdp.has_eos and 0 in answered)
             if not ended:
                 with np.errstate(divide="ignore"):
-                    found[i] = np.log(self.table[self.mdp.state_index(int(row[0]) - 1, answered)])
-        return found
+                    logprobs[i] = np.log(self.table[self.mdp.state_index(int(row[0]) - 1, answered)])
+        return logprobs
 
 
 # --- distributions over whole answers ---------------------------------------------------------------------------------
@@ -197,13 +197,13 @@ def answer_distribution(mdp: ToyMDP, policy: Table) -> dict[Answer, float]:
     """
     _check_policy(mdp, policy)
     reached = state_occupancy(mdp, policy) * mdp.num_prompts
-    found: dict[Answer, float] = {}
+    probabilities: dict[Answer, float] = {}
     for state, (prompt, prefix) in enumerate(mdp.states()):
         for token in np.flatnonzero(mdp.next_states[state] == ENDED).tolist():
             probability = float(reached[state] * policy[state, token])
             if probability > 0:
-                found[prompt, (*prefix, token)] = probability
-    return found
+                probabilities[prompt, (*prefix, token)] = probability
+    return probabilities
 
 
 def sampler_distribution(

@@ -86,10 +86,10 @@ class ToyGenerativePolicy:
 
     def reward(self, prompts: list[str], responses: list[str]) -> list[float]:
         """Total reward of answers given as texts; a reward function."""
-        found = []
+        rewards = []
         for prompt, response in zip(prompts, responses, strict=True):
             tokens = self.tokenizer.encode(response)
             if self.mdp.has_eos and len(tokens) < self.mdp.horizon:
                 tokens = [*tokens, EOS]
-            found.append(sum(self.mdp.token_rewards(self.encode_prompt(prompt)[0] - 1, tokens)))
-        return found
+            rewards.append(sum(self.mdp.token_rewards(self.encode_prompt(prompt)[0] - 1, tokens)))
+        return rewards

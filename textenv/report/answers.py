@@ -11,7 +11,7 @@ from markupsafe import Markup
 from textenv.pages.charts import grouped_chart, share_points
 from textenv.pages.numbers import fixed, percent
 from textenv.report.evaluation import MEASURED, figure, model_color, model_names, model_title, task_names
-from textenv.report.records import RunRecord, lookup, number, text
+from textenv.report.run_folder import RunRecord, lookup, number, text
 from textenv.report.samples import MOST_ROWS, Answered, Reply, chosen
 
 SHOWN = 8

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from textenv.pages.numbers import Figure, fixed, percent
-from textenv.report.records import lookup, number
+from textenv.report.run_folder import lookup, number
 
 TITLES = {"base": "Base", "sft": "SFT", "rl": "RL", "ppo": "PPO"}
 """Names of models to the words used for them; others keep their names."""

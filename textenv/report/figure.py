@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from textenv.errors import DataError
 from textenv.pages.numbers import fixed
-from textenv.report.records import RunRecord, Series, against, read_run
+from textenv.report.run_folder import RunRecord, Series, against, read_run
 
 _CLOCKS = (("rollout/tokens", "generated tokens"), ("rollout/episodes", "episodes"), (None, "PPO iterations"))
 _PANELS = (("objective/score", "Reward", 2), ("objective/kl", "KL to the SFT model, nats per answer", 1))

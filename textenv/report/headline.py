@@ -8,13 +8,24 @@ from numpy.typing import NDArray
 
 from textenv.pages.numbers import duration, fixed, percent, short
 from textenv.report.evaluation import figure, model_names, model_title
-from textenv.report.records import RunRecord, number, text
+from textenv.report.run_folder import RunRecord, number, text
 
 DATA_TITLES = {
     "human": "human sentiment ratings of real texts",
     "builtin": "the built-in generator of rated sentences",
 }
 """The summary's ``data`` to the words used for it on the page."""
+
+POLICY_FIGURES = (
+    ("Mean reward", "reward_mean", lambda v: fixed(v)),
+    ("Std of reward", "reward_std", lambda v: fixed(v)),
+    ("KL, nats per answer", "kl", lambda v: fixed(v, 1)),
+    ("VADER-positive", "vader_positive", percent),
+    ("Distinct-2", "distinct_2", lambda v: fixed(v, 3)),
+    ("Tokens per answer", "response_tokens", lambda v: fixed(v, 1)),
+    ("Ends by itself", "eos_fraction", percent),
+)
+"""The table of the policies, on the page and in the terminal: title, key in the summary, how it is written."""
 
 
 class Gain(NamedTuple):

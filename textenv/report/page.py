@@ -9,7 +9,7 @@ from textenv.pages.page import Section, environment, render_report
 from textenv.report.answers import answers
 from textenv.report.glossary import GLOSSARY
 from textenv.report.headline import headline, tiles
-from textenv.report.records import FILES, STAGE_TITLES, TASK_FILES, RunRecord, lookup, number, read_run, text
+from textenv.report.run_folder import FILES, STAGE_TITLES, TASK_FILES, RunRecord, lookup, number, read_run, text
 from textenv.report.samples import samples
 from textenv.report.sections import checks, diagnostics, distribution, judges, learning, reward_kl, times
 
@@ -19,7 +19,7 @@ _PACKAGE, _SECTIONS = "textenv.report", "run_sections.html"
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run folder.
 
-    Only the files that `textenv.report.records.FILES` names are read; what is missing or damaged is said on the page.
+    Only the files in `textenv.report.run_folder.FILES` are read; what is missing or damaged is said on the page.
 
     Args:
         run_dir: The folder ``runs/<name>`` of a run that has ended, still goes on, or failed.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textenv.pages.numbers import fixed
-from textenv.report.records import MODEL_TITLES, MODELS, RunRecord, lookup, number, text
+from textenv.report.run_folder import MODEL_TITLES, MODELS, RunRecord, lookup, number, text
 
 SHOWN = 6
 """Number of prompts in the section at the top."""

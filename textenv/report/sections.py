@@ -26,8 +26,8 @@ from textenv.pages.charts import (
     training_curve,
 )
 from textenv.pages.numbers import Figure, fixed, percent, short
-from textenv.report.headline import policy_number, sample_rewards
-from textenv.report.records import (
+from textenv.report.headline import POLICY_FIGURES, policy_number, sample_rewards
+from textenv.report.run_folder import (
     MODEL_TITLES,
     MODELS,
     STAGE_TITLES,
@@ -83,15 +83,6 @@ _PPO_TIMES = {
     "time/scoring_seconds": "log-probs and values",
     "time/update_seconds": "updating the policy",
 }
-_POLICY_ROWS = (
-    ("Mean reward", "reward_mean", lambda v: fixed(v)),
-    ("Std of reward", "reward_std", lambda v: fixed(v)),
-    ("KL, nats", "kl", lambda v: fixed(v, 1)),
-    ("VADER-positive", "vader_positive", percent),
-    ("Distinct-2", "distinct_2", lambda v: fixed(v, 3)),
-    ("Tokens", "response_tokens", lambda v: fixed(v, 1)),
-    ("Ends by itself", "eos_fraction", percent),
-)
 
 
 class Chart(NamedTuple):
@@ -290,7 +281,7 @@ def distribution(run: RunRecord) -> tuple[Any, ...]:
     rewards = {model: values for model in MODELS if len(values := sample_rewards(run, model))}
     models = [m for m in MODELS if lookup(run.summary, "policy", m) is not None or m in rewards]
     rows = []
-    for title, key, words in _POLICY_ROWS:
+    for title, key, words in POLICY_FIGURES:
         bounds = [interval(run.summary, "policy", model, f"{key}_interval") for model in models]
         ends = [f"{fixed(pair[0])} to {fixed(pair[1])}" if pair else "" for pair in bounds]
         values = [words(policy_number(run, model, key)) for model in models]

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from textenv.pages.numbers import duration, fixed, percent, short
-from textenv.report.headline import DATA_TITLES, gain
-from textenv.report.records import MODEL_TITLES, MODELS, RunRecord, interval, lookup, number, text
+from textenv.report.headline import DATA_TITLES, POLICY_FIGURES, gain
+from textenv.report.run_folder import MODEL_TITLES, MODELS, RunRecord, interval, lookup, number, text
 
 _STYLES = {"base": "bright_black", "sft": "blue", "ppo": "dark_orange"}
 
@@ -120,16 +120,7 @@ def _policies(summary: Mapping[str, Any]) -> Table:
     models = [model for model in MODELS if lookup(summary, "policy", model) is not None]
     for model in models:
         table.add_column(Text(MODEL_TITLES[model], style=_STYLES[model]), justify="right", no_wrap=True)
-    rows = (
-        ("mean reward", "reward_mean", lambda v: fixed(v)),
-        ("std of reward", "reward_std", lambda v: fixed(v)),
-        ("KL, nats per answer", "kl", lambda v: fixed(v, 1)),
-        ("VADER-positive", "vader_positive", percent),
-        ("distinct-2", "distinct_2", lambda v: fixed(v, 3)),
-        ("tokens per answer", "response_tokens", lambda v: fixed(v, 1)),
-        ("ends by itself", "eos_fraction", percent),
-    )
-    for title, key, shown in rows:
+    for title, key, shown in POLICY_FIGURES:
         table.add_row(title, *(Text(shown(number(summary, "policy", model, key))) for model in models))
         ends = [interval(summary, "policy", model, f"{key}_interval") for model in models]
         if any(ends):

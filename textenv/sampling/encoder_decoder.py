@@ -249,10 +249,10 @@ def _gives_its_own(model: Any) -> bool | None:
     rows = np.arange(3 * length).reshape(3, length) * 7 % text_config(model.config).vocab_size
     engine, prompts = EncoderDecoderEngine(model, 3, length), np.minimum([3, 1, 2], length)
     engine.prompt_lengths = prompts
-    found, expected = [], []
+    cached, expected = [], []
     for slots, answered in (([0, 1, 2], [0, 0, 0]), ([0, 1, 2], [1, 1, 1]), ([2, 0], [2, 2]), ([0, 1], [3, 4])):
         lengths = np.minimum(prompts[slots] + answered, length)
-        found.append(engine.logits(rows[slots], lengths, np.array(slots)))
+        cached.append(engine.logits(rows[slots], lengths, np.array(slots)))
         for slot, size in zip(slots, lengths, strict=True):
             prompt, answer = rows[slot, : prompts[slot]], rows[slot, prompts[slot] : size]
             whole = model(
@@ -260,4 +260,4 @@ def _gives_its_own(model: Any) -> bool | None:
                 decoder_input_ids=torch.as_tensor([[start_token(model), *answer]], device=device),
             )
             expected.append(whole.logits[0, -1])
-    return agrees(torch.cat(found), torch.stack(expected), model.dtype)
+    return agrees(torch.cat(cached), torch.stack(expected), model.dtype)

@@ -19,7 +19,7 @@ from textenv.prompts import as_prompt
 from textenv.protocols import GenerativePolicy
 from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.sampler import draw, trajectory_uniforms
-from textenv.trajectories import Trajectory
+from textenv.trajectory import Trajectory
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Sequence[Any]
 """Texts, lists of token ids, conversations, or one of these."""
@@ -128,7 +128,7 @@ def encode_prompts(policy: Any, prompts: Sequence[Any], limits: Sequence[int]) -
         DataError: If one is empty, holds ids that the policy does not have, or leaves no room in the model's context;
             the message names it.
     """
-    found = EncodedPrompts([], [])
+    encoded = EncodedPrompts([], [])
     for number, (item, limit) in enumerate(zip(prompts, limits, strict=True)):
         prompt = as_prompt(item, f"prompt {number}")
         if prompt.ids is not None:
@@ -149,9 +149,9 @@ def encode_prompts(policy: Any, prompts: Sequence[Any], limits: Sequence[int]) -
                 f"prompt {number} has {len(ids)} tokens; with {limit} new ones it exceeds the model's context of "
                 f"{policy.context_length}; shorten it or lower `max_new_tokens`"
             )
-        found.texts.append(prompt.text if prompt.text is not None else policy.tokenizer.decode(ids))
-        found.ids.append(ids)
-    return found
+        encoded.texts.append(prompt.text if prompt.text is not None else policy.tokenizer.decode(ids))
+        encoded.ids.append(ids)
+    return encoded
 
 
 class _Job(NamedTuple):
@@ -278,11 +278,11 @@ def finish_reasons(
         rows: Which rows, shape ``(k,)``.
     """
     last = tokens[rows, lengths[rows] - 1]
-    found: list[str | None] = ["eos" if ended else None for ended in answers.is_eos[last].tolist()]
+    reasons: list[str | None] = ["eos" if ended else None for ended in answers.is_eos[last].tolist()]
     if answers.stops is not None:
         for i, row in enumerate(rows):
-            found[i] = answers.finish(tokens[row, start[row] : lengths[row]], tokens[row, : start[row]])
-    return found
+            reasons[i] = answers.finish(tokens[row, start[row] : lengths[row]], tokens[row, : start[row]])
+    return reasons
 
 
 def make_trajectory(

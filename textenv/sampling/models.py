@@ -151,19 +151,19 @@ def structure(model: Any) -> tuple[Hashable, ...]:
     return repr(model.config), attention, where.dtype, where.device.type, forward, kinds
 
 
-def agrees(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool | None:
+def agrees(given: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool | None:
     """Whether a trial's numbers are the model's own up to rounding; None where its own are not finite.
 
     Args:
-        found: As computed.
+        given: As computed.
         expected: The model's own, same shape.
         dtype: What the model computes in.
     """
-    found, expected = found.float(), expected.float()
+    given, expected = given.float(), expected.float()
     if not expected.isfinite().all():
         return None
     tolerance = 0.1 if dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return bool((found - expected).norm() <= tolerance * expected.norm())
+    return bool((given - expected).norm() <= tolerance * expected.norm())
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class CachedLogprobs:
         """A slot for each row: the one that holds most of it, else the one that was not used for longest."""
         width = min(tokens.shape[1], self._known.shape[1])
         steps = np.arange(width)
-        found = np.full(len(tokens), -1)
+        slots = np.full(len(tokens), -1)
         free = np.ones(len(self._lengths), np.bool_)
         for row in range(len(tokens)):
             same = self._known[:, :width] == tokens[row, :width]
@@ -86,10 +86,10 @@ class CachedLogprobs:
             # Only a slot whose whole content is a beginning of this row would lose nothing.
             whole = free & (shared == self._lengths) & (shared > 0)
             if whole.any():
-                found[row] = int(np.argmax(np.where(whole, shared, -1)))
-                free[found[row]] = False
-        for row in np.flatnonzero(found < 0):
+                slots[row] = int(np.argmax(np.where(whole, shared, -1)))
+                free[slots[row]] = False
+        for row in np.flatnonzero(slots < 0):
             oldest = np.where(free, self._used, np.iinfo(np.int64).max)
-            found[row] = int(oldest.argmin())
-            free[found[row]] = False
-        return found
+            slots[row] = int(oldest.argmin())
+            free[slots[row]] = False
+        return slots

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from textenv.errors import ConfigError, ShapeError
+from textenv.kernels import Kernels, kernels
 from textenv.sampling.categorical import compute_dtype, exp, exp_, first_largest, look_up, row_chunks, row_sums
-from textenv.sampling.kernels import Kernels, kernels
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import History, Processor
 from textenv.sampling.truncation import truncate_
@@ -123,12 +123,12 @@ def _draw_rows(
         if params.truncates:
             truncate_(work, params)
         tokens[rows], totals[rows] = look_up(exp_(work), points[rows])
-    own = logits.gather(1, tokens[:, None]).squeeze(1)
+    drawn = logits.gather(1, tokens[:, None]).squeeze(1)
     if not params.stochastic:
-        return Draw(tokens, tops * 0.0, own.double() - normalisers)  # NaN where there was nothing to choose from
-    score = processor.at(own.to(buffer.dtype), tokens).double()
+        return Draw(tokens, tops * 0.0, drawn.double() - normalisers)  # NaN where there was nothing to choose from
+    score = processor.at(drawn.to(buffer.dtype), tokens).double()
     behaviour = (score - tops) / params.temperature - totals.log()
-    return Draw(tokens, behaviour, behaviour if plain else own.double() - normalisers)
+    return Draw(tokens, behaviour, behaviour if plain else drawn.double() - normalisers)
 
 
 def _points(uniforms: NDArray[np.float64] | torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ native agents, Stable-Baselines3, a user's loop) gets cached decoding without te
 
 A prompt that several slots begin with is computed once and copied. Slots that are asked for stand side by side in the
 cache, so a step costs what its running sequences cost. Models of the Llama kind decode through their packed form
-(:mod:`textenv.sampling.packed`), all others through transformers' own forward pass; a model that this cache does not
-suit (recurrent states, positions that it counts itself) reads whole sequences at every step, and the log says so.
+(:mod:`textenv.sampling.packed_decoding`), all others through transformers' own forward pass; a model that this cache
+does not suit (recurrent states, positions that it counts itself) reads whole sequences at every step, and the log says
+so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from textenv.errors import ConfigError, ShapeError
 from textenv.mixed_precision import round_up
 from textenv.sampling.cache import Block, SlotCache
+from textenv.sampling.cuda_graphs import RecordedSteps
 from textenv.sampling.models import (
     OutputHead,
     agrees,
@@ -31,8 +33,7 @@ from textenv.sampling.models import (
     text_config,
     trunk_of,
 )
-from textenv.sampling.packed import packed_decoder
-from textenv.sampling.recorded import RecordedSteps
+from textenv.sampling.packed_decoding import packed_decoder
 
 _PREFILL_TOKENS = 4096  # prompt tokens that go through the model together
 
@@ -64,13 +65,13 @@ def _gives_its_own(model: Any, length: int) -> bool | None:
         {0: (0, length), 1: (2, short)},
         {1: (2, min(short + 1, length))},
     )
-    engine, found, expected = SlotEngine(model, 2, length), [], []
+    engine, cached, expected = SlotEngine(model, 2, length), [], []
     for call in calls:
         numbers, lengths = np.array(list(call.values())).T
         states = engine.hidden(rows[numbers], lengths, np.array(list(call)))
-        found.append(engine.head(states) if headed else states)
+        cached.append(engine.head(states) if headed else states)
         expected += [whole[number][size - 1] for number, size in call.values()]
-    return agrees(torch.cat(found), torch.stack(expected), model.dtype)
+    return agrees(torch.cat(cached), torch.stack(expected), model.dtype)
 
 
 def absent_index(absent: NDArray[np.int64] | None, model: Any) -> torch.Tensor | None:
@@ -234,16 +235,16 @@ class SlotEngine:
             first = self._first_new(tokens, lengths, rows)
             self._borrow(np.flatnonzero(lengths - first > 1), tokens, lengths, rows, first)
             twins = self._twins(tokens, lengths, first)
-            own = np.flatnonzero(twins == np.arange(len(rows)))
+            leaders = np.flatnonzero(twins == np.arange(len(rows)))
             self._tokens[rows, :longest] = tokens
             self._cached[rows] = lengths
-            states = self._feed(rows[own], first[own])
-            if len(own) == len(rows):
+            states = self._feed(rows[leaders], first[leaders])
+            if len(leaders) == len(rows):
                 return states
             others = np.flatnonzero(twins != np.arange(len(rows)))
             sources, targets = self._places[rows[twins[others]]], self._places[rows[others]]
             self._cache.copy(sources, targets, int(lengths[others].max()))
-            return states[torch.as_tensor(np.searchsorted(own, twins), device=states.device)]
+            return states[torch.as_tensor(np.searchsorted(leaders, twins), device=states.device)]
         except BaseException:
             self._cached[rows] = 0  # what was to be computed is not there, whatever stopped it, Ctrl-C included
             raise
@@ -283,13 +284,13 @@ class SlotEngine:
         """Last hidden states ``(B, D)`` of whole sequences, for models that cannot be decoded with this cache."""
         self._tokens[rows, : tokens.shape[1]], self._cached[rows] = tokens, lengths
         device = self.model.get_input_embeddings().weight.device
-        found: list[torch.Tensor] = [torch.zeros(0)] * len(rows)
+        last_states: list[torch.Tensor] = [torch.zeros(0)] * len(rows)
         for part in self._prompt_parts(np.arange(len(rows)), lengths):
             ids = torch.as_tensor(tokens[part, : int(lengths[part].max())], device=device)
             states = trunk_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
             for place, row in enumerate(part):
-                found[row] = states[place, lengths[row] - 1]
-        return torch.stack(found)
+                last_states[row] = states[place, lengths[row] - 1]
+        return torch.stack(last_states)
 
     # --- which tokens are new -----------------------------------------------------------------------------------------
 
@@ -352,9 +353,9 @@ class SlotEngine:
             blocks.append(self._step_block(rows[going_on], going_on))
         for part in self._prompt_parts(longer, new):
             blocks.append(self._prompt_block(rows[part], first[part], part))
-        found = self._forward([block for block, _, _ in blocks])
-        hidden = found[0].new_empty(len(rows), found[0].shape[-1])
-        for states, (_, places, answers) in zip(found, blocks, strict=True):
+        of_blocks = self._forward([block for block, _, _ in blocks])
+        hidden = of_blocks[0].new_empty(len(rows), of_blocks[0].shape[-1])
+        for states, (_, places, answers) in zip(of_blocks, blocks, strict=True):
             at = torch.as_tensor(places, device=states.device)
             last = torch.as_tensor(self._cached[rows[answers]] - 1 - first[answers], device=states.device)
             hidden[torch.as_tensor(answers, device=states.device)] = states[at, last]
@@ -444,13 +445,13 @@ class SlotEngine:
         if self._recorded is not None and len(blocks) == 1 and blocks[0].places is None:
             return [self._recorded.hidden(blocks[0])]
         if self._packed is not None:
-            found: list[torch.Tensor] = []
+            states: list[torch.Tensor] = []
             while blocks:
                 sizes = np.cumsum([block.tokens.numel() for block in blocks])
                 count = max(1, int((sizes <= _PREFILL_TOKENS + self.num_slots).sum()))
-                found += self._packed.hidden(blocks[:count], self._cache)
+                states += self._packed.hidden(blocks[:count], self._cache)
                 blocks = blocks[count:]
-            return found
+            return states
         return [self._transformers_forward(block) for block in blocks]
 
     def _transformers_forward(self, block: Block) -> torch.Tensor:

@@ -20,7 +20,7 @@ from textenv.errors import ConfigError, MissingDependencyError
 from textenv.protocols import LogprobFn
 from textenv.sampling.generation import Prompts, as_prompts, encode_prompts, make_trajectory, prompt_limits
 from textenv.sampling.params import SamplingParams, SettledParams, settle
-from textenv.trajectories import Trajectory
+from textenv.trajectory import Trajectory
 
 
 def vllm_available() -> bool:
@@ -114,9 +114,9 @@ class VLLMGenerator:
             np.array([step[int(t)].logprob for t, step in zip(answer, output.outputs[0].logprobs, strict=True)])
             for answer, output in zip(answers, outputs, strict=True)
         ]
-        own = behaviour
+        policy_logprobs = behaviour
         if logprobs is not None:
-            own = logprobs([ids[i] for i, _ in jobs], [answer.tolist() for answer in answers])
+            policy_logprobs = logprobs([ids[i] for i, _ in jobs], [answer.tolist() for answer in answers])
         return [
             make_trajectory(
                 answers_as,
@@ -129,7 +129,7 @@ class VLLMGenerator:
                 settled,
                 seed,
             )
-            for (i, _), answer, drawn, policy in zip(jobs, answers, behaviour, own, strict=True)
+            for (i, _), answer, drawn, policy in zip(jobs, answers, behaviour, policy_logprobs, strict=True)
         ]
 
     # --- a policy whose answers can be read ---------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from textenv.tasks.files import Fields, read_task, task_from_rows
 from textenv.tasks.items import LABELERS, USERS, Conversation, Demonstrated, Format, Item, Verdict
 from textenv.tasks.loading import TaskSource, load_task, load_tasks, named_reward, reward_name
 from textenv.tasks.procedural import PROCEDURAL, procedural_task
-from textenv.tasks.rewards import TaskReward
-from textenv.tasks.task import Task
+from textenv.tasks.task import Task, TaskReward
 from textenv.tasks.verifiers import VERIFIERS, Verifier, same_choice, same_number, same_text
 
 __all__ = [

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 from textenv.answers import Chat, as_messages, prompt_and_answers, read_cell
-from textenv.datasets.records import SPLITS, Split
+from textenv.datasets.rated_texts import SPLITS, Split
 from textenv.errors import DataError, MissingDependencyError
 from textenv.records import Row, read_rows, rows_of
 from textenv.tasks.items import LABELERS, Conversation, Format, Item

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from textenv.answers import Message, as_text
-from textenv.datasets.records import Split, check_split, split_of
+from textenv.datasets.rated_texts import Split, check_split, split_of
 from textenv.errors import ConfigError, DataError
 from textenv.settings import NonNegativeInt, PositiveInt, Settings
 
@@ -33,7 +33,7 @@ class Item:
         question: What is asked; the text itself where there are no answers.
         answers: Accepted answers, the reference first; empty for text that is only read.
         split: ``train``, ``validation`` or ``test``; None lets the question decide, by
-            :func:`textenv.datasets.records.split_of`.
+            :func:`textenv.datasets.rated_texts.split_of`.
         source: Who wrote it, e.g. :data:`LABELERS` or :data:`USERS`.
         statement: The same in running text, for pre-training; None builds it from question and answer.
         data: Whatever a verifier needs besides the answers.

@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal, cast
 
 from annotated_types import MinLen
 
-from textenv.datasets.records import DOMAINS, Domain
+from textenv.datasets.rated_texts import DOMAINS, Domain
 from textenv.errors import ConfigError
 from textenv.settings import NonNegativeInt, Settings
 from textenv.tasks.files import Fields, load_dataset_rows, read_task, task_from_rows
 from textenv.tasks.procedural import procedural_task
-from textenv.tasks.rewards import TaskReward
-from textenv.tasks.task import Task
+from textenv.tasks.task import Task, TaskReward
 from textenv.tasks.verifiers import VERIFIERS
 
 Kind = Literal["builtin", "file", "dataset", "reasoning_gym", "questions", "bible", "ratings"]

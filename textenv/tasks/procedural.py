@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from textenv.datasets.builtin import builtin_ratings
-from textenv.datasets.records import split_of
+from textenv.datasets.rated_texts import split_of
 from textenv.errors import ConfigError
 from textenv.tasks.items import LABELERS, USERS, Format, Item
 from textenv.tasks.task import Task

@@ -6,7 +6,7 @@ from textenv.datasets.demonstrations import demonstration
 from textenv.datasets.human_ratings import human_ratings
 from textenv.datasets.kjv import kjv_paragraphs
 from textenv.datasets.question_sets import question_set
-from textenv.datasets.records import Domain, RatedText
+from textenv.datasets.rated_texts import Domain, RatedText
 from textenv.tasks.items import Format, Item
 from textenv.tasks.task import Task
 from textenv.tasks.verifiers import same_choice, same_text

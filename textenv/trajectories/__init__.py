@@ -14,10 +14,12 @@ from textenv.statistics import (
     paired_difference,
     ratio_estimate,
 )
+from textenv.trajectory import Trajectory
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += [
     "Estimate",
+    "Trajectory",
     "bootstrap_interval",
     "grouped_mean",
     "grouped_ratio",

@@ -1,4 +1,5 @@
 import textenv.statistics as _statistics
+import textenv.trajectory as _trajectory
 
 from .columns import Columns as Columns, Ragged as Ragged
 from .estimators.best_of_n import (
@@ -24,11 +25,11 @@ from .estimators.importance import (
 from .export import preference_pairs as preference_pairs, trl_rows as trl_rows, write_jsonl as write_jsonl
 from .reader import TrajectoryReader as TrajectoryReader
 from .store import TrajectoryStore as TrajectoryStore, TrajectoryWriter as TrajectoryWriter
-from .trajectory import Trajectory as Trajectory
 from .views.frontier import FrontierPoint as FrontierPoint, write_frontier as write_frontier
 from .views.heatmap import write_heatmap as write_heatmap
 from .views.summary import Summary as Summary, summarize as summarize
 
+Trajectory = _trajectory.Trajectory
 Estimate = _statistics.Estimate
 bootstrap_interval = _statistics.bootstrap_interval
 grouped_mean = _statistics.grouped_mean

@@ -13,7 +13,7 @@ import numpy as np
 
 from textenv.checkpoints import write_atomic
 from textenv.errors import ConfigError, DataError
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 def trl_rows(trajectories: Iterable[Trajectory]) -> Iterator[dict[str, Any]]:

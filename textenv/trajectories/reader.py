@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from textenv.errors import ConfigError, DataError
 from textenv.trajectories import schema
 from textenv.trajectories.columns import Columns
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from textenv.trajectories.estimators.importance import ImportanceWeights

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from textenv.errors import DataError
 from textenv.trajectories.columns import Columns
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 SCHEMA_VERSION = 1
 """Rises when a reader of the version before could misread what is written now."""

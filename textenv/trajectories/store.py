@@ -26,7 +26,7 @@ from textenv.checkpoints import write_atomic
 from textenv.errors import DataError
 from textenv.trajectories import schema
 from textenv.trajectories.reader import FORMAT, REPLACES_KEY, STORE_FILE, Part, TrajectoryReader, check_store
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 _ROW_GROUP = 16_384
 _TEMPORARY = ".writing-"

@@ -1,4 +1,4 @@
-"""KL-regularisation: estimators of a divergence, coefficients that adapt, and the hooks that pay for it.
+"""KL-regularisation: coefficients that adapt, and the hooks that pay for the divergence.
 
 All divergences are KL(policy ‖ reference) in nats, per token where not said otherwise.
 
@@ -17,25 +17,10 @@ from numpy.typing import NDArray
 
 from textenv.envs.slots import Slots
 from textenv.errors import ConfigError, ShapeError
+from textenv.kl import ESTIMATORS
 from textenv.wrappers.base import Hook, NextTokenLogprobs, Transition
 
 Estimator = Literal["k1", "k2", "k3", "full"]
-
-
-def kl_k1(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``log π - log π_ref`` of sampled tokens: unbiased, often negative. Source: Schulman 2020, "Approximating KL"."""
-    return logprobs - ref_logprobs
-
-
-def kl_k2(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(log π - log π_ref)² / 2``: biased, never negative. Source: Schulman 2020, "Approximating KL"."""
-    return 0.5 * (logprobs - ref_logprobs) ** 2
-
-
-def kl_k3(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``π_ref/π - 1 - log(π_ref/π)``: unbiased, never negative. Source: Schulman 2020, "Approximating KL"."""
-    ratio = ref_logprobs - logprobs
-    return np.exp(ratio) - 1.0 - ratio
 
 
 def kl_full(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,9 +28,6 @@ def kl_full(logprobs: NDArray[np.float64], ref_logprobs: NDArray[np.float64]) ->
     probs = np.exp(logprobs)
     with np.errstate(invalid="ignore"):  # -inf - -inf, where the term is 0
         return np.where(probs > 0, probs * (logprobs - ref_logprobs), 0.0).sum(axis=-1)
-
-
-_SAMPLED = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 class FixedKLController:
@@ -121,13 +103,18 @@ def logprobs_before(fn: NextTokenLogprobs, slots: Slots, rows: NDArray[np.int64]
     Raises:
         ShapeError: If it returns another shape, or NaN.
     """
-    found = np.asarray(fn(slots.tokens[rows], slots.lengths[rows]), dtype=np.float64)
-    if found.ndim != 2 or len(found) != len(rows) or found.shape[1] < slots.task.num_tokens or np.isnan(found).any():
+    logprobs = np.asarray(fn(slots.tokens[rows], slots.lengths[rows]), dtype=np.float64)
+    if (
+        logprobs.ndim != 2
+        or len(logprobs) != len(rows)
+        or logprobs.shape[1] < slots.task.num_tokens
+        or np.isnan(logprobs).any()
+    ):
         raise ShapeError(
             f"{who} must return log-probabilities without NaN of shape ({len(rows)}, {slots.task.vocab_size}), "
-            f"got {found.shape}"
+            f"got {logprobs.shape}"
         )
-    return found
+    return logprobs
 
 
 def check_finite_tokens(
@@ -199,16 +186,16 @@ class KLPenaltyHook(Hook):
             return
         reference = logprobs_before(self.reference, slots, rows, "reference")
         chosen = actions[rows]
-        own = self._own(slots, rows)
+        logprobs = self._own(slots, rows)
         if self.estimator == "full":
-            if own.ndim != 2:
+            if logprobs.ndim != 2:
                 raise ShapeError("the 'full' estimator needs log-probabilities of every token, shape (slots, V)")
-            width = min(own.shape[1], reference.shape[1])
-            self._before[rows] = kl_full(own[:, :width], reference[:, :width])
+            width = min(logprobs.shape[1], reference.shape[1])
+            self._before[rows] = kl_full(logprobs[:, :width], reference[:, :width])
         else:
-            taken = own if own.ndim == 1 else own[np.arange(len(rows)), chosen]
+            taken = logprobs if logprobs.ndim == 1 else logprobs[np.arange(len(rows)), chosen]
             with np.errstate(invalid="ignore"):
-                measured = _SAMPLED[self.estimator](taken, reference[np.arange(len(rows)), chosen])
+                measured = ESTIMATORS[self.estimator](taken - reference[np.arange(len(rows)), chosen])
             self._before[rows] = measured
         check_finite_tokens(self._before[rows], rows, chosen, "the divergence")
 
@@ -281,8 +268,8 @@ class ReferenceLogProbHook(Hook):
         """Asks the reference about the tokens to be taken."""
         self._bonus = np.zeros(slots.num_slots)
         if len(rows):
-            found = logprobs_before(self.reference, slots, rows, "reference")
-            self._bonus[rows] = found[np.arange(len(rows)), actions[rows]]
+            logprobs = logprobs_before(self.reference, slots, rows, "reference")
+            self._bonus[rows] = logprobs[np.arange(len(rows)), actions[rows]]
             check_finite_tokens(self._bonus[rows], rows, actions[rows], "the reference's log-probability")
 
     def after(self, transition: Transition) -> NDArray[np.float64]:

@@ -122,10 +122,10 @@ class RankedTokens(MaskSource):
 
     def narrow(self, slots: Slots, allowed: Mask) -> Mask:
         """The likeliest of the allowed tokens."""
-        found = logprobs_before(self.current(), slots, np.arange(slots.num_slots), "the mask's policy")
+        logprobs = logprobs_before(self.current(), slots, np.arange(slots.num_slots), "the mask's policy")
         ranked = np.full(allowed.shape, -np.inf)
-        width = min(found.shape[1], allowed.shape[1])
-        ranked[:, :width] = found[:, :width]
+        width = min(logprobs.shape[1], allowed.shape[1])
+        ranked[:, :width] = logprobs[:, :width]
         ranked[~allowed] = -np.inf
         impossible = np.isneginf(ranked).all(axis=1)  # the policy gives every allowed token probability 0
         ranked[impossible] = np.where(allowed[impossible], 0.0, -np.inf)

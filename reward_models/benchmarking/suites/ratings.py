@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reward_models.benchmarking.data import Pairs, SuiteData
 from reward_models.labels import ratings_from_texts
 from textenv.datasets import RatedText, builtin_ratings, human_ratings
-from textenv.datasets.records import DOMAINS, Split
+from textenv.datasets.rated_texts import DOMAINS, Split
 from textenv.errors import DataError
 
 DOMAIN_TITLES = {"movies": "movie reviews", "amazon": "product reviews", "tweets": "tweets", "nyt": "editorials"}

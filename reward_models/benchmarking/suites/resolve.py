@@ -12,7 +12,7 @@ from reward_models.benchmarking.suites.pool import PoolSuite, generator_pool
 from reward_models.benchmarking.suites.ratings import builtin_suites, human_suites
 from reward_models.benchmarking.suites.rewardbench import rewardbench_suite
 from reward_models.benchmarking.suites.simulated import simulated_suite
-from textenv.datasets.records import DOMAINS
+from textenv.datasets.rated_texts import DOMAINS
 from textenv.errors import ConfigError
 from textenv.records import SUFFIXES
 

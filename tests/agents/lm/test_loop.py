@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from agents.language_modeling import train_lm
 from agents.lm.batches import Example, PackedBatch, collate, token_losses, weighted_loss
 from agents.lm.config import LMConfig
 from agents.lm.corpus import CorpusBatches, evaluate_corpus, mixture_texts, open_corpus
+from agents.lm.in_memory import train_lm
 from agents.lm.loop import LanguageModeling
-from agents.pretraining import PretrainConfig, build_model, pretrain_on_tasks
+from agents.lm.pretraining import PretrainConfig, build_model, pretrain_on_tasks
 from tests.agents.conftest import TINY
 from tests.agents.lm.test_batches import examples
 from tests.agents.worlds import in_parallel
@@ -125,7 +125,7 @@ def test_losses_of_every_step_equal_those_of_the_transformers_trainer(kind, toke
     some = examples(8) if kind == "sft" else [Example(e.tokens, 1) for e in examples(8)]
     batch = collate(some)
     labels = torch.full_like(batch.tokens, -100)
-    rows, steps = batch.response_mask.nonzero(as_tuple=True)
+    rows, steps = batch.action_mask.nonzero(as_tuple=True)
     columns = batch.prompt_lengths[rows] + steps
     labels[rows, columns] = batch.tokens[rows, columns]
     model = build_model(TINY, tokenizer, 0).eval()
@@ -258,7 +258,7 @@ import sys
 from pathlib import Path
 import torch
 from textenv.training.world import World
-from agents.pretraining import pretrain_on_tasks
+from agents.lm.pretraining import pretrain_on_tasks
 from tests.agents.lm.test_loop import SHARED, shared_tasks
 
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ def toy_lm(
     seed: int = 0, *, dtype: torch.dtype | None = None, critic: bool = False, double: bool = False, **kwargs: Any
 ) -> CausalLMPolicy:
     """A random language model for ``Toy-v0``'s default problem, with a critic that says something."""
-    from agents.critic import Critic
+    from agents.policy.critic import Critic
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.forward import SequenceBatch
+from agents.policy.forward import SequenceBatch
 from agents.sb3 import (
     MaskableSequenceRolloutBuffer,
     MaskableTextPolicy,
@@ -100,7 +100,7 @@ def transitions(samples: Any) -> set[tuple[Any, ...]]:
     columns = [tensor.flatten().tolist() for tensor in numbers]
     seen = samples.observations
     if isinstance(seen, SequenceBatch):
-        rows, steps = seen.response_mask.nonzero(as_tuple=True)
+        rows, steps = seen.action_mask.nonzero(as_tuple=True)
         ends = seen.prompt_lengths[rows] + steps
         prefixes = [tuple(seen.tokens[row, :end].tolist()) for row, end in zip(rows, ends, strict=True)]
         assert seen.tokens[rows, ends].tolist() == samples.actions.flatten().tolist()
@@ -151,7 +151,7 @@ def test_tokens_of_a_responder_are_seen_and_not_trained():
     (samples,) = buffer.get(None)
     batch: Any = samples.observations
     assert batch.tokens[0, :5].tolist() == [1, 2, 3, 3, 1]
-    assert batch.response_mask.tolist() == [[True, False, False, True]]
+    assert batch.action_mask.tolist() == [[True, False, False, True]]
 
 
 def test_groups_cover_everything_and_leave_no_crumbs():

@@ -74,7 +74,7 @@ def test_cached_rollouts_equal_full_passes_under_an_adversarial_driver(make_poli
     """Resets, forks, restores, skipped slots, changed prompts, evaluations of another size, changed weights."""
     lm = make_policy(value_noise=1.0)
     if critic:
-        from agents.critic import Critic
+        from agents.policy.critic import Critic
 
         own = Critic.from_language_model(lm.causal_lm)
         torch.nn.init.normal_(own.head.weight)

@@ -51,8 +51,8 @@ def make_item() -> Callable[..., Item]:
 @pytest.fixture(scope="session")
 def save_policy() -> Callable[..., Path]:
     """Writes a tiny policy into a folder."""
+    from agents.lm.pretraining import ModelConfig, build_model, train_tokenizer
     from agents.policy import CausalLMPolicy
-    from agents.pretraining import ModelConfig, build_model, train_tokenizer
 
     texts = [f"the {a} film is {b}" for a in ("old", "new", "long") for b in ("good", "bad", "fine", "very good")]
     shape = ModelConfig(vocab_size=280, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48, context=96)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BartConfig, GemmaConfig, LEDConfig, LlamaConfig, Phi3Config
 
-from agents.token_scores import cross_entropy, score_tokens
+from agents.policy.token_logprobs import cross_entropy, token_logprobs
 from textenv.errors import ConfigError, DataError
 from textenv.sampling.models import OutputHead, agrees, context_length, output_head, start_token, trial
 
@@ -70,7 +70,7 @@ def test_scores_and_losses_of_a_head_have_the_values_and_gradients_of_its_logits
     head = OutputHead(embedding, **extra)
     logprobs = head(hidden).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
     expected = torch.autograd.grad((logprobs * weights).sum(), [hidden, *embedding.parameters()])
-    scores = score_tokens(head, hidden, targets).logprobs
+    scores = token_logprobs(head, hidden, targets).logprobs
     torch.testing.assert_close(scores, logprobs)
     for loss in ((scores * weights).sum(), -cross_entropy(head, hidden, targets, weights)):
         found = torch.autograd.grad(loss, [hidden, *embedding.parameters()], retain_graph=True)

@@ -11,20 +11,20 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from tests.textenv.sampling.models import CONTEXT, MODELS, PACKED, VOCAB, soft_capping_model
 from textenv.errors import ConfigError, ShapeError
-from textenv.sampling import SlotEngine, models, packed, slots
-from textenv.sampling.recorded import RecordedSteps
+from textenv.sampling import SlotEngine, models, packed_decoding, slots
+from textenv.sampling.cuda_graphs import RecordedSteps
 
 
 def make_engine(monkeypatch: pytest.MonkeyPatch, model: Any, path: str, num_slots: int, max_length: int) -> SlotEngine:
     """An engine that decodes in one of the three ways that machines and models lead to."""
     if path == "packed without compiled helpers":
-        monkeypatch.setattr(packed, "kernels", lambda: None)
+        monkeypatch.setattr(packed_decoding, "kernels", lambda: None)
     if path in ("sdpa", "eager"):
         monkeypatch.setattr(slots, "packed_decoder", lambda model: None)
         model.set_attn_implementation(path)
     engine = SlotEngine(model, num_slots, max_length)
     if path == "recorded":
-        monkeypatch.setattr(packed.PackedLinear, "addresses", lambda self: [])
+        monkeypatch.setattr(packed_decoding.PackedLinear, "addresses", lambda self: [])
         assert engine._packed is not None
         engine._recorded = RecordedSteps(engine._packed, engine._cache, rerun)
     return engine
@@ -84,7 +84,7 @@ def test_engine_under_an_adversarial_driver_equals_full_forward(monkeypatch: pyt
 
 @pytest.mark.parametrize("name", PACKED)
 def test_llama_kinds_are_packed(name: str):
-    assert packed.packed_decoder(MODELS[name]()) is not None
+    assert packed_decoding.packed_decoder(MODELS[name]()) is not None
 
 
 def feeds(engine: SlotEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -164,8 +164,8 @@ def test_engine_drop_takes_over_new_weights(monkeypatch: pytest.MonkeyPatch, pat
 
 @torch.no_grad()
 def test_recordings_are_made_once_per_shape_and_again_when_weights_move(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(packed, "_uses_onednn", lambda weight: False)
-    monkeypatch.setattr(packed, "kernels", lambda: None)
+    monkeypatch.setattr(packed_decoding, "_uses_onednn", lambda weight: False)
+    monkeypatch.setattr(packed_decoding, "kernels", lambda: None)
     model = MODELS["llama"]()
     engine = SlotEngine(model, 2, 30)
     assert engine._packed is not None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import textenv
-from textenv.datasets.records import SPLITS
+from textenv.datasets.rated_texts import SPLITS
 from textenv.episode import Episode, FinishReason
 from textenv.errors import ConfigError, DataError, RewardError
 from textenv.rewards import SumReward

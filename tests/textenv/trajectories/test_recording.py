@@ -11,7 +11,7 @@ import pytest
 from textenv.envs import toy
 from textenv.episode import Episode, FinishReason
 from textenv.trajectories import TrajectoryStore
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 from textenv.wrappers import vector as vector_wrappers
 from textenv.wrappers.recording import EpisodeWriter, StoreEpisodeWriter, make_recorder
 from textenv.wrappers.single import RecordTrajectories

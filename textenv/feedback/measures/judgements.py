@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from textenv.feedback.store import KINDS, Database
-from textenv.feedback.store.records import Scale
+from textenv.feedback.store.contents import Scale
 from textenv.feedback.store.rows import answer_records
 from textenv.feedback.store.schema import items, labels, raters
 

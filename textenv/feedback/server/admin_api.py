@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from textenv.answers import Chat, as_text
 from textenv.errors import DataError, TextEnvError
-from textenv.feedback.making import MakeConfig, make_from_store
+from textenv.feedback.items import MakeConfig, make_from_store
 from textenv.feedback.server.hosting import PolicyHost
 from textenv.feedback.server.openai_requests import ApiError, parse_body
 from textenv.feedback.server.security import Security

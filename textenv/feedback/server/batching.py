@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from textenv.answers import Answers, answers_of
+from textenv.answers.vocabulary import CONTEXT_TOKENS
 from textenv.errors import ConfigError, TextEnvError
 from textenv.feedback.server.text_stream import TextStream
 from textenv.protocols import GenerativePolicy
@@ -28,7 +29,6 @@ from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.sampler import draw, trajectory_uniforms
 
 _logger = logging.getLogger(__name__)
-_CONTEXT_TOKENS = 32  # of a prompt, before which nothing changes how an answer is decoded
 
 
 class Overloaded(TextEnvError, RuntimeError):
@@ -191,7 +191,7 @@ class Batcher:
                 f"the prompt has {size} tokens; with {limit} new ones it exceeds the context of {self.max_length}"
             )
         ticket = Ticket(request, listener)
-        steps, context = replace(params, max_new_tokens=1), list(request.prompt_ids[-_CONTEXT_TOKENS:])
+        steps, context = replace(params, max_new_tokens=1), list(request.prompt_ids[-CONTEXT_TOKENS:])
         answers = [
             _Running(ticket, index, params, steps, answers_as, TextStream(self.policy.tokenizer, stops, context))
             for index in range(request.n)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textenv.errors import ConfigError, DataError, TextEnvError
-from textenv.feedback.making import Prompt
+from textenv.feedback.items import Prompt
 from textenv.feedback.server.batching import AnswerRequest, Batcher, Chunk
 from textenv.feedback.server.chat import encode_prompt
 from textenv.feedback.store import Answer, FeedbackStore, PolicyVersion

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from textenv.answers.vocabulary import CONTEXT_TOKENS
 from textenv.protocols import Tokenizer
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what incomplete UTF-8 decodes to
-_WINDOW = 16  # tokens before which nothing changes how the next ones are decoded
 _PATIENCE = 6  # tokens after which broken UTF-8 is let through: a character has at most four bytes
 
 
@@ -43,8 +43,8 @@ class TextStream:
         if whole.endswith(_REPLACEMENT) and len(self._ids) - self._read < _PATIENCE:
             return ""
         self._read = len(self._ids)
-        if self._read - self._start > 2 * _WINDOW:
-            self._start = self._read - _WINDOW
+        if self._read - self._start > 2 * CONTEXT_TOKENS:
+            self._start = self._read - CONTEXT_TOKENS
         self._held += whole[len(before) :]
         return self._release(self._stop_begins())
 

@@ -1,9 +1,6 @@
 """The store of what people are asked and what they say."""
 
-from textenv.feedback.store.database import Database
-from textenv.feedback.store.intake import Brought
-from textenv.feedback.store.labelling import LabelConflict
-from textenv.feedback.store.records import (
+from textenv.feedback.store.contents import (
     KINDS,
     Answer,
     Assignment,
@@ -21,6 +18,9 @@ from textenv.feedback.store.records import (
     Scale,
     check_payload,
 )
+from textenv.feedback.store.database import Database
+from textenv.feedback.store.intake import Brought
+from textenv.feedback.store.labelling import LabelConflict
 from textenv.feedback.store.store import FeedbackStore, Saved, Selector, Standing
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from textenv.feedback.store.records import Assignment, Item, Progress
+from textenv.feedback.store.contents import Assignment, Item, Progress
 from textenv.feedback.store.rows import item_record
 from textenv.feedback.store.schema import items, labels, leases, raters
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from textenv.errors import DataError
-from textenv.feedback.store.records import CollectedPrompt, PolicyVersion, Round
+from textenv.feedback.store.contents import CollectedPrompt, PolicyVersion, Round
 from textenv.feedback.store.rows import dumps, policy_record, prompt_record, round_record
 from textenv.feedback.store.schema import labels, policies, prompts, rounds
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from textenv.answers import as_json
 from textenv.errors import DataError
 from textenv.feedback.store.assignment import first_priority
-from textenv.feedback.store.records import Entry, Item, Label, Said, check_payload, check_rater
+from textenv.feedback.store.contents import Entry, Item, Label, Said, check_payload, check_rater
 from textenv.feedback.store.rows import dumps, item_record, item_row, label_record, label_row
 from textenv.feedback.store.schema import items, labels, leases, raters
 

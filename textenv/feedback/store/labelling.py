@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from textenv.errors import DataError
 from textenv.feedback.store.assignment import shown_order
+from textenv.feedback.store.contents import Item, Label, LabelledItem, check_payload
 from textenv.feedback.store.database import Database
-from textenv.feedback.store.records import Item, Label, LabelledItem, check_payload
 from textenv.feedback.store.rows import item_record, label_record, label_row
 from textenv.feedback.store.schema import items, labels, leases, raters
 

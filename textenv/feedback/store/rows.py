@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from textenv.answers import as_json, as_text
-from textenv.feedback.store.records import (
+from textenv.feedback.store.contents import (
     Answer,
     CollectedPrompt,
     Item,

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from textenv.errors import ConfigError, DataError
 from textenv.feedback.privacy import PromptFilter, mask_personal_data
 from textenv.feedback.store import assignment, history, intake, labelling, rows, schema
-from textenv.feedback.store.database import Database
-from textenv.feedback.store.records import (
+from textenv.feedback.store.contents import (
     KINDS,
     Assignment,
     CollectedPrompt,
@@ -28,6 +27,7 @@ from textenv.feedback.store.records import (
     Round,
     check_rater,
 )
+from textenv.feedback.store.database import Database
 
 Selector = Callable[[Sequence[Item]], Sequence[float]]
 """How much a label of each item is worth, e.g. by the disagreement within an ensemble of reward models."""

@@ -14,7 +14,7 @@ from textenv.protocols import GenerativePolicy
 from textenv.rewards import call_reward
 from textenv.sampling.generation import EncodedPrompts, Prompts, as_prompts, encode_prompts
 from textenv.sampling.params import SamplingParams, SettledParams, settle
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 Detail = TypeVar("Detail")
 
@@ -115,11 +115,11 @@ def score_answers(score: Any, trajectories: Sequence[Trajectory], cost: Cost, me
     """
     if score is None:
         raise ConfigError(f"{method} needs `score`: a function of prompts and responses, or a reward model")
-    found = call_reward(score, [t.prompt for t in trajectories], [t.response for t in trajectories])
-    cost.reward_calls += len(found)
-    for trajectory, value in zip(trajectories, found, strict=True):
+    scores = call_reward(score, [t.prompt for t in trajectories], [t.response for t in trajectories])
+    cost.reward_calls += len(scores)
+    for trajectory, value in zip(trajectories, scores, strict=True):
         trajectory.score = float(value)
-    return found
+    return scores
 
 
 def check_full_support(params: SamplingParams, method: str) -> None:

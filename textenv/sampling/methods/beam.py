@@ -24,7 +24,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.processors import token_mask
 from textenv.settings import NonNegativeFloat, PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class BeamDetail(NamedTuple):
@@ -179,15 +179,16 @@ class _Search:
                 if not alive:
                     continue
                 picked = self._extend(i, group, alive, logprobs[place_of[alive]], taken, length)
-                for place, (row, token, own) in enumerate(picked):
+                for place, (row, token, logprob) in enumerate(picked):
                     sources.append(row)
                     targets.append(first + place)
                     tokens.append(token)
-                    chosen.append(own)
+                    chosen.append(logprob)
                     taken[token] += 1.0
         self.rows.copy(np.array(sources, np.int64), np.array(targets, np.int64))
-        own = np.array(chosen)
-        self.rows.append(np.array(targets, np.int64), np.array(tokens, np.int64), np.full(len(own), np.nan), own)
+        logprobs_of_chosen = np.array(chosen)
+        nothing_drawn = np.full(len(chosen), np.nan)
+        self.rows.append(np.array(targets, np.int64), np.array(tokens, np.int64), nothing_drawn, logprobs_of_chosen)
         if length == self.rows.params.max_new_tokens:
             for target in targets:
                 self._finish(target, None, 0.0)
@@ -214,15 +215,15 @@ class _Search:
         new_sums = np.full(self.width, -np.inf)
         for rank, flat in enumerate(best):
             beam, token = divmod(flat, vocabulary)
-            total, own = float(totals[beam, token]), float(logprobs[beam, token])
+            total, logprob = float(totals[beam, token]), float(logprobs[beam, token])
             if total == -np.inf:
                 continue
             if length < self.rows.params.max_new_tokens and self.rows.ends_with(alive[beam], token):
                 if rank < self.width:
-                    self._finish(alive[beam], token, own)
+                    self._finish(alive[beam], token, logprob)
             elif len(going_on) < self.width and (length < self.rows.params.max_new_tokens or rank < self.width):
                 new_sums[len(going_on)] = total
-                going_on.append((alive[beam], token, own))
+                going_on.append((alive[beam], token, logprob))
         self.sums[prompt, group] = new_sums
         return going_on
 

@@ -19,7 +19,7 @@ from textenv.sampling.methods.base import (
 )
 from textenv.sampling.params import SamplingParams
 from textenv.settings import PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class BestOfNDetail(NamedTuple):

@@ -24,7 +24,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class PowerDetail(NamedTuple):
@@ -96,8 +96,8 @@ class PowerSampling(Settings):
         trajectories: list[Trajectory] = []
         details: list[PowerDetail] = []
         for group in prompt_groups(len(encoded.ids), self.chains, self.max_batch):
-            found, answers = self._run(policy, encoded, group, params, seed, cost)
-            details += found
+            of_group, answers = self._run(policy, encoded, group, params, seed, cost)
+            details += of_group
             trajectories += answers
         if score is not None:
             score_answers(score, trajectories, cost, "power sampling")

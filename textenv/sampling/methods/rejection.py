@@ -23,7 +23,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class RejectionDetail(NamedTuple):
@@ -83,7 +83,7 @@ class RejectionSampling(Settings):
         params, encoded = start_sampling(policy, prompts, params)
         cost = Cost()
         drawn: list[list[Trajectory]] = [[] for _ in encoded.ids]
-        found: list[list[float]] = [[] for _ in encoded.ids]
+        scored: list[list[float]] = [[] for _ in encoded.ids]
         waiting = list(range(len(drawn)))
         tries = 0
         while waiting and tries < self.max_tries:
@@ -95,10 +95,10 @@ class RejectionSampling(Settings):
             scores = score_answers(score, answers, cost, "rejection sampling").reshape(-1, size)
             for place, i in enumerate(waiting):
                 drawn[i] += answers[place * size : (place + 1) * size]
-                found[i] += scores[place].tolist()
-            waiting = [i for i in waiting if max(found[i]) < self.threshold]
+                scored[i] += scores[place].tolist()
+            waiting = [i for i in waiting if max(scored[i]) < self.threshold]
             tries += size
-        details = [self._detail(np.array(scores)) for scores in found]
+        details = [self._detail(np.array(scores)) for scores in scored]
         chosen = [
             answers[detail.tries - 1] if detail.accepted else answers[int(detail.scores.argmax())]
             for answers, detail in zip(drawn, details, strict=True)

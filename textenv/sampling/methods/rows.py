@@ -15,7 +15,7 @@ from textenv.sampling.generation import EncodedPrompts, finish_reasons, make_tra
 from textenv.sampling.methods.base import Cost
 from textenv.sampling.params import SettledParams, settle
 from textenv.sampling.sampler import draw
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class Rows:
@@ -170,7 +170,7 @@ class Rows:
     def trajectory(self, row: int, *, source: str, sample_index: int | None = None) -> Trajectory:
         """The record of a row as it stands."""
         size = self.answered[row]
-        found = make_trajectory(
+        trajectory = make_trajectory(
             self.answers,
             self.prompts.texts[self.prompt_indices[row]],
             self.tokens[row, : self.lengths[row]].copy(),
@@ -181,8 +181,8 @@ class Rows:
             self.params,
             self.seed,
         )
-        found.source, found.sample_index = source, sample_index
-        return found
+        trajectory.source, trajectory.sample_index = source, sample_index
+        return trajectory
 
     def _count_fed(self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         """Count what a cache per row, and one prefill for equal rows, leaves to read."""

@@ -26,7 +26,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import PositiveFloat, PositiveInt, Settings, UnitFloat
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 @runtime_checkable
@@ -209,10 +209,12 @@ class _Particles:
         if not isinstance(twist, PrefixValues):
             return call_reward(twist, *rows.texts(open_))
         prompts = [rows.prompts.ids[i] for i in rows.prompt_indices[open_]]
-        found = np.asarray(twist.prefix_values(prompts, [rows.answer(row).tolist() for row in open_]), np.float64)
-        if found.shape != (len(open_),) or not np.isfinite(found).all():
-            raise RewardError(f"the twist returned {found!r} for {len(open_)} prefixes; expected one finite value each")
-        return found
+        values = np.asarray(twist.prefix_values(prompts, [rows.answer(row).tolist() for row in open_]), np.float64)
+        if values.shape != (len(open_),) or not np.isfinite(values).all():
+            raise RewardError(
+                f"the twist returned {values!r} for {len(open_)} prefixes; expected one finite value each"
+            )
+        return values
 
     def _change_psi(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         new = scores / self.config.beta
@@ -234,14 +236,14 @@ class _Particles:
 
     def trajectories(self) -> list[Trajectory]:
         """The particles as they stand, with scores and log-weights."""
-        found = []
+        particles = []
         for row in range(len(self.rows)):
             place, index = divmod(row, self.config.particles)
             trajectory = self.rows.trajectory(row, source="smc", sample_index=index)
             trajectory.score = float(self.scores[row])
             trajectory.log_weight = float(self.log_weights[place, index])
-            found.append(trajectory)
-        return found
+            particles.append(trajectory)
+        return particles
 
 
 def effective_sizes(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class TreeDetail(NamedTuple):

@@ -25,7 +25,7 @@ from textenv.sampling.methods.rows import Rows
 from textenv.sampling.params import SamplingParams, SettledParams
 from textenv.sampling.sampler import trajectory_uniforms
 from textenv.settings import PositiveInt, Settings
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 
 class VineDetail(NamedTuple):
@@ -98,12 +98,12 @@ class Vine(Settings):
         returns = _continue(policy, encoded, owners, prefixes, numbers, score, self, params, seed, cost)
         details = []
         for i, at in enumerate(positions):
-            own = np.vstack([returns[owners == i], np.full(self.rollouts, scores[i])])
-            values = own.mean(1)
+            returns_here = np.vstack([returns[owners == i], np.full(self.rollouts, scores[i])])
+            values = returns_here.mean(1)
             with np.errstate(invalid="ignore", divide="ignore"):
-                errors = own.std(1) / np.sqrt(np.float64(self.rollouts - 1))
+                errors = returns_here.std(1) / np.sqrt(np.float64(self.rollouts - 1))
             errors[-1] = 0.0
-            details.append(VineDetail(np.append(at, len(answers[i])), own, values, errors, np.diff(values)))
+            details.append(VineDetail(np.append(at, len(answers[i])), returns_here, values, errors, np.diff(values)))
         return MethodResult(answers, np.arange(count), details, cost)
 
 
@@ -141,8 +141,8 @@ def prefix_returns(
     numbers = np.arange(len(prefixes))
     tokens = [np.asarray(prefix, np.int64) for prefix in prefixes]
     cost = Cost()
-    found = _continue(policy, encoded, numbers, tokens, numbers, score, Vine(rollouts), params, seed, cost)
-    return found, cost
+    prefix_scores = _continue(policy, encoded, numbers, tokens, numbers, score, Vine(rollouts), params, seed, cost)
+    return prefix_scores, cost
 
 
 def _continue(

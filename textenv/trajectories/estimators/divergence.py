@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from textenv.errors import ConfigError, ShapeError
+from textenv.kl import ESTIMATORS, KLEstimator
 from textenv.statistics import Estimate, grouped_mean, grouped_ratio
 from textenv.trajectories.columns import Ragged
-
-KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def kl_estimate(
@@ -44,9 +43,10 @@ def kl_estimate(
     if estimator not in ("k1", "k2", "k3") or level not in ("token", "sequence"):
         raise ConfigError(f"`estimator` must be k1, k2 or k3 and `level` token or sequence, got {estimator}, {level}")
     _check_known(log_ratios, "log_ratios")
-    if level == "sequence" or estimator == "k1":
-        return grouped_mean(_apply(log_ratios.sums(), estimator), groups)
-    per_token = _apply(log_ratios.values.astype(np.float64), estimator)
+    with np.errstate(over="ignore"):  # an infinite estimate is what a vanishing π deserves
+        if level == "sequence" or estimator == "k1":
+            return grouped_mean(ESTIMATORS[estimator](log_ratios.sums()), groups)
+        per_token = ESTIMATORS[estimator](log_ratios.values.astype(np.float64))
     return grouped_mean(Ragged(per_token, log_ratios.offsets, log_ratios.known).sums(), groups)
 
 
@@ -123,15 +123,6 @@ def log_ratios(logprobs: Ragged, ref_logprobs: Ragged, action_mask: Ragged | Non
         kept[masked[rows]] = action_mask.values[masked[action_mask.row_of]].astype(bool)
         difference = np.where(kept, difference, 0.0)
     return Ragged(difference, offsets, known)
-
-
-def _apply(ratios: NDArray[np.float64], estimator: KLEstimator) -> NDArray[np.float64]:
-    if estimator == "k1":
-        return ratios
-    if estimator == "k2":
-        return ratios**2 / 2
-    with np.errstate(over="ignore"):  # an infinite estimate is what a vanishing π deserves
-        return np.expm1(-ratios) + ratios
 
 
 def _check_known(values: Ragged, name: str) -> None:

@@ -19,7 +19,7 @@ from textenv.errors import ConfigError, DataError, ShapeError
 from textenv.sampling.params import SamplingParams
 from textenv.statistics import Estimate, grouped_ratio
 from textenv.trajectories.columns import Ragged
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 Clip = tuple[float | None, float | None]
 """Smallest and largest weight; None leaves a side open. ``(None, c)`` is truncated importance sampling."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from textenv.checkpoints import write_atomic
 from textenv.errors import ConfigError, DataError
 from textenv.pages.page import STATIC, render_alone
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 Decode = Callable[[Sequence[int]], str]
 

@@ -19,7 +19,7 @@ from textenv.trajectories.estimators.divergence import kl_estimate, log_ratios, 
 from textenv.trajectories.estimators.diversity import distinct_n, self_bleu
 from textenv.trajectories.estimators.importance import SELECTED, effective_sample_size, truncates_support
 from textenv.trajectories.reader import TrajectoryReader
-from textenv.trajectories.trajectory import Trajectory
+from textenv.trajectory import Trajectory
 
 _DRAW = ("policy", "policy_hash", "policy_version", "seed", "prompt_id", "group_id", "sample_index")
 _COLUMNS = (

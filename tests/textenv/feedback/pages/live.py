@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import uvicorn
 
-from textenv.feedback.server.app import AppConfig, build_app
+from textenv.feedback.app import AppConfig, build_app
 from textenv.feedback.server.guard import RateLimits
 from textenv.feedback.server.security import Security
 from textenv.feedback.store import FeedbackStore

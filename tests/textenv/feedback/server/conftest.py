@@ -14,7 +14,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from agents.policy import CausalLMPolicy
-from textenv.feedback.server.app import AppConfig, build_app
+from textenv.feedback.app import AppConfig, build_app
 from textenv.feedback.server.hosting import EngineLimits, PolicyHost
 from textenv.feedback.server.openai_requests import ApiLimits
 from textenv.feedback.server.security import Security

@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from agents.pretraining import train_tokenizer
+from agents.lm.pretraining import train_tokenizer
 from tests.textenv.feedback.server.conftest import LIMITS, load, served
-from textenv.feedback.server.app import AppConfig, build_app
+from textenv.feedback.app import AppConfig, build_app
 from textenv.feedback.server.hosting import PolicyHost
 from textenv.feedback.server.security import Security
 from textenv.feedback.server.token_texts import Offsets, TokenTexts

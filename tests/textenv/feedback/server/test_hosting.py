@@ -9,7 +9,7 @@ import pytest
 
 from tests.textenv.feedback.server.conftest import LIMITS, load
 from textenv.errors import ConfigError, DataError
-from textenv.feedback.making import MakeConfig, make_from_store, make_items
+from textenv.feedback.items import MakeConfig, make_from_store, make_items
 from textenv.feedback.server.batching import AnswerRequest, Chunk, Overloaded
 from textenv.feedback.server.chat import encode_prompt
 from textenv.feedback.server.hosting import PolicyHost, Watcher, model_folder

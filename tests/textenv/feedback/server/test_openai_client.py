@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.textenv.feedback.server.conftest import LIMITS, TOKEN, load, served
-from textenv.feedback.server.app import AppConfig, build_app
+from textenv.feedback.app import AppConfig, build_app
 from textenv.feedback.server.hosting import PolicyHost
 from textenv.feedback.server.openai_requests import ApiLimits
 from textenv.feedback.server.security import Security

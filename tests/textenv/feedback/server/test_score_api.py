@@ -17,7 +17,7 @@ from tests.textenv.feedback.server.conftest import TOKEN, served
 from textenv.answers import Chat
 from textenv.cli.serve import ServeConfig, _rewards
 from textenv.errors import ConfigError, RewardError
-from textenv.feedback.server.app import AppConfig, build_app
+from textenv.feedback.app import AppConfig, build_app
 from textenv.feedback.server.security import Security
 from textenv.feedback.store import FeedbackStore
 

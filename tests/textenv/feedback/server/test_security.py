@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.textenv.feedback.server.conftest import TOKEN
 from textenv.errors import ConfigError
-from textenv.feedback.server.app import build_app
+from textenv.feedback.app import build_app
 from textenv.feedback.server.guard import RateLimiter, RateLimits
 from textenv.feedback.server.security import HEADERS, Security, check_address, load_key
 

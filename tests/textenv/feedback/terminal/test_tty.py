@@ -17,7 +17,7 @@ import pytest
 from tests.textenv.feedback.server.conftest import served
 from textenv.cli.main import main
 from textenv.errors import ConfigError, TextEnvError
-from textenv.feedback.server.app import build_app
+from textenv.feedback.app import build_app
 from textenv.feedback.server.security import Security
 from textenv.feedback.store import FeedbackStore
 from textenv.feedback.terminal import ServerSource

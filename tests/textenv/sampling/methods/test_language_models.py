@@ -12,8 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents.evaluation import sequence_logprobs
-from agents.forward import SequenceBatch
 from agents.policy import CausalLMPolicy
+from agents.policy.forward import SequenceBatch
 from tests.textenv.sampling.methods.conftest import Toy
 from textenv.envs.tokenizers import ToyTokenizer
 from textenv.errors import ConfigError, DataError, RewardError, ShapeError
