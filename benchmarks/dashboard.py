@@ -61,7 +61,7 @@ def fill(store: FeedbackStore, count: int) -> None:
             for rater in rng.sample(names, 3):
                 order = shown_order(rater, item)
                 when = now - 86400 * 10 * (1 - len(said) / 9000)
-                label = Label(f"{rater}-{item.id}", item.id, rater, payload(item, rng), 5.0, order, None, item.kind)
+                label = Label(f"{rater}-{item.id}", item.id, rater, payload(item, rng), 5.0, order, kind=item.kind)
                 said.append(label_row(label) | {"time": when})
                 done[rater] += 1
         with store.database.write() as connection:

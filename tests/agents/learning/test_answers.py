@@ -207,10 +207,10 @@ def test_reward_model_of_a_chat_policy_reads_chats(tmp_path: Path):
     policy.save_pretrained(tmp_path / "policy")
     rm = reward_models.SequenceRewardModel.from_trunk(tmp_path / "policy")
     expected = "<s>[system] be kind<|eot|>\n[user] a new<|eot|>\n[assistant] film<|eot|>\n"
-    assert rm.template("a new", "film") == expected
+    assert rm.template.join(["a new"], ["film"]) == [expected]
     rm.save_pretrained(tmp_path / "rm")
     again = reward_models.SequenceRewardModel.from_pretrained(tmp_path / "rm")
-    assert again.template("a new", "film") == expected
+    assert again.template.join(["a new"], ["film"]) == [expected]
     assert again.encode(["a new"], ["film"]) == [policy.tokenizer.encode(expected, add_special_tokens=False)]
 
 

@@ -121,7 +121,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = getattr(metafunc.cls or metafunc.module, "DATABASES", ())
     if wanted and "database" in metafunc.fixturenames:
         # One of them in the default run: what differs lies in the database's own programs, which take seconds to start.
-        marks = {"postgresql": pytest.mark.slow} if len(wanted) > 1 and "process" in metafunc.module.__name__ else {}
+        slow = len(wanted) > 1 and "process" in str(metafunc.definition.path)
+        marks = {"postgresql": pytest.mark.slow} if slow else {}
         metafunc.parametrize(
             "database", [pytest.param(name, marks=marks.get(name, ())) for name in wanted], indirect=True
         )

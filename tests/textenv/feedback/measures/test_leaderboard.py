@@ -106,8 +106,14 @@ def test_elo_nears_bradley_terry_with_many_battles():
 
 def test_battles_on_one_prompt_count_once():
     battles = random_battles(4, 3, 300)
-    values, first, second, prompts = (np.repeat(column, 4) for column in battles[:4])
-    copied = Battles(values, first, second, prompts, None, battles.policies)
+    copied = Battles(
+        np.repeat(battles.values, 4),
+        np.repeat(battles.first, 4),
+        np.repeat(battles.second, 4),
+        np.repeat(battles.prompts, 4),
+        None,
+        battles.policies,
+    )
     once, copies = (leaderboard(each, np.random.default_rng(0)) for each in (battles, copied))
     assert [each.rating.low for each in copies] == pytest.approx([each.rating.low for each in once], rel=1e-3)
 

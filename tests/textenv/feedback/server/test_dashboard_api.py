@@ -168,7 +168,7 @@ def test_the_command_prints_where_the_dashboard_is():
     listening = SimpleNamespace(sockets=[SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8123))])
     server = SimpleNamespace(startup=startup, started=True, servers=[listening])
     printed = io.StringIO()
-    _announce_when_up(server, ServeConfig(), Security(b"k" * 64, TOKEN), {}, Console(file=printed))
+    _announce_when_up(server, ServeConfig(), Security(b"k" * 64, TOKEN), {}, {}, Console(file=printed))
     asyncio.run(server.startup())
 
     assert "dashboard: http://127.0.0.1:8123/dashboard" in printed.getvalue()
