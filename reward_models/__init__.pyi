@@ -12,12 +12,14 @@ from .ensembles import (
 from .labels import (
     BestOf as BestOf,
     Comparison as Comparison,
+    LabelColumns as LabelColumns,
     Ranking as Ranking,
     Rating as Rating,
     StepLabels as StepLabels,
     comparisons_from_ratings as comparisons_from_ratings,
     ratings_from_texts as ratings_from_texts,
     read_labels as read_labels,
+    split_labels as split_labels,
     to_dataset as to_dataset,
     write_labels as write_labels,
 )

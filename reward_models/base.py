@@ -12,15 +12,18 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from textenv.answers import as_messages, declared_format, render_chat
+from textenv.answers import as_messages, as_text, declared_format, render_chat
 from textenv.errors import ConfigError, ShapeError
 
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """Says how good responses are."""
+    """Says how good responses are.
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    Prompts and responses are texts, or lists of chat messages (`textenv.answers.Chat`), for all our models alike.
+    """
+
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """One finite score per response, higher is better, shape ``(n,)``.
 
         The same texts give the same scores, in any order and any company, up to rounding; concurrent callers are
@@ -102,21 +105,48 @@ class ChatTemplate:
         return [self(prompt, response) for prompt, response in paired(prompts, responses)]
 
 
-def paired(prompts: Sequence[str], responses: Sequence[str]) -> list[tuple[str, str]]:
-    """Each prompt with its response.
+PAIR = "pair"
+"""In place of a text template: the tokenizer's own way of putting two texts, as encoders such as DeBERTa learn it."""
+
+
+class PairTemplate:
+    """Prompt and response as two texts, which the tokenizer joins with its separator and its token types."""
+
+    template = PAIR
+
+    def join(self, prompts: Sequence[str], responses: Sequence[str]) -> list[tuple[str, str]]:
+        """The two texts of equally many prompts and responses.
+
+        Raises:
+            ShapeError: If the numbers differ.
+        """
+        return paired(prompts, responses)
+
+
+Template = TextTemplate | ChatTemplate | PairTemplate
+
+
+def paired(prompts: Sequence[Any], responses: Sequence[Any]) -> list[tuple[str, str]]:
+    """Each prompt with its response; a list of messages becomes a `textenv.answers.Chat`.
 
     Raises:
         ShapeError: If the numbers differ.
+        DataError: If one is neither a text nor a list of messages.
     """
     if len(prompts) != len(responses):
         raise ShapeError(f"got {len(prompts)} prompts for {len(responses)} responses; each response needs its own.")
-    return list(zip(prompts, responses, strict=True))
+    return [
+        (as_text(prompt, f"prompt {number}"), as_text(response, f"response {number}"))
+        for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
 
 
-def make_template(template: str, tokenizer: Any) -> TextTemplate | ChatTemplate:
-    """The template that a setting means: ``"chat"``, or a text with ``{prompt}`` and ``{response}``.
+def make_template(template: str, tokenizer: Any) -> Template:
+    """The template that a setting means: ``"chat"``, ``"pair"``, or a text with ``{prompt}`` and ``{response}``.
 
     Raises:
-        ConfigError: As the two classes.
+        ConfigError: As the classes.
     """
+    if template == PAIR:
+        return PairTemplate()
     return ChatTemplate(tokenizer) if template == CHAT else TextTemplate(template)

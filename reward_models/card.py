@@ -160,7 +160,8 @@ def _usage(side: Mapping[str, Any]) -> str:
         "normalisation).",
     ]
     if side:
-        lines += ["", f"Input: `{side.get('template')}`, the last {side.get('max_tokens')} tokens of it."]
+        part = f"the last {limit} tokens of it" if (limit := side.get("max_tokens")) else "of any length"
+        lines += ["", f"Input: `{side.get('template')}`, {part}."]
     return "\n".join(lines)
 
 

@@ -99,7 +99,7 @@ class Ensemble:
         if not 0 <= self.coefficient < np.inf:
             raise ConfigError(f"`coefficient` must be ≥ 0 and finite, got {coefficient}.")
 
-    def member_scores(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def member_scores(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Each member's scores, shape ``(M, n)``.
 
         Raises:
@@ -120,7 +120,7 @@ class Ensemble:
         scores = aggregate_scores(members, self.aggregate, self.coefficient).astype(np.float32)
         return EnsembleScores(scores, members.astype(np.float64).std(axis=0).astype(np.float32), members)
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """The aggregate, shape ``(n,)``; raises as `member_scores`."""
         return self.score_with_uncertainty(prompts, responses).scores
 
@@ -152,7 +152,7 @@ class WeightedSum:
         if not np.isfinite(self.weights).all():
             raise ConfigError(f"`weights` must be finite, got {self.weights}.")
 
-    def parts(self, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def parts(self, prompts: Sequence[Any], responses: Sequence[Any]) -> dict[str, NDArray[np.float32]]:
         """Each model's own scores, unweighted, by name.
 
         Raises:
@@ -165,7 +165,7 @@ class WeightedSum:
             for name, model in self.models.items()
         }
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """The weighted sum, shape ``(n,)``; raises as `parts`."""
         total = np.zeros(len(responses))
         for weight, scores in zip(self.weights, self.parts(prompts, responses).values(), strict=True):
@@ -194,7 +194,7 @@ class Clipped:
             raise ConfigError(f"`low` must not exceed `high`, got {low} and {high}.")
         self.model, self.low, self.high = model, low, high
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Clipped scores, shape ``(n,)``."""
         scores = self.model.score(prompts, responses)
         if self.low is None and self.high is None:
@@ -229,7 +229,7 @@ class ZScored:
         self.normalization = Normalization.fit(self.model.score(prompts, responses), policy=policy)
         return self
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """z-scores, shape ``(n,)``.
 
         Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from reward_models.base import TextTemplate
+from reward_models.base import TextTemplate, paired
 
 POSITIVE_THRESHOLD = 0.05
 """Compound scores above this count as positive (the lexicon's own documentation)."""
@@ -30,14 +30,14 @@ class Lexicon:
         self._template = TextTemplate()
         self._analyzer = SentimentIntensityAnalyzer()
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Compound scores, shape ``(n,)``.
 
         Raises:
             ShapeError: If there are not as many prompts as responses.
         """
         joined = self._template.join(prompts, responses)
-        texts = joined if self.include_prompt else responses
+        texts = joined if self.include_prompt else [response for _, response in paired(prompts, responses)]
         return np.array([self._analyzer.polarity_scores(text)["compound"] for text in texts], dtype=np.float32)
 
     def to_spec(self) -> dict[str, Any]:

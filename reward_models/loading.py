@@ -17,6 +17,7 @@ from typing import Any
 
 from reward_models.base import RewardModel
 from reward_models.normalization import Normalization
+from reward_models.shapes import kind_of_folder
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError
 from textenv.pretrained import find_folder, is_hub_name
@@ -29,7 +30,9 @@ _URLS = {"http://": "textenv", "https://": "textenv", "openrlhf+http://": "openr
 _KINDS = {
     "sequence": "reward_models.sequence:SequenceRewardModel.from_pretrained",
     "classifier": "reward_models.adapters.classifier:ClassifierRewardModel.from_pretrained",
+    "uncertain": "reward_models.uncertain:UncertainRewardModel.from_pretrained",
     "scalar_head": "reward_models.adapters.scalar_head:ScalarHeadRewardModel.from_pretrained",
+    "token_process": "reward_models.adapters.token_process:TokenProcessRewardModel.from_pretrained",
     "encoder": "reward_models.adapters.encoder:EncoderSimilarity.from_pretrained",
     "dpo": "reward_models.adapters.dpo:load_dpo",
     "rating_judge": "reward_models.adapters.judge:load_rating_judge",
@@ -58,8 +61,8 @@ def load_reward_model(spec: str | Path | Mapping[str, Any]) -> RewardModel:
     Args:
         spec: One of
 
-            - a folder: a sequence classifier with one label, or what `save_reward_model` wrote; or the folder of a run
-              with one reward model; or a hub name, ``owner/name``;
+            - a folder: a sequence classifier, a language model with a value head, a token classifier of steps, or what
+              `save_reward_model` wrote; or the folder of a run with one reward model; or a hub name, ``owner/name``;
             - a ``.json`` file with a description, whose relative paths start at the file's folder;
             - ``lexicon``, or a name that ``textenv.register_reward`` knows;
             - ``http://…`` or ``https://…``, with ``openrlhf+`` before it for OpenRLHF's format;
@@ -82,7 +85,9 @@ def load_reward_model(spec: str | Path | Mapping[str, Any]) -> RewardModel:
     if text and path.is_dir():
         path = find_folder(path, kind="reward")
         described = path / SPEC_FILE
-        return _from_file(described) if described.is_file() else _build({"kind": "sequence", "path": str(path)}, Path())
+        if described.is_file():
+            return _from_file(described)
+        return _build({"kind": kind_of_folder(path), "path": str(path)}, Path())
     if path.suffix == ".json" and path.is_file():
         return _from_file(path)
     if text == "lexicon":
@@ -131,7 +136,7 @@ def _described(model: Any, folder: Path, saved: list[Any]) -> dict[str, Any]:
         name = f"model-{len(saved)}"
         saved.append(model)
         model.save_pretrained(folder / name)
-        return {"kind": "sequence", "path": name}
+        return {"kind": kind_of_folder(folder / name), "path": name}
     spec = dict(model.to_spec())
     if "model" in spec:
         spec["model"] = _described(spec["model"], folder, saved)

@@ -80,6 +80,7 @@ def human_rater_accuracy(
     rng: np.random.Generator,
     *,
     gaps: Sequence[float] = GAPS,
+    groups: ArrayLike | None = None,
     draws: int = 8,
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -94,6 +95,7 @@ def human_rater_accuracy(
         ratings: All ratings of each item, at least two per item.
         rng: Chooses the raters and the bootstrap resamples.
         gaps: As in `pair_accuracy`.
+        groups: Likewise.
         draws: How many raters are tried per item; accuracies are averaged.
         resamples: As in `pair_accuracy`.
         confidence: As in `pair_accuracy`.
@@ -109,7 +111,7 @@ def human_rater_accuracy(
         raise ShapeError(f"item {int(counts.argmin())} has {counts.min()} rating(s); leaving one out needs at least 2.")
     rounds = list(left_out_raters(ratings, rng, draws))
     means = np.array([sum(item) for item in ratings], dtype=np.float64) / np.maximum(counts, 1)
-    bootstrap = ClusterBootstrap(np.arange(len(means)), rng, resamples=resamples)
+    bootstrap = ClusterBootstrap(cluster_numbers(groups, len(means)), rng, resamples=resamples)
     found = _accuracies(rounds, means, bootstrap, gaps)
     return {gap: accuracy.interval((0, 1), confidence=confidence) for gap, accuracy in found.items()}
 

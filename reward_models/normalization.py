@@ -60,6 +60,22 @@ class Normalization:
         after = (scores - mean) / std
         return cls(1 / std, -mean / std, policy, len(scores), mean, std, float(after.mean()), float(after.std()))
 
+    @classmethod
+    def of_config(cls, config: Any) -> Normalization | None:
+        """What OpenRLHF writes into a model's configuration: mean and deviation of its scores; None without them.
+
+        With ``normalize_reward`` false there, its scores are meant raw.
+
+        Raises:
+            CheckpointError: If they are unusable.
+        """
+        mean, std = getattr(config, "mean", None), getattr(config, "std", None)
+        if mean is None or std is None or getattr(config, "normalize_reward", None) is False:
+            return None
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in (mean, std)) or std <= 0:
+            raise CheckpointError(f"config.json: mean and std must be finite and std positive, got {mean}, {std}.")
+        return cls(1 / std, -mean / std, "of the model's own config.json", 0, mean, std, 0.0, 1.0)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON holds them."""
         return asdict(self)

@@ -17,19 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reward_models.base import CHAT
+from reward_models.base import CHAT, paired
 from reward_models.normalization import Normalization
-from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel, TruncationSide, batches_by_length
+from reward_models.reading import say_reading, trunk_template
+from reward_models.shapes import SIDE_FILE, read_json
+from reward_models.text_model import TextModel, TruncationSide, batches_by_length
 from reward_models.trunks import load_pretrained, load_trunk
-from textenv.answers import declare_format, declared_format, format_of_folder, save_format
+from textenv.answers import declared_format, save_format
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError
 from textenv.pretrained import find_folder, quiet
 
-SIDE_FILE = "reward_model.json"
 FORMAT_VERSION = 1
 
-__all__ = ["DEFAULT_MAX_TOKENS", "SIDE_FILE", "SequenceRewardModel", "batches_by_length"]
+__all__ = ["SIDE_FILE", "SequenceRewardModel", "batches_by_length"]
 
 
 class SequenceRewardModel(TextModel):
@@ -43,10 +44,11 @@ class SequenceRewardModel(TextModel):
     Args:
         model: A transformers sequence classification model with one label; put into evaluation mode.
         tokenizer: Its tokenizer.
-        template: How prompt and response are joined; ``"chat"`` makes them the user's and the assistant's turn in the
-            tokenizer's own chat template.
-        max_tokens: Longest input in tokens, special tokens included.
+        template: As in `TextModel`; ``"chat"`` makes prompt and response the user's and the assistant's turn, or goes
+            on with the messages that they are.
+        max_tokens: As in `TextModel`.
         truncation_side: Which end of a longer text is lost.
+        add_special_tokens: As in `TextModel`.
         normalization: Gain and bias, or None for raw scores.
         autocast: Score in bfloat16: 2.4 times as fast on a CPU with bfloat16 units, with errors of up to 0.02 on
             scores whose standard deviation is 1.5 (measured with MiniLM).
@@ -60,20 +62,25 @@ class SequenceRewardModel(TextModel):
         model: Any,
         tokenizer: Any,
         *,
-        template: str = "{prompt}{response}",
-        max_tokens: int = DEFAULT_MAX_TOKENS,
+        template: str | None = None,
+        max_tokens: int | None = None,
         truncation_side: TruncationSide = "left",
+        add_special_tokens: bool | None = None,
         normalization: Normalization | None = None,
         autocast: bool = False,
     ) -> None:
         if model.config.num_labels != 1:
-            raise ConfigError(f"the model must have 1 label (a scalar head), got {model.config.num_labels}.")
+            raise ConfigError(
+                f"the model must have 1 label (a scalar head), got {model.config.num_labels}; several are read by "
+                "`ClassifierRewardModel`, the kind `classifier`."
+            )
         super().__init__(
             model,
             tokenizer,
             template=template,
             max_tokens=max_tokens,
             truncation_side=truncation_side,
+            add_special_tokens=add_special_tokens,
             autocast=autocast,
         )
         self.normalization = normalization
@@ -97,7 +104,7 @@ class SequenceRewardModel(TextModel):
             seed: Decides the head.
             template: How prompt and response are joined; None: as the trunk's own answers are (``"chat"`` where it was
                 fine-tuned on conversations), or one after the other.
-            max_tokens: Longest input; 128 or what the model allows, if that is less, for None.
+            max_tokens: Longest input; what trunk and tokenizer are made for, for None.
 
         Raises:
             ConfigError: If a loaded model comes without a tokenizer, or as in the class.
@@ -106,14 +113,9 @@ class SequenceRewardModel(TextModel):
         Source: Stiennon et al. 2020, arXiv:2009.01325, appendix on the reward model's initialisation.
         """
         model, tokenizer = load_trunk(trunk, tokenizer, seed=seed)
-        answer = format_of_folder(trunk) if isinstance(trunk, (str, Path)) else declared_format(tokenizer)
-        if answer is not None:
-            declare_format(tokenizer, answer)
-        if template is None:
-            template = CHAT if answer is not None and answer.chat else "{prompt}{response}"
-        longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
-        limit = min(DEFAULT_MAX_TOKENS, longest) if max_tokens is None else max_tokens
-        return cls(model, tokenizer, template=template, max_tokens=limit)
+        made = cls(model, tokenizer, template=template or trunk_template(tokenizer), max_tokens=max_tokens)
+        say_reading("reward model on a fresh head", made, known=True)
+        return made
 
     @classmethod
     def from_pretrained(
@@ -125,18 +127,21 @@ class SequenceRewardModel(TextModel):
         template: str | None = None,
         max_tokens: int | None = None,
         truncation_side: TruncationSide | None = None,
+        add_special_tokens: bool | None = None,
     ) -> SequenceRewardModel:
         """Load a folder: one that `save_pretrained` wrote, or any sequence classifier with one label.
 
-        Only safetensors and JSON are read.
+        Only safetensors and JSON are read. Of a folder without our ``reward_model.json`` template and longest input are
+        found out and said; mean and deviation that its ``config.json`` holds (OpenRLHF's) become the normalisation.
 
         Args:
             path: The folder, the folder of a run with one reward model, or a hub name.
             device: Where the model goes.
             autocast: As in the class.
-            template: In place of the folder's own; ``"chat"`` for most chat models of the hub.
+            template: In place of the folder's own.
             max_tokens: In place of the folder's own.
             truncation_side: In place of the folder's own.
+            add_special_tokens: In place of the folder's own.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or of a newer format.
@@ -144,21 +149,24 @@ class SequenceRewardModel(TextModel):
         folder = find_folder(path, kind="reward")
         side = _read_side_file(folder / SIDE_FILE)
         model, tokenizer = load_pretrained(folder, device=device)
-        answer = format_of_folder(folder)
-        if answer is not None:
-            declare_format(tokenizer, answer)
-        longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
-        normalization = side.get("normalization")
-        return cls(
+        if add_special_tokens is None and side and template is None:
+            # Earlier versions put them around chats too, and a model reads on as it was trained.
+            add_special_tokens = side.get("add_special_tokens", True)
+        own = side.get("normalization")
+        where = f"`{folder / SIDE_FILE}`: normalization"
+        normalization = Normalization.from_json(own, where=where) if own else Normalization.of_config(model.config)
+        made = cls(
             model,
             tokenizer,
-            template=template or side.get("template", "{prompt}{response}"),
-            max_tokens=max_tokens or side.get("max_tokens", min(DEFAULT_MAX_TOKENS, longest)),
+            template=template or side.get("template"),
+            max_tokens=max_tokens or side.get("max_tokens"),
             truncation_side=truncation_side or side.get("truncation_side", "left"),
-            normalization=normalization
-            and Normalization.from_json(normalization, where=f"`{folder / SIDE_FILE}`: normalization"),
+            add_special_tokens=add_special_tokens,
+            normalization=normalization if own or not side else None,
             autocast=autocast,
         )
+        say_reading(folder, made, known=bool(side))
+        return made
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write weights, configuration, tokenizer and `reward_model.json` into a folder."""
@@ -173,13 +181,14 @@ class SequenceRewardModel(TextModel):
             "template": self.template.template,
             "max_tokens": self.max_tokens,
             "truncation_side": self.truncation_side,
+            "add_special_tokens": self.add_special_tokens,
             "normalization": self.normalization and self.normalization.to_json(),
         }
         if self.template.template == CHAT:
             save_format(declared_format(self.tokenizer), folder)
         write_atomic(folder / SIDE_FILE, json.dumps(side, indent=2) + "\n")
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Scores, normalised if a normalisation is set, shape ``(n,)``.
 
         Raises:
@@ -191,18 +200,19 @@ class SequenceRewardModel(TextModel):
             return raw
         return (self.normalization.gain * raw + self.normalization.bias).astype(np.float32)
 
-    def score_raw(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score_raw(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """The head's output, shape ``(n,)``; raises as `score`."""
         scores = np.ascontiguousarray(self.logits(prompts, responses)[:, 0])
         if not np.isfinite(scores).all():
             bad = int(np.argmin(np.isfinite(scores)))
+            prompt, response = paired(prompts, responses)[bad]
             raise RewardError(
-                f"the reward model gave {scores[bad]} for prompt {prompts[bad][:80]!r} and response "
-                f"{responses[bad][:80]!r}; its weights are probably damaged or it runs in too low a precision."
+                f"the reward model gave {scores[bad]} for prompt {prompt[:80]!r} and response {response[:80]!r}; its "
+                "weights are probably damaged or it runs in too low a precision."
             )
         return scores
 
-    def normalize(self, prompts: Sequence[str], responses: Sequence[str], *, policy: str) -> Normalization:
+    def normalize(self, prompts: Sequence[Any], responses: Sequence[Any], *, policy: str) -> Normalization:
         """Set the normalisation so that these samples score mean 0 and standard deviation 1; returns it.
 
         Args:
@@ -221,11 +231,9 @@ def _read_side_file(path: Path) -> dict[str, Any]:
     """The JSON beside the weights; empty if there is none."""
     if not path.exists():
         return {}
-    try:
-        side = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read `{path}`: {error}.") from error
-    if not isinstance(side, dict) or side.get("format_version") != FORMAT_VERSION:
-        version = side.get("format_version") if isinstance(side, dict) else None
-        raise CheckpointError(f"`{path}` has format version {version!r}; this version of textenv reads 1.")
+    side = read_json(path)
+    if side.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"`{path}` has format version {side.get('format_version')!r}; this version of textenv reads 1."
+        )
     return side

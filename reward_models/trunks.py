@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from reward_models.shapes import head_outputs, refuse_own_code
+from textenv.answers import declare_format, format_of_folder
 from textenv.errors import CheckpointError, ConfigError
 from textenv.pretrained import find_folder, load_model, load_tokenizer
 from textenv.sampling.models import trial, trunk_of
@@ -27,10 +29,23 @@ def load_pretrained(folder: Path, *, device: str | torch.device = "cpu") -> tupl
     Raises:
         CheckpointError: If the folder is missing or cannot be read, or its weights are not the classifier's.
     """
-    model, fresh = load_model(folder, "classifier", device=device, may_lack=_HEADS)
+    refuse_own_code(folder)
+    model, fresh = load_model(folder, "classifier", device=device, num_labels=head_outputs(folder), may_lack=_HEADS)
     if fresh:
         raise CheckpointError(f"`{folder}` lacks the weights {sorted(fresh)}: it is a trunk; use `from_trunk`.")
-    return model, load_tokenizer(folder)
+    return model, read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path, tokenizer: Any = None) -> Any:
+    """The tokenizer in a model's folder, or the given one; it knows the answer format that stands beside the model.
+
+    Raises:
+        CheckpointError: If a file cannot be read.
+    """
+    tokenizer, answer = load_tokenizer(folder) if tokenizer is None else tokenizer, format_of_folder(folder)
+    if answer is not None:
+        declare_format(tokenizer, answer)
+    return tokenizer
 
 
 def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[Any, Any]:
@@ -48,7 +63,7 @@ def load_trunk(trunk: str | Path | Any, tokenizer: Any, *, seed: int) -> tuple[A
     if isinstance(trunk, str | Path):
         folder = find_folder(trunk)
         model, missing = load_model(folder, "classifier", num_labels=1, may_lack=_HEADS)
-        tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
+        tokenizer = read_tokenizer(folder, tokenizer)
     else:
         if tokenizer is None:
             raise ConfigError("a loaded trunk needs its `tokenizer`.")

@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from reward_models.base import paired
+from reward_models.reading import trunk_template
 from reward_models.sequence import SIDE_FILE
-from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
+from reward_models.text_model import TextModel
 from reward_models.trunks import load_pretrained, load_trunk
 from textenv.checkpoints import write_atomic
 from textenv.errors import CheckpointError, ConfigError, RewardError
@@ -45,8 +47,9 @@ class UncertainRewardModel(TextModel):
     Args:
         model: A transformers sequence classification model with two labels: mean, and logarithm of the spread.
         tokenizer: Its tokenizer.
-        template: How prompt and response are joined.
-        max_tokens: Longest input in tokens.
+        template: As in `TextModel`.
+        max_tokens: As in `TextModel`.
+        add_special_tokens: As in `TextModel`.
         caution: Standard deviations to take off in `score`: above 0 a policy is not paid for answers that divide
             people.
 
@@ -59,13 +62,16 @@ class UncertainRewardModel(TextModel):
         model: Any,
         tokenizer: Any,
         *,
-        template: str = "{prompt}{response}",
-        max_tokens: int = DEFAULT_MAX_TOKENS,
+        template: str | None = None,
+        max_tokens: int | None = None,
+        add_special_tokens: bool | None = None,
         caution: float = 0.0,
     ) -> None:
         if model.config.num_labels != 2:
             raise ConfigError(f"the model must have 2 labels (mean and log spread), got {model.config.num_labels}.")
-        super().__init__(model, tokenizer, template=template, max_tokens=max_tokens)
+        super().__init__(
+            model, tokenizer, template=template, max_tokens=max_tokens, add_special_tokens=add_special_tokens
+        )
         self.caution = caution
 
     @classmethod
@@ -75,16 +81,15 @@ class UncertainRewardModel(TextModel):
         tokenizer: Any = None,
         *,
         seed: int = 0,
-        template: str = "{prompt}{response}",
+        template: str | None = None,
         max_tokens: int | None = None,
         caution: float = 0.0,
     ) -> UncertainRewardModel:
         """A pre-trained trunk with a fresh head; every spread starts at 1. Arguments as in `SequenceRewardModel`."""
         model, tokenizer = load_trunk(trunk, tokenizer, seed=seed)
         _add_output(model)
-        longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
-        limit = min(DEFAULT_MAX_TOKENS, longest) if max_tokens is None else max_tokens
-        return cls(model, tokenizer, template=template, max_tokens=limit, caution=caution)
+        template = template or trunk_template(tokenizer)
+        return cls(model, tokenizer, template=template, max_tokens=max_tokens, caution=caution)
 
     @classmethod
     def from_pretrained(
@@ -103,8 +108,9 @@ class UncertainRewardModel(TextModel):
             raise CheckpointError(f"cannot read `{folder / SIDE_FILE}`: {error}.") from error
         if side.get("kind") != _KIND:
             raise CheckpointError(f"`{folder}` holds no reward model with a spread; use `SequenceRewardModel`.")
-        template, max_tokens = side["template"], side["max_tokens"]
-        return cls(model, tokenizer, template=template, max_tokens=max_tokens, caution=caution)
+        reads = {name: side[name] for name in ("template", "max_tokens")}
+        reads["add_special_tokens"] = side.get("add_special_tokens", True)  # as in earlier versions
+        return cls(model, tokenizer, **reads, caution=caution)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write weights, configuration and tokenizer; plain transformers loads them as a model with two labels."""
@@ -114,9 +120,10 @@ class UncertainRewardModel(TextModel):
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         side = {"format_version": 1, "kind": _KIND, "template": self.template.template, "max_tokens": self.max_tokens}
+        side["add_special_tokens"] = self.add_special_tokens
         write_atomic(folder / SIDE_FILE, json.dumps(side, indent=2) + "\n")
 
-    def judge(self, prompts: Sequence[str], responses: Sequence[str]) -> Judgement:
+    def judge(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Judgement:
         """Mean and spread of each response.
 
         Raises:
@@ -128,10 +135,11 @@ class UncertainRewardModel(TextModel):
         logits = self.logits(prompts, responses)
         if not np.isfinite(logits).all():
             bad = int(np.argmin(np.isfinite(logits).all(axis=1)))
-            raise RewardError(f"the reward model gave {logits[bad]} for the response {responses[bad][:80]!r}.")
+            response = paired(prompts, responses)[bad][1]
+            raise RewardError(f"the reward model gave {logits[bad]} for the response {response[:80]!r}.")
         return Judgement(logits[:, 0], np.exp(logits[:, 1]))
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Means less `caution` times the spreads, shape ``(n,)``; raises as `judge`."""
         found = self.judge(prompts, responses)
         return (found.means - self.caution * found.stds).astype(np.float32)

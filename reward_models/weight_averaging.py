@@ -53,6 +53,7 @@ def average_weights(
         template=first.template.template,
         max_tokens=first.max_tokens,
         truncation_side=first.truncation_side,
+        add_special_tokens=first.add_special_tokens,
         autocast=first.autocast,
     )
 

@@ -27,7 +27,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tikto
 # Masks, positions and frequencies that older versions of transformers saved; models make them anew.
 _NO_WEIGHTS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.causal_mask$|\binv_freq$|(^|\.)position_ids$")
 
-Kind = Literal["language_model", "trunk", "classifier"]
+Kind = Literal["language_model", "trunk", "classifier", "token_classifier"]
 
 
 class Loaded(NamedTuple):
@@ -109,7 +109,8 @@ def _kind(stage: Path) -> str | None:
     if not (stage / "config.json").is_file():
         return None
     classes = _json(stage / "config.json").get("architectures") or []
-    return "reward" if any("SequenceClassification" in name for name in classes) else "policy"
+    kinds = ("ForSequenceClassification", "ForTokenClassification")
+    return "reward" if any(name.endswith(kinds) for name in classes) else "policy"
 
 
 def _snapshot(name: str) -> Path:
@@ -162,8 +163,8 @@ def load_model(
 
     Args:
         source: As of :func:`find_folder`.
-        kind: A language model (an encoder-decoder's too); a trunk without head, or a sequence classifier, both of which
-            may be read from the folder of a language model, whose head is left out then.
+        kind: A language model (an encoder-decoder's too); a trunk without head, or a classifier of sequences or tokens,
+            all of which may be read from the folder of a language model, whose head is left out then.
         dtype: Of the weights; None is float32.
         device: Where it goes.
         num_labels: Of a classifier; None takes the folder's.
@@ -176,7 +177,7 @@ def load_model(
     import torch
     import transformers
 
-    folder = find_folder(source, kind="reward" if kind == "classifier" else "policy")
+    folder = find_folder(source, kind="reward" if kind.endswith("classifier") else "policy")
     config = load_config(folder)
     _check_files(folder, config)
     if num_labels is not None:
@@ -188,6 +189,7 @@ def load_model(
             "language_model": transformers.AutoModelForCausalLM,
             "trunk": transformers.AutoModel,
             "classifier": transformers.AutoModelForSequenceClassification,
+            "token_classifier": transformers.AutoModelForTokenClassification,
         }[kind]
     try:
         with quiet():

@@ -2,6 +2,7 @@ from .policies import (
     Evaluation as Evaluation,
     SequenceEvaluator as SequenceEvaluator,
     TokenMasks as TokenMasks,
+    answer_logprobs as answer_logprobs,
     evaluate_policy as evaluate_policy,
     sequence_logprobs as sequence_logprobs,
 )

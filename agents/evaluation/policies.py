@@ -18,7 +18,7 @@ from textenv.errors import ConfigError
 from textenv.rewards import score_episodes
 from textenv.sampling.params import SamplingParams, SettledParams, settle
 from textenv.sampling.processors import token_mask
-from textenv.statistics import bootstrap_interval
+from textenv.statistics import mean_interval
 from textenv.trajectories import Trajectory, distinct_n
 
 Judge = Callable[[list[str], list[str]], float]
@@ -42,9 +42,10 @@ class Evaluation(NamedTuple):
 
     Attributes:
         trajectories: One or more answers per prompt, with scores and reference log-probs filled in.
-        summary: ``reward_mean``, ``reward_std``, ``reward_mean_interval`` (95 %, prompts resampled; None of a single
-            answer), ``response_tokens``, ``eos_fraction``, ``distinct_2``,
-            one figure per judge, and ``kl`` (nats per answer) where a reference was given.
+        summary: ``reward_mean``, ``reward_std``, ``reward_mean_interval`` (95 %, with distinct prompts as units; None
+            of a single answer, or where all rewards are the same number other than 0 and 1), ``response_tokens``,
+            ``eos_fraction``, ``distinct_2``, one figure per judge, and ``kl`` (nats per answer) where a reference was
+            given.
         kl: log π(answer) − log π_ref(answer) of each answer at the sampling temperature, nats; zeros without a
             reference, shape ``(n,)``.
     """
@@ -118,6 +119,27 @@ def sequence_logprobs(
     return by_answer
 
 
+@torch.no_grad()
+def answer_logprobs(policy: CausalLMPolicy, answers: Sequence[tuple[Any, str]]) -> list[float]:
+    """Log-probability of given answers with their end tokens at temperature 1, nats, as far as the context reaches.
+
+    Args:
+        policy: Scores them.
+        answers: Prompts and answers.
+    """
+    read = policy.answers.encode_prompts([prompt for prompt, _ in answers])
+    ends = bool(policy.answer.eos_token_ids)
+    given = policy.answers.encode_responses(read, [response for _, response in answers], end=ends)
+    trajectories = []
+    for (prompt, response), asked, ids in zip(answers, read, given, strict=True):
+        tokens = np.array(ids[: (policy.context_length or 10**9) - len(asked.ids)], np.int64)
+        nothing = np.zeros(len(tokens), np.float32)
+        trajectories.append(
+            Trajectory(str(prompt), np.array(asked.ids, np.int64), tokens, response, nothing, nothing, "eos")
+        )
+    return [float(row.astype(np.float64).sum()) for row in sequence_logprobs(policy, trajectories, temperature=1.0)]
+
+
 def evaluate_policy(
     policy: CausalLMPolicy,
     prompts: Sequence[Any],
@@ -171,11 +193,11 @@ def evaluate_policy(
             trajectory.logprobs, trajectory.ref_logprobs = logprobs, ref_logprobs
     for trajectory, score in zip(trajectories, scores, strict=True):
         trajectory.score = float(score)
-    interval = bootstrap_interval(scores, np.random.default_rng(seed), groups=np.arange(len(scores)) // n)
+    interval = mean_interval(scores, np.array(prompt_texts, object))
     summary: dict[str, Any] = {
         "reward_mean": float(scores.mean()),
         "reward_std": float(scores.std()),
-        "reward_mean_interval": list(interval) if np.isfinite(interval[0]) else None,
+        "reward_mean_interval": [interval.low, interval.high] if np.isfinite(interval.low) else None,
         "response_tokens": float(np.mean([len(t) for t in trajectories])),
         "eos_fraction": float(np.mean([t.finish_reason in ("eos", "stop") for t in trajectories])),
         "distinct_2": distinct_n(answers, 2),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def conversation_example(
     for number, turn in enumerate(turns):
         if turn["role"] != "assistant" or number == 0:
             continue
-        before = _render(answers, turns[:number], answering=True)
+        before = _render(answers, turns[:number], answering="anew")
         after = _render(answers, turns[: number + 1], answering=False)
         if not (before.startswith(done) and after.startswith(before)):
             raise ConfigError(
@@ -118,7 +118,7 @@ def _answer(answers: Answers, prompt: EncodedText, text: str) -> tuple[list[int]
     return ids, [place <= end for place in range(len(ids))]
 
 
-def _render(answers: Answers, turns: list[dict[str, Any]], *, answering: bool) -> str:
+def _render(answers: Answers, turns: list[dict[str, Any]], *, answering: bool | Literal["anew"]) -> str:
     where = f"the conversation {_shown(turns)}"
     return render_chat(answers.tokenizer, turns, system=answers.format.system, answering=answering, where=where)
 

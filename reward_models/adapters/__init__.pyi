@@ -14,3 +14,4 @@ from .rules import (
     RegexRule as RegexRule,
 )
 from .scalar_head import ScalarHeadRewardModel as ScalarHeadRewardModel
+from .token_process import TokenProcessRewardModel as TokenProcessRewardModel

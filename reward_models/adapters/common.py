@@ -16,8 +16,9 @@ _log = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 60
 
 
-def shown(text: str) -> str:
-    """A text as an error message quotes it."""
+def shown(text: Any) -> str:
+    """A text, or a list of messages, as an error message quotes it."""
+    text = str(text)
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…")
 
 

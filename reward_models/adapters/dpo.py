@@ -13,7 +13,7 @@ from reward_models.adapters.causal_policy import load_causal_lm
 from reward_models.adapters.common import checked_scores
 from reward_models.adapters.logprobs import CausalLogprobs
 from reward_models.base import CHAT, paired
-from textenv.answers import Answers, render_chat
+from textenv.answers import Answers, as_messages, render_chat
 from textenv.errors import ConfigError, RewardError
 from textenv.protocols import LogprobFn
 
@@ -31,8 +31,8 @@ class DPOReward:
         variant: ``"sum"`` over the tokens, which is DPO's reward; ``"average"`` per token; ``"norm"``: minus the
             Euclidean norm of the tokens' values, which only makes sense without a reference.
         beta: Factor of all scores, DPO's β; 1 keeps the order and the unit (nats).
-        template: ``"text"``: the prompt's tokens and then the response's; ``"chat"``: user's and assistant's turn in
-            the tokenizer's chat template.
+        template: ``"text"``: the prompt's tokens and then the response's; ``"chat"``: the conversation in the
+            tokenizer's chat template.
         append_eos: Whether the end-of-text token counts as the response's last token; not with ``"chat"``, whose
             template ends turns itself.
 
@@ -70,7 +70,7 @@ class DPOReward:
         self.variant: Variant = variant
         self.beta, self.template, self.append_eos = beta, template, append_eos
 
-    def token_rewards(self, prompts: Sequence[str], responses: Sequence[str]) -> list[NDArray[np.float64]]:
+    def token_rewards(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[NDArray[np.float64]]:
         """``β (log π − log π_ref)`` of each response token: the dense form, whose sums are the scores.
 
         Raises:
@@ -84,7 +84,7 @@ class DPOReward:
             values = [row - ref for row, ref in zip(values, self.reference(starts, answers), strict=True)]
         return [self.beta * row for row in values]
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Scores, shape ``(n,)``; an empty response scores 0.
 
         Raises:
@@ -111,9 +111,9 @@ class DPOReward:
         return start.ids, self._answers.encode_response(start, response, end=self.append_eos)
 
     def _encode_turns(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
-        """The user's turn and what the template adds to it for the assistant's."""
-        user = [{"role": "user", "content": prompt}]
-        both = [*user, {"role": "assistant", "content": response}]
+        """The prompt's turns and what the template adds to them for the response's."""
+        user = as_messages(prompt)
+        both = user + as_messages(response, "assistant")
         system = self._answers.format.system
         head, whole = (
             render_chat(self.tokenizer, turns, system=system, answering=False, where=f"the prompt {prompt[:60]!r}")

@@ -17,7 +17,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reward_models.adapters.common import checked_scores
 from reward_models.base import paired
-from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
+from reward_models.reading import JOINED
+from reward_models.text_model import TextModel
 from textenv.errors import CheckpointError
 from textenv.pretrained import find_folder, load_model, load_tokenizer
 
@@ -51,7 +52,7 @@ class EncoderSimilarity(TextModel):
         tokenizer: Its tokenizer.
         liked: Texts that a response should resemble.
         disliked: Texts that it should not resemble.
-        max_tokens: Longest text in tokens; longer ones lose their end, as the encoder was trained.
+        max_tokens: Longest text in tokens, as in `TextModel`; longer ones lose their end, as the encoder was trained.
 
     Raises:
         ConfigError: As `TextModel`.
@@ -64,9 +65,11 @@ class EncoderSimilarity(TextModel):
         *,
         liked: Sequence[str] = (),
         disliked: Sequence[str] = (),
-        max_tokens: int = DEFAULT_MAX_TOKENS,
+        max_tokens: int | None = None,
     ) -> None:
-        super().__init__(MeanPooled(encoder), tokenizer, max_tokens=max_tokens, truncation_side="right")
+        super().__init__(
+            MeanPooled(encoder), tokenizer, template=JOINED, max_tokens=max_tokens, truncation_side="right"
+        )
         self.liked, self.disliked = tuple(liked), tuple(disliked)
         self._direction: NDArray[np.float64] | None = None
         if liked or disliked:
@@ -93,24 +96,22 @@ class EncoderSimilarity(TextModel):
             tokenizer = load_tokenizer(folder)
         except CheckpointError as error:
             raise CheckpointError(f"cannot read the encoder in `{path}`: {error}") from error
-        longest = getattr(encoder.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
-        limit = max_tokens or min(DEFAULT_MAX_TOKENS, longest)
-        return cls(encoder, tokenizer, liked=liked, disliked=disliked, max_tokens=limit)
+        return cls(encoder, tokenizer, liked=liked, disliked=disliked, max_tokens=max_tokens)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of length 1, shape ``(n, D)``."""
         return self.logits([""] * len(texts), texts)
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Similarities in [−1, 1] (differences of two with `disliked`: in [−2, 2]), shape ``(n,)``.
 
         Raises:
             ShapeError: If there are not as many prompts as responses.
             RewardError: If a score is not finite.
         """
-        paired(prompts, responses)
-        if not len(responses):
+        if not (pairs := paired(prompts, responses)):
             return np.zeros(0, np.float32)
+        prompts, responses = [prompt for prompt, _ in pairs], [response for _, response in pairs]
         answers = self.embed(responses).astype(np.float64)
         if self._direction is not None:
             scores = answers @ self._direction

@@ -35,7 +35,7 @@ class FunctionReward:
         self.each = each
         self.reference = reference
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """What the function says, shape ``(n,)``.
 
         Raises:
@@ -44,7 +44,7 @@ class FunctionReward:
         """
         pairs = paired(prompts, responses)
         if not self.each:
-            scores = call_reward(self.function, list(prompts), list(responses))
+            scores = call_reward(self.function, [prompt for prompt, _ in pairs], [response for _, response in pairs])
         else:
             scores = [self._one(prompt, response) for prompt, response in pairs]
         return checked_scores(scores, prompts, responses, source="the reward function")

@@ -88,16 +88,16 @@ class HttpReward:
         self._headers = dict(headers or {})
         self._down = False
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """What the endpoint says, shape ``(n,)``.
 
         Raises:
             ShapeError: If there are not as many prompts as responses.
             RewardError: If a batch fails to the end and there is no fallback score.
         """
-        paired(prompts, responses)
-        if not len(responses):
+        if not (pairs := paired(prompts, responses)):
             return np.zeros(0, np.float32)
+        prompts, responses = [prompt for prompt, _ in pairs], [response for _, response in pairs]
         deadline = time.monotonic() + self.total_seconds
         starts = range(0, len(responses), self.batch_size)
         with ThreadPoolExecutor(min(self.concurrency, len(starts))) as pool:

@@ -83,7 +83,7 @@ class RatingJudge:
             return list(self.policy.encode_prompt(question))
         return answers_of(self.policy).encode_chat([{"role": "user", "content": question}], "the judge's question").ids
 
-    def probabilities(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float64]:
+    def probabilities(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float64]:
         """Probability of each rating token as the judge's next one, shape ``(n, K)``; NaN for too long questions.
 
         Raises:
@@ -106,7 +106,7 @@ class RatingJudge:
             found[chosen] = logprobs.exp().cpu().numpy()
         return found
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Expected ratings, shape ``(n,)``.
 
         Raises:
@@ -170,7 +170,7 @@ class TextJudge:
         self.low, self.high, self.max_new_tokens = low, high, max_new_tokens
         self.fallbacks = Fallbacks((low + high) / 2 if fallback_score is None else fallback_score, "the text judge")
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Parsed ratings, shape ``(n,)``.
 
         Raises:

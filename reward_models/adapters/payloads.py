@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from textenv.answers import as_json
+
 
 class Payload(NamedTuple):
     """A format of request and reply.
@@ -19,10 +21,12 @@ class Payload(NamedTuple):
 
 
 def _textenv(prompts: list[str], responses: list[str]) -> dict[str, Any]:
-    return {"prompts": prompts, "responses": responses}
+    """Conversations travel as lists of messages."""
+    return {"prompts": [as_json(p) for p in prompts], "responses": [as_json(r) for r in responses]}
 
 
 def _openrlhf(prompts: list[str], responses: list[str]) -> dict[str, Any]:
+    """OpenRLHF knows texts only: of a conversation, what people read."""
     query = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     return {"query": query, "prompts": prompts}
 

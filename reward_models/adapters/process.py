@@ -86,7 +86,7 @@ class ProcessReward:
             rewards.append(row)
         return Scores(np.array([row.sum() for row in rewards]), rewards)
 
-    def step_rewards(self, prompts: Sequence[str], responses: Sequence[str]) -> list[NDArray[np.float64]]:
+    def step_rewards(self, prompts: Sequence[Any], responses: Sequence[Any]) -> list[NDArray[np.float64]]:
         """One reward per step of each text; not for steps of one token.
 
         Raises:
@@ -97,9 +97,11 @@ class ProcessReward:
         if self.steps == "token":
             raise ConfigError("texts have no tokens; use other `steps`, or `score_episodes`.")
         pairs = paired(prompts, responses)
-        return self._values(list(prompts), [[text[:end] for end in step_ends(text, self.steps)] for _, text in pairs])
+        return self._values(
+            [prompt for prompt, _ in pairs], [[text[:end] for end in step_ends(text, self.steps)] for _, text in pairs]
+        )
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Scores of whole responses by the model itself, shape ``(n,)``; raises as the model does."""
         return self.model.score(prompts, responses)
 

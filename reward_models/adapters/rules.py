@@ -31,7 +31,7 @@ class Rule(Settings):
         """Score of one response."""
         raise NotImplementedError
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Scores, shape ``(n,)``.
 
         Raises:

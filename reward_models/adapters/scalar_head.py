@@ -19,12 +19,13 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reward_models.adapters.common import checked_scores
-from reward_models.text_model import DEFAULT_MAX_TOKENS, TextModel
+from reward_models.normalization import Normalization
+from reward_models.reading import say_reading
+from reward_models.shapes import HEAD_NAMES, read_json
+from reward_models.text_model import TextModel
+from reward_models.trunks import read_tokenizer
 from textenv.errors import CheckpointError, ConfigError
-from textenv.pretrained import find_folder, load_model, load_tokenizer
-
-HEAD_NAMES = ("v_head.summary", "value_head", "reward_head", "regression_head", "score", "weight")
-"""Where a head's weight is looked for: ``<name>.weight`` (or the bare name), and a bias beside it."""
+from textenv.pretrained import find_folder, load_model
 
 
 class HeadOnTrunk(nn.Module):
@@ -65,8 +66,9 @@ class ScalarHeadRewardModel(TextModel):
         tokenizer: Its tokenizer.
         weight: The head's weight, ``(D,)`` or ``(1, D)``.
         bias: The head's bias.
-        template: How prompt and response are joined.
-        max_tokens: Longest input in tokens; longer texts lose their beginning.
+        template: As in `TextModel`.
+        max_tokens: As in `TextModel`; longer texts lose their beginning.
+        normalization: Applied to the head's output; None leaves it raw.
 
     Raises:
         ConfigError: If the weight does not fit, or as in `TextModel`.
@@ -79,11 +81,13 @@ class ScalarHeadRewardModel(TextModel):
         weight: torch.Tensor,
         *,
         bias: float = 0.0,
-        template: str = "{prompt}{response}",
-        max_tokens: int = DEFAULT_MAX_TOKENS,
+        template: str | None = None,
+        max_tokens: int | None = None,
+        normalization: Normalization | None = None,
     ) -> None:
         module = HeadOnTrunk(causal_lm.base_model, weight, bias)
         super().__init__(module, tokenizer, template=template, max_tokens=max_tokens)
+        self.normalization = normalization
 
     @classmethod
     def from_pretrained(
@@ -91,17 +95,17 @@ class ScalarHeadRewardModel(TextModel):
         path: str | Path,
         *,
         head: str | Path | None = None,
-        template: str = "{prompt}{response}",
+        template: str | None = None,
         max_tokens: int | None = None,
         device: str | torch.device = "cpu",
     ) -> ScalarHeadRewardModel:
-        """Load a causal language model's folder and its head.
+        """Load a causal language model's folder and its head; mean and deviation in its configuration count.
 
         Args:
             path: Folder with a causal language model.
             head: A safetensors file that holds the head; None searches the folder's own files.
             template: As in the class.
-            max_tokens: Longest input; 128 or what the model allows, if that is less, for None.
+            max_tokens: As in the class.
             device: Where the model goes.
 
         Raises:
@@ -110,29 +114,41 @@ class ScalarHeadRewardModel(TextModel):
         """
         folder = find_folder(path)
         files = [Path(head)] if head is not None else sorted(folder.glob("*.safetensors"))
-        weight, bias = _find_head(files, folder)
-        model, tokenizer = load_model(folder, "trunk", device=device).model, load_tokenizer(folder)
-        longest = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
-        limit = max_tokens or min(DEFAULT_MAX_TOKENS, longest)
-        return cls(model, tokenizer, weight, bias=bias, template=template, max_tokens=limit)
+        config = folder / "config.json"
+        prefix = read_json(config).get("value_head_prefix") if config.is_file() else None
+        weight, bias = _find_head(files, folder, (*([prefix] if prefix else []), *HEAD_NAMES, "score", "weight"))
+        model, tokenizer = load_model(folder, "trunk", device=device).model, read_tokenizer(folder)
+        normalization = Normalization.of_config(model.config)
+        made = cls(
+            *(model, tokenizer, weight),
+            bias=bias,
+            template=template,
+            max_tokens=max_tokens,
+            normalization=normalization,
+        )
+        say_reading(folder, made, known=False)
+        return made
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
-        """The head's output, shape ``(n,)``.
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
+        """The head's output, normalised if a normalisation is set, shape ``(n,)``.
 
         Raises:
             ShapeError: If there are not as many prompts as responses.
             RewardError: If a score is not finite; names the first such text.
         """
-        return checked_scores(self.logits(prompts, responses)[:, 0], prompts, responses, source="the scalar head")
+        scores = self.logits(prompts, responses)[:, 0]
+        if self.normalization is not None:
+            scores = self.normalization.gain * scores + self.normalization.bias
+        return checked_scores(scores, prompts, responses, source="the scalar head")
 
 
-def _find_head(files: Sequence[Path], folder: Path) -> tuple[torch.Tensor, float]:
-    """Weight and bias of the head in some safetensors files."""
+def _find_head(files: Sequence[Path], folder: Path, stems: Sequence[str]) -> tuple[torch.Tensor, float]:
+    """Weight and bias of the head in some safetensors files, under the first of some names that is there."""
     for path in files:
         try:
             with safe_open(path, framework="pt") as tensors:
                 names = set(tensors.keys())
-                for stem in HEAD_NAMES:
+                for stem in stems:
                     weight = f"{stem}.weight" if f"{stem}.weight" in names else stem
                     if weight in names:
                         bias = weight.removesuffix("weight") + "bias"
@@ -143,6 +159,4 @@ def _find_head(files: Sequence[Path], folder: Path) -> tuple[torch.Tensor, float
                         return found, value
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read `{path}`: {error}") from error
-    raise CheckpointError(
-        f"no head in `{folder}`: looked for {', '.join(HEAD_NAMES)} in {len(files)} safetensors files."
-    )
+    raise CheckpointError(f"no head in `{folder}`: looked for {', '.join(stems)} in {len(files)} safetensors files.")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.base import paired
 from reward_models.tfidf import TfidfRidge
 from textenv.datasets import RatedText
 from textenv.errors import DataError
@@ -16,7 +18,7 @@ from textenv.errors import DataError
 class ConstantModel:
     """The same score for everything: chance on every measure, by construction."""
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Zeros, shape ``(n,)``."""
         return np.zeros(len(responses), dtype=np.float32)
 
@@ -31,11 +33,11 @@ class RandomModel:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Pseudo-random scores that depend on the texts only, shape ``(n,)``."""
         digests = [
             hashlib.sha256(f"{self.seed}\0{p}\0{r}".encode("utf-8", "surrogatepass")).digest()[:8]
-            for p, r in zip(prompts, responses, strict=True)
+            for p, r in paired(prompts, responses)
         ]
         return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests], dtype=np.float32)
 
@@ -43,9 +45,9 @@ class RandomModel:
 class LengthModel:
     """The number of words: what a model is worth that only looks at the length."""
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Words of each response, shape ``(n,)``."""
-        return np.array([len(response.split()) for response in responses], dtype=np.float32)
+        return np.array([len(response.split()) for _, response in paired(prompts, responses)], dtype=np.float32)
 
 
 class BagOfWords:
@@ -65,7 +67,7 @@ class BagOfWords:
             raise DataError(f"no rated texts of {', '.join(domains) or 'any domain'} in the train split.")
         self._model = TfidfRidge().fit([text.text for text in own], [text.mean for text in own])
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> NDArray[np.float32]:
         """Predicted mean ratings, shape ``(n,)``; the instruction before a colon is not read."""
-        started = [prompt.partition(": ")[2] for prompt in prompts]
+        started = [prompt.partition(": ")[2] for prompt, _ in paired(prompts, responses)]
         return self._model.score(started, responses)

@@ -13,7 +13,7 @@ from reward_models.labels.feedback import labels_from_store, labels_into_store
 from reward_models.labels.files import LabelFile, read_label_file, read_labels, to_dataset, write_labels
 from reward_models.labels.kinds import BestOf, Comparison, Label, Ranking, Rating, StepLabels
 from reward_models.labels.raters import agreement, dawid_skene, krippendorff_alpha, rater_effects
-from reward_models.labels.splits import LabelSplits, split_labels
+from reward_models.labels.splits import LabelSplits, SplitBy, near_duplicates, split_labels, split_leaks
 
 __all__ = [
     "BestOf",
@@ -24,6 +24,7 @@ __all__ = [
     "LabelSplits",
     "Ranking",
     "Rating",
+    "SplitBy",
     "StepLabels",
     "agreement",
     "comparisons_from_best",
@@ -33,6 +34,7 @@ __all__ = [
     "krippendorff_alpha",
     "labels_from_store",
     "labels_into_store",
+    "near_duplicates",
     "ranking_from_best",
     "ranking_from_ratings",
     "rater_effects",
@@ -40,6 +42,7 @@ __all__ = [
     "read_label_file",
     "read_labels",
     "split_labels",
+    "split_leaks",
     "to_dataset",
     "write_labels",
 ]

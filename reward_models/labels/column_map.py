@@ -91,6 +91,7 @@ class LabelColumns(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "coding", {str(key): meant for key, meant in self.coding.items()})  # as JSON has it
         if not self:
             return
         said = [name for name in ("preference", "ranks", "best", "rating", "attributes") if getattr(self, name)]

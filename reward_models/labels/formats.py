@@ -95,9 +95,9 @@ def _prm800k(row: Mapping[str, Any], where: str) -> Rows:
                 yield common | {"completions": [*path, completion["text"]], "labels": rated}
         taken, rating = None, None
         if chosen is not None:
-            if not isinstance(chosen, int) or not 0 <= chosen < len(completions):
+            if chosen not in range(len(completions)):  # data frames make it a float
                 raise DataError(f"{where}: field `chosen_completion`: expected an index, got {chosen!r}")
-            taken, rating = completions[chosen]["text"], completions[chosen].get("rating")
+            taken, rating = completions[int(chosen)]["text"], completions[int(chosen)].get("rating")
         elif step.get("human_completion"):
             human = step["human_completion"]
             taken, rating = human if isinstance(human, str) else human["text"], 1

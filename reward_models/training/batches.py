@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from reward_models.labels.kinds import Label
-from reward_models.text_model import TextModel
+from reward_models.text_model import Row, TextModel
 from reward_models.training.config import RewardModelConfig
 from reward_models.training.objectives import Learned, Outputs, make_objectives, texts_of
 
 _POOL_BATCHES = 50  # batches that are drawn together and cut by length
+
+
+class Cut(NamedTuple):
+    """What of the labels' texts a model does not read.
+
+    Attributes:
+        texts: Different texts.
+        cut: How many of them are longer than the model reads.
+        longest: Tokens of the longest.
+        several: Labels that set several answers against each other.
+        same: How many of these have answers that are the same once they are cut.
+    """
+
+    texts: int
+    cut: int
+    longest: int
+    several: int
+    same: int
 
 
 class LabelBatches:
@@ -40,7 +59,7 @@ class LabelBatches:
         self._config = config
         numbers: dict[tuple[str, str], int] = {}
         self._needs = [[numbers.setdefault(text, len(numbers)) for text in texts_of(label)] for label in labels]
-        self._rows = rm.encode([prompt for prompt, _ in numbers], [response for _, response in numbers])
+        self._rows = rm.encode([prompt for prompt, _ in numbers], [response for _, response in numbers], counted=False)
         lengths = [len(row) for row in self._rows]
         self._lengths = np.array([max(lengths[text] for text in need) for need in self._needs])
         self.per_epoch = math.ceil(len(labels) / config.batch_size)
@@ -50,6 +69,16 @@ class LabelBatches:
 
     def __len__(self) -> int:
         return len(self._needs)
+
+    def cut(self) -> Cut:
+        """What of the texts is not read."""
+        cut = [row.length > len(row) for row in self._rows]
+        several = [set(need) for need in self._needs if len(set(need)) > 1]
+        same = 0
+        for need in several:
+            read = {tuple(self._rows[text]) for text in need}
+            same += len(read) < len(need) and any(cut[text] for text in need)
+        return Cut(len(cut), sum(cut), max(row.length for row in self._rows), len(several), same)
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which labels a step (0-based) uses, the shorter ones first."""
@@ -63,7 +92,7 @@ class LabelBatches:
         order, size = np.argsort(self._lengths, kind="stable"), self._config.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def rows(self, indices: NDArray[np.int64]) -> list[list[int]]:
+    def rows(self, indices: NDArray[np.int64]) -> list[Row]:
         """Token ids of the texts that these labels need, each once, in the order of first need."""
         return [self._rows[text] for text in self._texts(indices)]
 

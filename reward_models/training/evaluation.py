@@ -43,6 +43,9 @@ def measure(
 ) -> dict[str, Interval]:
     """What `evaluate` says, with bootstrap intervals: prompts are resampled, or labels where all are on one prompt.
 
+    Where labels say who gave them, what one person says belongs together as well (of ratings, whose order takes two,
+    prompts alone do).
+
     Args:
         rm: As in `evaluate`.
         labels: Of any kinds.
@@ -65,11 +68,16 @@ def measure(
     right = np.array([_right(label, by_text) for label in labels])
     prompts = cluster_numbers(np.array([label.prompt for label in labels], object), len(labels))
     bootstrap = ClusterBootstrap(prompts, rng, resamples=resamples)
+    # Whose rater is not known stands for a rater of its own.
+    raters = np.array([f"by {label.rater}" if label.rater else f"{i}" for i, label in enumerate(labels)])
+    named = any(label.rater for label in labels)
     found: dict[str, Resampled] = {}
     for kind, name in _KINDS.items():
         kept = np.isfinite(right) & [isinstance(label, kind) for label in labels]
         if kept.any():
             found[name] = bootstrap.item_mean(right, kept)
+            if named:
+                found[name] = found[name].among_raters(right[kept], prompts[kept], raters[kept])
     counts = {kind: accuracy.n for kind, accuracy in found.items()}
     by_gap: dict[float, Resampled] = {}
     if ratings.any():

@@ -7,6 +7,7 @@ seed and epoch, so a resumed run sees what an uninterrupted one sees.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,22 +17,29 @@ import numpy as np
 import torch
 
 from reward_models.labels.kinds import Label
-from reward_models.text_model import TextModel, pad_right
+from reward_models.text_model import Row, TextModel, batches_by_length
 from reward_models.training.adapters import trainable
 from reward_models.training.batches import LabelBatches
 from reward_models.training.config import RewardModelConfig
 from reward_models.training.evaluation import evaluate
 from reward_models.training.objectives import Learned
+from textenv.errors import DataError
 from textenv.memory import keep_freed_memory
-from textenv.mixed_precision import ComputeCopy, compute_dtype, round_up
+from textenv.mixed_precision import ComputeCopy, compute_dtype
 from textenv.runs import Run
 from textenv.training.trainer import State, Trainer, make_optimizer
 from textenv.training.world import World
+
+_log = logging.getLogger(__name__)
 
 Callback = Callable[[int, Mapping[str, float]], None]
 
 _LEARNED_RATE = 0.02
 """Peak learning rate of the raters' parameters: they are few, start near their optimum and live on a scale of 1."""
+_PASS_TOKENS_CPU, _PASS_TOKENS_GPU = 16_384, 65_536
+"""Tokens, padding included, whose activations are held at a time; the default settings of 128 short texts fit."""
+_SAME_AT_MOST = 0.5
+"""Share of the labels whose answers may be the same once they are cut; above, training would teach next to nothing."""
 _BF16_MULTIPLE = 8  # tokens: shapes that repeat let the CPU's bfloat16 kernels be used again
 
 
@@ -63,7 +71,8 @@ def train(
         and ``best_step``, and what `evaluate` says of the validation labels.
 
     Raises:
-        DataError: If there are no labels, or they do not fit the settings.
+        DataError: If there are no labels, they do not fit the settings, or most have answers that are the same in what
+            the model reads of them.
         RunCheckError: If the loss stops being finite.
         CheckpointError: If the run's checkpoint does not fit the model.
         MissingDependencyError: If an adapter is asked for and peft is not installed.
@@ -72,6 +81,9 @@ def train(
     learned = Learned(labels, config)
     batches = LabelBatches(rm, labels, config, learned)
     held_out = LabelBatches(rm, validation, config, learned) if validation and config.eval_every else None
+    for what, texts in (("labels", batches), ("held-out labels", held_out)):
+        if texts is not None:
+            _say_cut(rm, texts, what, run)
     if hasattr(rm, "normalization"):
         rm.normalization = None  # type: ignore[attr-defined]
     with trainable(rm, config):
@@ -85,6 +97,26 @@ def train(
     if best.value is not None:
         summary |= {"held_out_loss": -best.value, "best_step": float(best.step)}
     return summary | (evaluate(rm, validation) if validation else {})
+
+
+def _say_cut(rm: TextModel, batches: LabelBatches, what: str, run: Run | None) -> None:
+    """Say how many texts are longer than the model reads, and how many labels lose their difference by that.
+
+    Raises:
+        DataError: If most of the labels do.
+    """
+    cut = batches.cut()
+    limit = "texts of any length" if rm.max_tokens is None else f"up to {rm.max_tokens} tokens"
+    said = f"reads {limit}; {cut.cut} of {cut.texts} texts of the {what} are cut on the {rm.truncation_side}"
+    said += f" (the longest has {cut.longest} tokens)"
+    if cut.same:
+        said += f"; {cut.same} of {cut.several} {what} have answers that are the same once cut"
+    if run is not None and run.console is not None:
+        run.say(f"{'reward':<12} {said}")
+    elif cut.cut:
+        _log.warning("%s", said)
+    if cut.same > _SAME_AT_MOST * cut.several:
+        raise DataError(f"{said}: raise `max_tokens` (0 is what the trunk can), or cut on the other side.")
 
 
 class RewardTraining:
@@ -155,10 +187,8 @@ class RewardTraining:
         loss, right, tokens = 0.0, [], 0
         for part in np.array_split(indices, math.ceil(len(indices) / size)):
             share = len(part) / len(indices)
-            part_loss, accuracy, seen = self.forward(self.batches, part)
-            (share * part_loss).backward()
-            self.compute.pull_gradients()
-            loss, tokens = loss + share * part_loss.item(), tokens + seen
+            part_loss, accuracy, seen = self.learn(part, share)
+            loss, tokens = loss + share * part_loss, tokens + seen
             right += [accuracy] if math.isfinite(accuracy) else []
         figures = {"train/loss": loss}
         self.trainer.optimize(learning_rate, figures)
@@ -170,20 +200,56 @@ class RewardTraining:
         rates = {"train/learning_rate": learning_rate, "train/tokens_per_second": self.trainer.tokens_per_second}
         return figures | rates
 
+    def learn(self, indices: Any, share: float) -> tuple[float, float, int]:
+        """Gradients of some labels' loss, times their share of the step; returns as `forward`.
+
+        Texts that do not fit into one pass go through the model twice: first for all their scores, of which the loss is
+        made, then pass by pass with the gradients of their own. The sum is that of one pass.
+        """
+        rows = self.batches.rows(indices)
+        passes = self._passes(rows)
+        with torch.set_grad_enabled(len(passes) == 1):
+            outputs = self._outputs(rows, passes)
+        if len(passes) > 1:
+            outputs = outputs.requires_grad_()
+        loss, accuracy = self._loss(self.batches, outputs, indices)
+        (share * loss).backward()
+        self.compute.pull_gradients()
+        for chosen in passes if len(passes) > 1 else ():
+            assert outputs.grad is not None
+            own = self._outputs([rows[index] for index in chosen], [np.arange(len(chosen))])
+            own.backward(outputs.grad[torch.as_tensor(chosen, device=outputs.device)])
+            self.compute.pull_gradients()
+        return loss.item(), accuracy, sum(map(len, rows))
+
     def forward(self, batches: LabelBatches, indices: Any) -> tuple[torch.Tensor, float, int]:
         """Loss and accuracy of some labels, and the tokens that passed through the model."""
         rows = batches.rows(indices)
-        ids, mask = pad_right(rows, self.rm.pad_token_id)
-        multiple = _BF16_MULTIPLE if self.compute.dtype is not None else 1
-        extra = round_up(ids.shape[1], multiple) - ids.shape[1]
-        if extra:
-            ids = torch.nn.functional.pad(ids, (0, extra), value=self.rm.pad_token_id)
-            mask = torch.nn.functional.pad(mask, (0, extra))
-        device = self.rm.device
-        logits = self.compute.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()
-        log_stds = logits[:, 1] if logits.shape[1] == 2 else None
-        loss, accuracy = batches.loss(logits[:, 0], indices, log_stds)
+        loss, accuracy = self._loss(batches, self._outputs(rows, self._passes(rows)), indices)
         return loss, accuracy, sum(map(len, rows))
+
+    def _passes(self, rows: Sequence[Row]) -> list[Any]:
+        """Which rows go through the model together: all, unless they are more than memory should hold."""
+        limit = _PASS_TOKENS_CPU if self.rm.device.type == "cpu" else _PASS_TOKENS_GPU
+        lengths = [len(row) for row in rows]
+        whole = len(rows) * max(lengths) <= limit
+        return [np.arange(len(rows))] if whole else list(batches_by_length(lengths, batch_tokens=limit))
+
+    def _outputs(self, rows: Sequence[Row], passes: Sequence[Any]) -> torch.Tensor:
+        """The model's outputs for these rows, shape ``(R, K)``, float32."""
+        multiple = _BF16_MULTIPLE if self.compute.dtype is not None else 1
+        found = [
+            self.compute.model(**self.rm.inputs([rows[index] for index in chosen], multiple=multiple)).logits.float()
+            for chosen in passes
+        ]
+        if len(found) == 1:
+            return found[0]
+        places = torch.as_tensor(np.argsort(np.concatenate(passes)), device=found[0].device)
+        return torch.cat(found)[places]
+
+    @staticmethod
+    def _loss(batches: LabelBatches, outputs: torch.Tensor, indices: Any) -> tuple[torch.Tensor, float]:
+        return batches.loss(outputs[:, 0], indices, outputs[:, 1] if outputs.shape[1] == 2 else None)
 
     @torch.no_grad()
     def evaluate(self, *, last: bool) -> dict[str, float]:

@@ -98,6 +98,7 @@ def main() -> None:
                 folder / name,
                 template="chat",
                 max_tokens=max_tokens,
+                add_special_tokens=True,  # as rewardbench does, around chats too
                 truncation_side="left" if side == "whole" else side,  # pyright: ignore[reportArgumentType]
             )
             found[f"{name} {side}"] = {

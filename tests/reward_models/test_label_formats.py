@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reward_models.labels import Label, LabelColumns, Rating, read_labels, write_labels
+from reward_models.labels import Comparison, Label, LabelColumns, Rating, read_labels, write_labels
 from reward_models.labels.files import read_label_file
 from reward_models.labels.formats import FORMATS
 from tests.reward_models.label_rows import CALL, HELPSTEER, SAMPLES, ULTRA, said
@@ -206,25 +206,16 @@ def test_arena_rows_of_no_use_are_skipped(change: dict[str, Any], reason: str) -
 
 def test_tool_turns_reach_the_chat_template_in_both_forms() -> None:
     from reward_models.base import ChatTemplate
+    from tests.reward_models.tiny import word_tokenizer
 
-    class Tokenizer:
-        init_kwargs: dict[str, Any] = {}  # noqa: RUF012
-
-        def __init__(self, chat_template: str) -> None:
-            self.chat_template = chat_template
-
-        def apply_chat_template(self, turns: Any, **how: Any) -> str:
-            import jinja2
-
-            return jinja2.Template(self.chat_template).render(messages=turns, **how)
-
-    plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    knowing = "{% for m in messages %}<{{ m.role }}>{{ m.content or m.tool_calls[0].id }}{% endfor %}"
+    tokenizer = word_tokenizer(["a"], encoder=False)
     (label,) = read_labels(SAMPLES["chat_with_tools"][1])
-    start = "<system>Answer in French.<user>Name a fruit.<assistant>"
-    end = "<tool>Jo is 7.<assistant>7"
-    assert ChatTemplate(Tokenizer(plain))(label.prompt, label.chosen) == f'{start}look({{"for": "Jo"}}){end}'  # type: ignore[union-attr]
-    assert ChatTemplate(Tokenizer(knowing))(label.prompt, label.chosen) == f"{start}1{end}"  # type: ignore[union-attr]
+    assert isinstance(label, Comparison)
+    start, end = "<system>Answer in French.<user>Name a fruit.<assistant>", "<tool>Jo is 7.<assistant>7"
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    assert ChatTemplate(tokenizer)(label.prompt, label.chosen) == f'{start}look({{"for": "Jo"}}){end}'
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content or m.tool_calls[0].id }}{% endfor %}"
+    assert ChatTemplate(tokenizer)(label.prompt, label.chosen) == f"{start}1{end}"
 
 
 # --- column maps ------------------------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ def make_chat(**options: Any) -> SequenceRewardModel:
 def test_chat_template_is_the_tokenizers_own_and_text_begins_once() -> None:
     model = make_chat()
     assert model.tokenizer.decode(model.encode(["the film"], ["is great"])[0]) == (
-        "[CLS] user the film . assistant is great . [SEP]"
+        "[CLS] user the film . assistant is great ."
     )
 
 

@@ -21,7 +21,6 @@ from reward_models.labels import (
     Rating,
     StepLabels,
     ranking_from_best,
-    split_labels,
 )
 from reward_models.losses import bradley_terry, davidson, plackett_luce, rated_pairs, squared_error, step_bce
 from reward_models.sequence import SequenceRewardModel
@@ -283,31 +282,36 @@ def test_measure_resamples_prompts_whatever_kinds_of_labels_they_have() -> None:
     assert mixed["accuracy"].low < mixed["accuracy"].value < mixed["accuracy"].high
 
 
+def test_measure_knows_that_what_one_rater_says_belongs_together() -> None:
+    def labels(raters: int, named: bool = True) -> list[Any]:
+        # One rater in two finds the shorter answer better, whatever the prompt.
+        return [
+            Comparison(
+                f"p{i}", *(("bb", "c") if i % raters % 2 else ("c", "bb")), rater=f"r{i % raters}" if named else None
+            )
+            for i in range(240)
+        ]
+
+    def measured(labels: list[Any]) -> Any:
+        return measure(lambda_model(len), labels, np.random.default_rng(0))["accuracy"]
+
+    among, alone = measured(labels(6)), measured(labels(6, named=False))
+    assert among.value == alone.value == 0.5
+    assert among.high - among.low > 5 * (alone.high - alone.low)
+    assert among.clusters < 8
+
+
+def test_measure_of_four_right_labels_is_not_sure() -> None:
+    found = measure(lambda_model(len), [Comparison(f"p{i}", "bb", "c") for i in range(4)], np.random.default_rng(0))
+    assert found["accuracy"][:3] == pytest.approx((1, 0.05**0.25, 1))
+
+
 def lambda_model(judge: Any) -> Any:
     class Model:
         def score(self, prompts: list[str], responses: list[str]) -> list[float]:
             return [float(judge(response)) for response in responses]
 
     return Model()
-
-
-def test_split_labels_keeps_a_prompt_on_one_side() -> None:
-    labels = [Comparison(f"prompt {i % 200}", f"a{i}", f"b{i}") for i in range(400)]
-    parts = split_labels(labels)
-    assert sum(map(len, parts)) == 400
-    assert len(parts.train) > 280
-    train_prompts, validation, test = ({label.prompt for label in part} for part in parts)
-    assert len(train_prompts | validation | test) == len(train_prompts) + len(validation) + len(test)
-
-
-def test_split_labels_of_one_prompt_goes_by_the_texts_whoever_won() -> None:
-    labels = [Comparison("p", f"a{i}", f"b{i}") for i in range(100)]
-    turned = [Comparison("p", x.rejected, x.chosen) for x in labels]
-    one, other = split_labels(labels), split_labels(turned)
-    assert [len(part) for part in one] == [len(part) for part in other]
-    assert all(len(part) > 2 for part in one)
-    with pytest.raises(DataError, match=r"2 labels are too few to split \(.*\); give validation labels"):
-        split_labels(labels[:2])
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_every_command_takes_the_same_dtypes(dtype: str):
         (["sft", "--sft.samples", "0", "--sft.max_new_tokens", "9"], "`sft.max_new_tokens` has no effect where"),
         (["sft", "--conversations", "[a.jsonl]", "--data", "builtin"], "`data` has no effect with `conversations`"),
         (["reward", "--validation_labels", "x"], "`validation_labels` has no effect without `labels`"),
+        (["reward", "--format", "shp"], "`format` has no effect without `labels`"),
+        (["reward", "--columns.prompt", "q"], "`columns` needs `chosen` and `rejected`, or `answers`, or `steps`"),
+        (
+            ["reward", "--labels", "x", "--validation_labels", "y", "--split_by", "prompt"],
+            "`split_by` has no effect with `validation_labels`",
+        ),
         (["reward", "--temperature", "0.5"], "`temperature` has no effect without `policy`"),
         (["reward", "--reward.normalization_samples", "9"], "`reward.normalization_samples` has no effect without"),
         (["reward", "--model", "x"], "`model` has no effect on this trunk: give `--reward.trunk policy`"),

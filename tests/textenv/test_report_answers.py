@@ -115,5 +115,14 @@ def test_terminal_table_holds_accuracies_per_task_and_the_means():
     console = Console(width=90, record=True, file=io.StringIO())
     console.print(answers_table(evaluation()))
     text = console.export_text()
-    assert re.search(r"add +0.0% ± 2.0% +30.0% ± 2.0% +60.0% ± 2.0%", text)
-    assert re.search(r"KL, nats per answer +– +– +2.13 ± 0.15", text)
+    assert re.search(r"add +0.0% \[−2.0%, 2.0%\] +30.0% \[28.0%, 32.0%\] +60.0% \[58.0%, 62.0%\]", text)
+    assert re.search(r"KL, nats per answer +– +– +2.13 \[2.00, 2.30\]", text)
+
+
+def test_a_figure_without_an_interval_is_shown_all_the_same(tmp_path: Path):
+    same = evaluation()
+    same["models"]["sft"]["mean"]["tokens"] = [32.0, None, None]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(answers_table(same))
+    assert re.search(r"32\.0 (?!\[)", console.export_text())
+    assert "None" not in page_of(tmp_path / "run", same, [])

@@ -31,7 +31,7 @@ def test_summary_table_shows_stages_and_policies_within_80_columns() -> None:
         "7 min 58 s",
     ):
         assert words in lines
-    assert "−0.41 ± 0.11" in lines
+    assert "[−0.52, −0.30]" in lines
     assert "all 5 run checks passed" in lines
     assert max(len(line) for line in lines.splitlines()) <= 80
 

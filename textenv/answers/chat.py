@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from textenv.errors import ConfigError, DataError
 
@@ -56,10 +56,21 @@ def as_text(value: Any, where: str) -> str:
     Raises:
         DataError: If it is neither, or a message is unusable; names the message.
     """
-    if isinstance(value, str):
-        return value
+    return value if isinstance(value, str) else Chat(read_messages(value, where))
+
+
+def read_messages(value: Any, where: str) -> list[dict[str, Any]]:
+    """A list (array, tuple) of messages as the usual ones.
+
+    Args:
+        value: The messages.
+        where: Names them in errors.
+
+    Raises:
+        DataError: If it is no list, or a message is unusable; names the message.
+    """
     value = _listed(value)  # an array of objects, as data frames hold lists
-    if not isinstance(value, Sequence) or not value:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise DataError(f"{where}: expected a text or a list of chat messages, got {_shown(value)}")
     messages = [_message(message) for message in value]
     for number, message in enumerate(messages):
@@ -68,7 +79,7 @@ def as_text(value: Any, where: str) -> str:
                 f"{where}: every chat message needs a text 'role' and a 'content' that is a text or a list of parts "
                 f"(or 'tool_calls'), got {_shown(message)} as message {number}"
             )
-    return Chat(messages)
+    return messages
 
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
@@ -149,7 +160,7 @@ def render_chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     system: str | None = None,
-    answering: bool = True,
+    answering: bool | Literal["anew"] = True,
     where: str = "the conversation",
 ) -> str:
     """Messages as text, by the tokenizer's chat template.
@@ -162,7 +173,7 @@ def render_chat(
         messages: ``{"role", "content"}`` and whatever else the template reads, such as ``tool_calls``.
         system: A system message for conversations that do not begin with one.
         answering: End where the assistant goes on: after the opening of its turn, or inside its last message where
-            that is the conversation's last.
+            that is the conversation's last; ``anew``: after the opening of another turn, also there.
         where: Names the conversation in errors.
 
     Raises:
@@ -201,16 +212,16 @@ def _for_template(message: Message, knows_calls: bool) -> dict[str, Any]:
     return turn
 
 
-def _apply(tokenizer: Any, turns: list[dict[str, Any]], answering: bool) -> tuple[str | None, str]:
+def _apply(tokenizer: Any, turns: list[dict[str, Any]], answering: bool | Literal["anew"]) -> tuple[str | None, str]:
     """The text, or None and what the template said."""
     from jinja2.exceptions import TemplateError
 
-    goes_on = answering and bool(turns) and turns[-1].get("role") == "assistant"
+    goes_on = answering is True and bool(turns) and turns[-1].get("role") == "assistant"
     try:
         text = tokenizer.apply_chat_template(
             turns,
             tokenize=False,
-            add_generation_prompt=answering and not goes_on,
+            add_generation_prompt=bool(answering) and not goes_on,
             **({"continue_final_message": True} if goes_on else {}),
         )
     except (TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textenv.answers.chat import Chat, Message, as_text, message_text
+from textenv.answers.chat import Chat, Message, message_text, read_messages
 from textenv.errors import DataError, UnusableRow
 
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -32,14 +32,19 @@ def read_cell(value: Any, where: str) -> str:
     Raises:
         DataError: If it is neither a text nor a list of usable messages.
     """
-    if not isinstance(value, str):
-        return as_text(value, where)
+    read = _read(value, where)
+    return value if isinstance(value, Chat) else read if isinstance(read, str) else Chat(read)
+
+
+def _read(value: Any, where: str) -> str | list[Any]:
+    """A text, or messages; that the latter are no Chat yet saves most of the time that reading takes."""
     if isinstance(value, Chat):
-        return value
+        return list(value.messages)
+    if not isinstance(value, str):
+        return read_messages(value, where)
     if _MESSAGES.match(value):
-        return as_text(decoded(value, where), where)
-    transcript = transcript_messages(value)
-    return Chat(transcript) if transcript else value
+        return read_messages(decoded(value, where), where)
+    return transcript_messages(value) or value
 
 
 def decoded(text: str, where: str) -> Any:
@@ -88,9 +93,9 @@ def prompt_and_answers(prompt: Any, answers: Mapping[str, Any], where: str) -> t
         DataError: If a cell is unusable, or there is no prompt.
         UnusableRow: If conversations begin differently, or do not end with an answer.
     """
-    asked = None if prompt is None else read_cell(prompt, f"{where}: field `prompt`")
-    sides = [read_cell(answer, f"{where}: field `{field}`") for field, answer in answers.items()]
-    chats = [list(side.messages) for side in sides if isinstance(side, Chat)]
+    asked = None if prompt is None else _read(prompt, f"{where}: field `prompt`")
+    sides = [_read(answer, f"{where}: field `{field}`") for field, answer in answers.items()]
+    chats = [side for side in sides if isinstance(side, list)]
     if any(chat[0]["role"] in _OPENING for chat in chats):
         if len(chats) < len(sides) or not all(chat[0]["role"] in _OPENING for chat in chats):
             raise DataError(
@@ -98,15 +103,14 @@ def prompt_and_answers(prompt: Any, answers: Mapping[str, Any], where: str) -> t
                 "some of either"
             )
         begun = _beginning(chats, where)
-        before = list(asked.messages) if isinstance(asked, Chat) else []
-        sides = [Chat(chat[len(begun) :]) for chat in chats]
+        before = asked if isinstance(asked, list) else []
+        sides = [chat[len(begun) :] for chat in chats]
         if before and before[-1]["role"] in ("user", "tool"):  # the same question, said again
             before = [message for message in before[:1] if message["role"] == "system" != begun[0]["role"]]
-        begun = begun if begun[: len(before)] == before else before + begun
-        asked = Chat(begun)
+        asked = begun if begun[: len(before)] == before else before + begun
     if asked is None:
         raise DataError(f"{where}: field `prompt`: expected a text or a list of chat messages, got nothing")
-    if isinstance(asked, Chat) and not isinstance(prompt, Chat) and isinstance(prompt, str):
+    if isinstance(asked, list) and isinstance(prompt, str) and not isinstance(prompt, Chat):
         asked, sides = _opened(asked, sides)
     return _plain(asked, "user"), [_plain(side, "assistant") for side in sides]
 
@@ -128,21 +132,21 @@ def _beginning(chats: Sequence[list[Message]], where: str) -> list[Message]:
     return chats[0][:common]
 
 
-def _opened(asked: Chat, sides: list[str]) -> tuple[Chat, list[str]]:
+def _opened(asked: list[Any], sides: list[Any]) -> tuple[list[Any], list[Any]]:
     """A transcript that leaves the answer open, without the opening; the blanks that follow it belong to no answer."""
-    if asked.messages[-1]["role"] != "assistant" or asked.messages[-1]["content"] or len(asked.messages) < 2:
+    if asked[-1]["role"] != "assistant" or asked[-1].get("content") or len(asked) < 2:
         return asked, sides
-    return Chat(asked.messages[:-1]), [side if isinstance(side, Chat) else side.strip() for side in sides]
+    return asked[:-1], [side.strip() if isinstance(side, str) else side for side in sides]
 
 
-def _plain(text: str, role: str) -> str:
-    """The words of a chat of one plain message of this role; anything else as it is."""
-    if not isinstance(text, Chat) or len(text.messages) > 1 or text.messages[0]["role"] != role:
-        return text
-    content, others = text.messages[0].get("content"), text.messages[0].keys() - {"role", "content"}
-    if others or not (isinstance(content, str) or all(_is_words(part) for part in content or [None])):
-        return text
-    return message_text(content)
+def _plain(read: str | list[Any], role: str) -> str:
+    """The words of one plain message of this role, a chat of anything else; a text as it is."""
+    if isinstance(read, str):
+        return read
+    content, others = read[0].get("content"), read[0].keys() - {"role", "content"}
+    if len(read) > 1 or read[0]["role"] != role or others:
+        return Chat(read)
+    return message_text(content) if isinstance(content, str) or all(map(_is_words, content or [0])) else Chat(read)
 
 
 def _is_words(part: Any) -> bool:

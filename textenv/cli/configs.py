@@ -13,6 +13,7 @@ from agents.lm.finetuning import SFTConfig
 from agents.lm.in_memory import LMConfig
 from agents.lm.models import ModelConfig
 from agents.lm.pretraining import PretrainConfig
+from reward_models.labels import LabelColumns
 from reward_models.training import RewardModelConfig
 from textenv.cli.base import DataCommand, RunCommand, RunName
 from textenv.datasets.rated_texts import Domain, check_domains
@@ -31,8 +32,9 @@ class RewardStageConfig(Settings):
         trunk: ``minilm`` (22 M parameters, fetched), ``smollm2`` (135 M, fetched), ``policy`` (the pre-trained language
             model, as in InstructGPT), or ``auto``: MiniLM for human labels, the policy's trunk for built-in data.
         template: How prompt and response become one text, with ``{prompt}`` and ``{response}``; ``chat`` for the
-            tokenizer's chat template; nothing: as the trunk's own answers are.
-        max_tokens: Longest text; the end is kept. 0 means 128, or what the trunk allows if that is less.
+            tokenizer's chat template, ``pair`` for its pair of texts; nothing: ``chat`` where the trunk's own answers
+            are chats, or the labels are conversations and the trunk has a chat template; one text otherwise.
+        max_tokens: Longest text in tokens; the end is kept. 0 means what the trunk can read.
         domains: Domains whose ratings are trained on.
         normalization_samples: Answers of the SFT policy that fix mean 0 and standard deviation 1.
         training: Epochs, rates, batch size.
@@ -118,7 +120,8 @@ class SFTCommand(DataCommand):
     Attributes:
         model: Folder of the language model.
         tasks: Questions with answers to learn from; with `conversations` empty too, the demonstrations of `data`.
-        conversations: Files of conversations (``messages``, or ``prompt`` and ``response``; JSONL, CSV, Parquet).
+        conversations: Files of conversations (``messages``, ``prompt`` and ``response``, or ``chosen``; JSONL, JSON,
+            CSV, Parquet).
         chat: Ask the questions of `tasks` as chat messages, by the tokenizer's template, instead of as the tasks'
             prompts; conversations always are.
         sft: The stage.
@@ -158,9 +161,17 @@ class RewardCommand(DataCommand):
     """``textenv reward``: train a reward model on what people rated, or on a file of labels.
 
     Attributes:
-        labels: A ``.jsonl`` or ``.parquet`` file of labels (comparisons, rankings, best of K, ratings, steps, mixed as
-            they come); empty: the rated texts of `data`.
+        labels: A file of labels (comparisons, rankings, best of K, ratings, steps, mixed as they come): JSONL, JSON,
+            CSV, Parquet, or a saved dataset's folder; empty: the rated texts of `data`.
         validation_labels: Held-out labels for early stopping and the card's figures; empty cuts `labels` 80 : 10 : 10.
+        format: Form of the files, such as ``hh_rlhf`` (docs/reward-models.md lists them); empty finds it out.
+        attribute: Which of several ratings per answer is learned: a name, ``mean``, or weights by name; empty takes the
+            form's usual one.
+        columns: What the columns of the files mean, in place of a form.
+        strict: Refuse rows that cannot be used, such as two answers that are the same; else they are counted and
+            passed over.
+        split_by: What stays together when `labels` are cut: ``dialogue`` (a beginning and its near duplicates),
+            ``prompt``, ``answers``, or a column of the file.
         model: Folder of the language model whose trunk is used with ``--reward.trunk policy``.
         policy: Folder of the policy whose answers fix the normalisation; empty leaves the scores raw.
         temperature: Of those answers.
@@ -171,6 +182,11 @@ class RewardCommand(DataCommand):
     name: RunName = "reward"
     labels: str = ""
     validation_labels: str = ""
+    format: str = ""
+    attribute: dict[str, float] | str = ""
+    columns: LabelColumns = field(default_factory=LabelColumns)
+    strict: bool = False
+    split_by: str = "dialogue"
     model: str = ""
     policy: str = ""
     temperature: PositiveFloat = 0.8
@@ -184,7 +200,10 @@ class RewardCommand(DataCommand):
         if self.labels:
             refuse_unused(self, "with `labels`, which are all trained on: leave it out", "reward.domains")
         else:
-            refuse_unused(self, "without `labels`: give those too", "validation_labels")
+            reading = ("format", "attribute", "columns", "strict", "split_by")
+            refuse_unused(self, "without `labels`: give those too", "validation_labels", *reading)
+        if self.validation_labels:
+            refuse_unused(self, "with `validation_labels`, as nothing is cut: leave it out", "split_by")
         if not self.policy:
             asked = ("temperature", "max_new_tokens", "reward.normalization_samples")
             refuse_unused(self, "without `policy`, which answers for the normalisation: give it", *asked)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
-from reward_models.labels import LabelSplits, read_labels, split_labels
+from reward_models.labels import LabelSplits, SplitBy, read_label_file, split_labels, split_leaks
 from textenv.cli.base import DataCommand, RunCommand
 from textenv.cli.configs import AnsweringCommand, PPOCommand, PretrainCommand, RewardCommand, SFTCommand
 from textenv.datasets import Demonstration, RatedText, builtin_ratings, demonstrations, human_ratings
@@ -29,6 +29,7 @@ class RatedData:
         conversations: Conversations to learn from instead.
         labels: Labels of a file instead.
         file: Its name.
+        notes: What there is to say about reading it, a line each.
     """
 
     kind: Literal["human", "builtin"]
@@ -38,6 +39,7 @@ class RatedData:
     conversations: Sequence[Conversation] = ()
     labels: LabelSplits | None = None
     file: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -105,8 +107,8 @@ def data_of(config: RunCommand) -> RatedData:
     """
     began = time.monotonic()
     if isinstance(config, RewardCommand) and config.labels:
-        labels = load_labels(config.labels, config.validation_labels)
-        return RatedData(config.data, (), labels=labels, file=Path(config.labels).name)
+        labels, notes = load_labels(config)
+        return RatedData(config.data, (), labels=labels, file=Path(config.labels).name, notes=notes)
     sources = config.tasks if isinstance(config, (PretrainCommand, SFTCommand, PPOCommand, AnsweringCommand)) else []
     files = config.conversations if isinstance(config, SFTCommand) else []
     if sources or files:
@@ -117,16 +119,26 @@ def data_of(config: RunCommand) -> RatedData:
     return load_data(config.data, config.builtin_texts)
 
 
-def load_labels(labels_file: str, validation_file: str) -> LabelSplits:
+def load_labels(config: RewardCommand) -> tuple[LabelSplits, list[str]]:
     """The labels of the files, split where there is only one; figures are then measured on labels never trained on.
 
     With a validation file its labels serve for early stopping and for the figures.
 
+    Returns:
+        The labels, and what there is to say about them: what was recognised, skipped, and stands on both sides.
+
     Raises:
+        ConfigError: If the form of the files is unknown.
         DataError: If a file is malformed, or one file holds too few labels to be split.
     """
-    labels = read_labels(labels_file)
-    if not validation_file:
-        return split_labels(labels)
-    held_out = read_labels(validation_file)
-    return LabelSplits(labels, held_out, held_out)
+    form = {"columns": config.columns, "attribute": config.attribute or None, "strict": config.strict}
+    column = "" if config.split_by in get_args(SplitBy) else config.split_by
+    read = read_label_file(config.labels, config.format or None, group_column=column, **form)
+    if config.validation_labels:
+        held_out = read_label_file(config.validation_labels, config.format or None, **form)
+        splits = LabelSplits(read.labels, held_out.labels, held_out.labels)
+        lines = [*read.lines, *held_out.lines]
+    else:
+        splits = split_labels(read.labels, cast("SplitBy", config.split_by) if read.groups is None else read.groups)
+        lines = read.lines
+    return splits, [*lines, *split_leaks(splits)]

@@ -77,6 +77,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "labels:import_file",
             "bring a file's items and labels into the store; what it knows already is left as it is",
         ),
+        "labels leaderboard": (
+            "leaderboard:leaderboard",
+            "policies by Bradley-Terry and Elo, with intervals, from a file of battles or from the store",
+        ),
         "improve": (
             "improve:improve",
             "train on what people said since the last round: a new version of the policy",
@@ -264,6 +268,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("reward_models.reading").setLevel(logging.INFO)  # how a reward model reads: one line each
     warnings.filterwarnings("ignore", module=r"(torch|transformers|tensorboard)\..*")
 
 

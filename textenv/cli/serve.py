@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class ServeConfig(ModelCommand):
 
     Attributes:
         policy: Folder of a policy that answers, or ``name=folder``; may come several times.
+        reward: A reward model that serves others under ``/v1/score``: what ``--reward_model`` takes elsewhere, or
+            ``name=`` and that; may come several times.
         reward_model: Folder of a member, for ``--select ensemble``; several times.
         db: SQLite file of items and labels, or an SQLAlchemy URL; the key that signs links stands beside it.
         key_file: Where the key stands instead.
@@ -115,6 +118,7 @@ class ServeConfig(ModelCommand):
     """
 
     policy: list[str] = field(default_factory=list, metadata={"action": "append"})
+    reward: list[str] = field(default_factory=list, metadata={"action": "append"})
     reward_model: list[str] = field(default_factory=list, metadata={"action": "append"})
     db: str = "feedback.db"
     key_file: str = ""
@@ -150,7 +154,7 @@ class ServeConfig(ModelCommand):
             how = ("reward_model", "select_seconds", "select_most", "explore")
             refuse_unused(self, "at random: give `--select ensemble`", *how)
         if not self.policy:
-            hosting = ("num_slots", "max_waiting", "poll_seconds", "dtype", "device")
+            hosting = ("num_slots", "max_waiting", "poll_seconds", "dtype", *([] if self.reward else ["device"]))
             refuse_unused(self, "without a policy that answers: give `--policy`", *hosting)
 
 
@@ -176,6 +180,7 @@ def serve(config: ServeConfig, console: Console) -> None:
     check_address(config.host, token)
     key_file = _key_file(config)
     find = _find_selector(config)
+    rewards = _rewards(config)
     with FeedbackStore(
         config.db, lease_seconds=config.lease_seconds, gold_share=config.gold_share, durability=config.durability
     ) as store:
@@ -185,7 +190,7 @@ def serve(config: ServeConfig, console: Console) -> None:
             selection = None if find is None else Selection(store, lambda: find(store), config.select_seconds)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    build_app(store, hosts, security, _app_config(config), selection),
+                    build_app(store, hosts, security, _app_config(config), selection, rewards),
                     host=config.host,
                     port=config.port,
                     log_level="warning",
@@ -196,7 +201,7 @@ def serve(config: ServeConfig, console: Console) -> None:
                     timeout_graceful_shutdown=10,
                 )
             )
-            _announce_when_up(server, config, security, hosts, console)
+            _announce_when_up(server, config, security, hosts, rewards, console)
             server.run()
 
 
@@ -241,12 +246,10 @@ def _hosts(config: ServeConfig, store: FeedbackStore) -> Iterator[dict[str, Poli
     if not config.policy:
         yield {}
         return
-    import torch
-
     from agents import CausalLMPolicy
     from textenv.feedback.server.hosting import EngineLimits, PolicyHost
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    device = _device(config)
     limits = EngineLimits(config.num_slots, config.context, config.max_waiting)
 
     def load(folder: str) -> CausalLMPolicy:
@@ -265,6 +268,39 @@ def _hosts(config: ServeConfig, store: FeedbackStore) -> Iterator[dict[str, Poli
     finally:
         for host in hosts.values():
             host.close()
+
+
+def _rewards(config: ServeConfig) -> dict[str, Any]:
+    """The reward models that serve others, by name.
+
+    Raises:
+        ConfigError: If one stands for nothing, or two have one name.
+    """
+    if not config.reward:
+        return {}
+    from reward_models import load_reward_model
+
+    device = _device(config)
+    loaded: dict[str, Any] = {}
+    for each in config.reward:
+        given = re.fullmatch(r"([\w.@-]+)=(.+)", each)
+        name, spec = given.groups() if given else (Path(each).name or each, each)
+        if name in loaded:
+            raise ConfigError(f"two reward models are called {name}; name them: --reward NAME={spec}")
+        loaded[name] = load_reward_model(spec)
+        if hasattr(loaded[name], "to"):
+            loaded[name].to(device)
+    return loaded
+
+
+def _reading(model: Any) -> str:
+    return getattr(model, "reading", type(model).__name__)
+
+
+def _device(config: ServeConfig) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
 def _find_selector(config: ServeConfig) -> Callable[[FeedbackStore], Selector | None] | None:
@@ -348,7 +384,12 @@ def _collect(path: Path, limit: int | None, store: FeedbackStore) -> None:
 
 
 def _announce_when_up(
-    server: Any, config: ServeConfig, security: Security, hosts: dict[str, PolicyHost], console: Console
+    server: Any,
+    config: ServeConfig,
+    security: Security,
+    hosts: dict[str, PolicyHost],
+    rewards: dict[str, Any],
+    console: Console,
 ) -> None:
     """Let the server say where it is as soon as it listens: the port may be one that the system chose."""
     startup = server.startup
@@ -363,6 +404,8 @@ def _announce_when_up(
         console.print(f"serving on {base}", soft_wrap=True)
         for host in hosts.values():
             console.print(f"  policy {host.current.fingerprint}", soft_wrap=True)
+        for name, model in rewards.items():
+            console.print(f"  reward {name}: {_reading(model)}", soft_wrap=True, markup=False, highlight=False)
         for rater in filter(None, (each.strip() for each in config.raters.split(","))):
             link = security.rater_link(rater, seconds=config.link_days * 86400)
             console.print(f"  {rater}: {base}{link}", soft_wrap=True, markup=False, highlight=False)

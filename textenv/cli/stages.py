@@ -35,12 +35,13 @@ from reward_models import (
     ratings_from_texts,
     train,
 )
+from reward_models.base import CHAT
 from reward_models.card import write_card
 from reward_models.labels import Label, LabelSplits
 from reward_models.lexicon import positive_share
 from reward_models.metrics import human_rater_accuracy, pair_accuracy
 from reward_models.training import RewardModelConfig, measure
-from textenv.answers import Answers
+from textenv.answers import Answers, Chat, message_text
 from textenv.cli.configs import PPOStageConfig, RewardStageConfig
 from textenv.cli.data import RatedData
 from textenv.datasets import minilm_path, smollm2_path
@@ -48,7 +49,7 @@ from textenv.datasets.rated_texts import Split, split_of
 from textenv.envs import TextGenerationVectorEnv
 from textenv.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from textenv.mixed_precision import fast_bf16
-from textenv.pretrained import find_folder, is_adapter
+from textenv.pretrained import find_folder, is_adapter, load_tokenizer
 from textenv.runs import Run
 from textenv.sampling.params import SamplingParams
 from textenv.statistics import Interval
@@ -167,8 +168,8 @@ def task_demonstrations(
 
 def _first_of_user(conversation: Conversation) -> str:
     """What tells conversations apart: a system prompt may stand before all of them."""
-    said = (message["content"] for message in conversation.messages if message["role"] == "user")
-    return next(said, conversation.messages[0]["content"])
+    first = next((each for each in conversation.messages if each["role"] == "user"), conversation.messages[0])
+    return message_text(first.get("content"))
 
 
 def fine_tune(
@@ -231,7 +232,8 @@ def reward_stage(
         seed: Of everything random; overrides the configuration's.
     """
     auto = "policy" if data.labels is None and data.kind == "builtin" else "minilm"
-    trunk, rm = start_reward_model(config, trunk_folder, auto=auto, seed=seed)
+    chats = data.labels is not None and any(isinstance(label.prompt, Chat) for label in data.labels.train)
+    trunk, rm = start_reward_model(config, trunk_folder, auto=auto, seed=seed, chats=chats)
     training = replace(config.training, seed=seed)
     if data.labels is None:
         ratings = ratings_from_texts(data.rated("train", config.domains))
@@ -242,6 +244,8 @@ def reward_stage(
         labels, validation = list(data.labels.train), data.labels.validation
         training = _with_evaluations(training, len(labels))
         prompts = list(dict.fromkeys(label.prompt for label in validation))
+        for note in data.notes:
+            run.say(f"{'labels':<12} {note}")
         run.say(f"{'reward':<12} {_described(labels)} from {data.file}; held out: {len(validation)}")
     trained = train(rm, labels, training, validation=validation, run=run, stage="reward")
     if data.labels is None:
@@ -283,7 +287,8 @@ def member_stage(
     for number in range(1, count + 1):
         own_seed = seed + 1000 * number
         drawn = np.random.default_rng(own_seed).integers(len(splits.train), size=len(splits.train))
-        _, rm = start_reward_model(config, trunk_folder, auto="minilm", seed=own_seed)
+        chats = any(isinstance(label.prompt, Chat) for label in splits.train)
+        _, rm = start_reward_model(config, trunk_folder, auto="minilm", seed=own_seed, chats=chats)
         run.say(f"{'members':<12} {number} of {count}")
         training = _with_evaluations(replace(config.training, seed=own_seed), len(splits.train))
         train(rm, [splits.train[place] for place in drawn], training, validation=splits.validation)
@@ -325,9 +330,9 @@ def _figures(accuracies: Mapping[str, Interval]) -> dict[str, Any]:
 
 
 def start_reward_model(
-    config: RewardStageConfig, trunk_folder: Path | None, *, auto: str, seed: int
+    config: RewardStageConfig, trunk_folder: Path | None, *, auto: str, seed: int, chats: bool = False
 ) -> tuple[str, SequenceRewardModel]:
-    """The trunk's name and an untrained reward model on it.
+    """The trunk's name and an untrained reward model on it; of conversations in its chat template, if it has one.
 
     Raises:
         ConfigError: If the policy's trunk is asked for and there is none.
@@ -342,9 +347,10 @@ def start_reward_model(
     if is_adapter(source):
         policy = CausalLMPolicy.from_pretrained(source)
         source, tokenizer = merged(policy.model), policy.tokenizer
-    return trunk, SequenceRewardModel.from_trunk(
-        source, tokenizer, seed=seed, template=config.template, max_tokens=limit
-    )
+    template = config.template
+    if template is None and chats and getattr(tokenizer or load_tokenizer(source), "chat_template", None):
+        template = CHAT
+    return trunk, SequenceRewardModel.from_trunk(source, tokenizer, seed=seed, template=template, max_tokens=limit)
 
 
 def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str) -> dict[str, dict[float, Interval]]:
@@ -361,9 +367,14 @@ def compare_with_baselines(rm: SequenceRewardModel, data: RatedData, domain: str
         "lexicon": Lexicon().score(empty, texts),
         "tfidf": tfidf.score(empty, texts),
     }
-    accuracies = {name: pair_accuracy(scores, means, np.random.default_rng(0)) for name, scores in scored.items()}
-    accuracies["human_rater"] = human_rater_accuracy([rated.ratings for rated in test], np.random.default_rng(0))
-    return accuracies
+    together = np.array(prompts, object)
+
+    def rng() -> np.random.Generator:
+        return np.random.default_rng(0)
+
+    accuracies = {name: pair_accuracy(scores, means, rng(), groups=together) for name, scores in scored.items()}
+    ratings = [rated.ratings for rated in test]
+    return accuracies | {"human_rater": human_rater_accuracy(ratings, rng(), groups=together)}
 
 
 def _accuracy_figures(accuracies: dict[float, Interval]) -> dict[str, Any]:

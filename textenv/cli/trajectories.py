@@ -152,7 +152,7 @@ def compare(options: CompareOptions, console: Console) -> None:
     rng = np.random.default_rng(options.seed)
     summaries = {name: summarize(_open(store, options.where), rng) for name, store in zip(names, stores, strict=True)}
     first = summaries[names[0]]
-    paired = [None, *(compare_scores(first, summaries[name], rng) for name in names[1:])]
+    paired = [None, *(compare_scores(first, summaries[name]) for name in names[1:])]
     if options.frontier:
         _frontier(summaries, options.frontier)
     if options.json:
@@ -279,8 +279,7 @@ def _with_error(estimate: Estimate | None, digits: int) -> str:
 def _with_interval(summary: Summary) -> str:
     if summary.score is None or summary.score_interval is None:
         return MISSING
-    low, high = summary.score_interval
-    return f"{fixed(summary.score.value, 3)} [{fixed(low, 3)}, {fixed(high, 3)}]"
+    return _in_interval(summary.score.value, summary.score_interval, signed=False)
 
 
 def _best_of(summary: Summary, n: int) -> str:
@@ -293,10 +292,15 @@ def _best_of(summary: Summary, n: int) -> str:
 def _difference(found: PairedComparison | None) -> str:
     if found is None:
         return MISSING
-    low, high = found.interval
-    return (
-        f"{fixed(found.difference.value, 3, signed=True)} [{fixed(low, 3, signed=True)}, {fixed(high, 3, signed=True)}]"
-    )
+    return _in_interval(found.difference.value, found.interval, signed=True)
+
+
+def _in_interval(value: float, ends: tuple[float, float], *, signed: bool) -> str:
+    """A value with its interval, where one is known."""
+    if not np.isfinite(ends[0]):
+        return fixed(value, 3, signed=signed)
+    low, high = (fixed(end, 3, signed=signed) for end in ends)
+    return f"{fixed(value, 3, signed=signed)} [{low}, {high}]"
 
 
 def _plain(summary: Summary) -> dict[str, Any]:

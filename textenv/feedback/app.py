@@ -21,6 +21,7 @@ from textenv.feedback.server.hosting import PolicyHost, Watcher
 from textenv.feedback.server.label_api import label_error, label_routes
 from textenv.feedback.server.openai_api import openai_routes
 from textenv.feedback.server.openai_requests import ApiError, ApiLimits
+from textenv.feedback.server.score_api import Scorer, score_routes
 from textenv.feedback.server.security import Security
 from textenv.feedback.server.selecting import Selection
 from textenv.feedback.server.signin import signin_redirect, signin_routes
@@ -56,6 +57,7 @@ def build_app(
     security: Security,
     config: AppConfig | None = None,
     selection: Selection | None = None,
+    rewards: Mapping[str, Scorer] | None = None,
 ) -> ASGIApp:
     """The application.
 
@@ -65,6 +67,7 @@ def build_app(
         security: Checks who asks.
         config: How it behaves.
         selection: Keeps the queue in order; None leaves it at random.
+        rewards: Reward models that serve others, by name.
     """
     config = config or AppConfig()
 
@@ -84,6 +87,7 @@ def build_app(
         Route("/", _home),
         Route("/health", _health),
         *openai_routes(hosts, store, config.api, security),
+        *score_routes(rewards or {}, config.api, security),
         *label_routes(store, security, turns),
         *admin_routes(store, hosts, security, selection),
         *signin_routes(security),

@@ -19,7 +19,7 @@ def answers_table(evaluation: Mapping[str, Any]) -> RenderableType:
     """
     models = model_names(evaluation)
     accuracy = next(measure for measure in MEASURED if measure.key == "accuracy")
-    first = _table("Accuracy ± 95%", models)
+    first = _table("Accuracy, 95%", models)
     for task in task_names(evaluation, "verifiable"):
         found = [figure(evaluation, model, task, "accuracy") for model in models]
         first.add_row(task.replace("_", " "), *(_cell(accuracy, one) for one in found))
@@ -42,4 +42,6 @@ def _table(title: str, models: list[str]) -> Table:
 def _cell(measure: Measure, found: Figure | None) -> str:
     if found is None:
         return MISSING
-    return f"{measure.shown(found['value'])} ± {measure.shown((found['high'] - found['low']) / 2)}"
+    low, high = found["low"], found["high"]
+    ends = "" if low is None or high is None else f" [{measure.shown(low)}, {measure.shown(high)}]"
+    return measure.shown(found["value"]) + ends

@@ -61,12 +61,12 @@ def model_names(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def figure(evaluation: Mapping[str, Any], model: str, task: str, measure: str) -> Figure | None:
-    """Value and 95% interval of a measure, or None where it is not known."""
+    """Value and 95% interval of a measure, its ends None where they are not known; None without a value."""
     ends = lookup(evaluation, "models", model, task, measure)
     if not isinstance(ends, list | tuple) or len(ends) != 3:
         return None
     numbers = [number({"v": value}, "v") for value in ends]
-    return None if None in numbers else dict(zip(("value", "low", "high"), numbers, strict=True))
+    return None if numbers[0] is None else dict(zip(("value", "low", "high"), numbers, strict=True))
 
 
 def task_names(evaluation: Mapping[str, Any], key: str = "tasks") -> list[str]:

@@ -77,8 +77,8 @@ GLOSSARY: tuple[Term, ...] = (
     Term(
         "95% interval",
         "*_interval, *.intervals",
-        "Percentile bootstrap interval: the figure's range over resampled test prompts or pairs. It does not hold the "
-        "variation between training seeds.",
+        "Where the figure would lie on other test prompts or pairs of the same kind (docs/statistics.md). It does not "
+        "hold the variation between training seeds.",
     ),
     Term(
         "Entropy",

@@ -121,10 +121,8 @@ def _policies(summary: Mapping[str, Any]) -> Table:
     for model in models:
         table.add_column(Text(MODEL_TITLES[model], style=_STYLES[model]), justify="right", no_wrap=True)
     for title, key, shown in POLICY_FIGURES:
-        cells = []
-        for model in models:
-            bounds = interval(summary, "policy", model, f"{key}_interval")
-            span = f" ± {fixed((bounds[1] - bounds[0]) / 2)}" if bounds else ""
-            cells.append(Text(shown(number(summary, "policy", model, key)) + span))
-        table.add_row(title, *cells)
+        table.add_row(title, *(Text(shown(number(summary, "policy", model, key))) for model in models))
+        ends = [interval(summary, "policy", model, f"{key}_interval") for model in models]
+        if any(ends):
+            table.add_row("  95% interval", *(Text(f"[{fixed(e[0])}, {fixed(e[1])}]" if e else "") for e in ends))
     return table

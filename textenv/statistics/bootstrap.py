@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, ShapeError
-from textenv.statistics.estimates import cluster_numbers, group_means, row
+from textenv.statistics.estimates import (
+    cluster_numbers,
+    clustered_share,
+    group_means,
+    grouped_ratio,
+    mean_estimate,
+    row,
+    two_way_error,
+)
 from textenv.statistics.intervals import CONFIDENCE, Interval, check_confidence
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -29,17 +37,26 @@ class Resampled(NamedTuple):
         draws: In every resample, shape ``(R,)``; NaN where one holds nothing to measure.
         n: What it rests on: pairs, items or prompts.
         clusters: Independent clusters among them.
+        is_difference: Whether it is one figure minus another.
     """
 
     value: float
     draws: NDArray[np.float64]
     n: int
     clusters: int
+    is_difference: bool = False
 
     def interval(self, bounds: tuple[float, float] | None = None, *, confidence: float = CONFIDENCE) -> Interval:
         """The figure with its interval; see :meth:`Interval.of_draws`."""
+        of_shares = self.is_difference and bounds == (-1, 1)
         return Interval.of_draws(
-            self.value, self.draws, n=self.n, clusters=self.clusters, bounds=bounds, confidence=confidence
+            self.value,
+            self.draws,
+            n=self.n,
+            clusters=self.clusters,
+            bounds=bounds,
+            of_shares=of_shares,
+            confidence=confidence,
         )
 
     def __sub__(self, other: Resampled) -> Resampled:
@@ -49,6 +66,25 @@ class Resampled(NamedTuple):
             self.draws - other.draws,
             max(self.n, other.n),
             max(self.clusters, other.clusters),
+            is_difference=True,
+        )
+
+    def among_raters(self, values: ArrayLike, clusters: ArrayLike, raters: ArrayLike) -> Resampled:
+        """The draws of a mean, spread for what each rater's values have in common; unchanged where there is one rater.
+
+        Args:
+            values: Whose mean this is, shape ``(n,)``.
+            clusters: What was resampled, shape ``(n,)``.
+            raters: Who gave each value, shape ``(n,)``.
+        """
+        if min(len(np.unique(clusters)), len(np.unique(raters))) < 2:
+            return self
+        error, known_from = two_way_error(values, clusters, raters)
+        alone = grouped_ratio(values, np.ones(len(np.asarray(values))), clusters).standard_error
+        if not alone > 0:
+            return self
+        return self._replace(
+            draws=self.value + (self.draws - self.value) * error / alone, clusters=min(self.clusters, known_from)
         )
 
     @classmethod
@@ -210,12 +246,14 @@ def bootstrap_interval(
     resamples: int = 1000,
     confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
-    """Bootstrap interval of a statistic: percentiles, spread for the number of groups; NaN for a single value.
+    """Bootstrap interval of a statistic; NaN for a single value, and where all values are equal.
+
+    The mean of values that are all 0 or 1, such as a verified reward, is a share and has a share's interval.
 
     Args:
         values: Shape ``(n,)``.
         rng: For the resamples.
-        statistic: From resamples ``(R, n)`` to figures ``(R,)``; None takes the mean.
+        statistic: From resamples ``(R, n)`` to figures ``(R,)``; None takes the mean, for which nothing is drawn.
         groups: What belongs together, shape ``(n,)``: answers to one prompt are not independent, so whole prompts are
             resampled and the statistic sees their group means, ``(R, groups)``. None resamples single values, and so
             does a single group.
@@ -231,15 +269,19 @@ def bootstrap_interval(
     check_confidence(confidence)
     if resamples < 1:
         raise ConfigError(f"`resamples` must be ≥ 1, got {resamples}")
-    array = group_means(array, cluster_numbers(groups, len(array)))
-    measure: Statistic = statistic or (lambda drawn: drawn.mean(1))
+    groups = cluster_numbers(groups, len(array))
+    means = group_means(array, groups)
+    if statistic is None:  # whose resamples need not be drawn: their error and skewness are known
+        if np.isin(array, (0.0, 1.0)).all():
+            return clustered_share(means, np.arange(len(means)), confidence)[1:3]
+        return mean_estimate(means).interval(confidence)[1:3]
     figures = np.empty(resamples)
-    rows = max(1, 4_000_000 // len(array))
+    rows = max(1, 4_000_000 // len(means))
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        figures[start : start + size] = measure(array[rng.integers(len(array), size=(size, len(array)))])
-    value = float(measure(array[None])[0])
-    found = Interval.of_draws(value, figures, n=len(array), clusters=len(array), confidence=confidence)
+        figures[start : start + size] = statistic(means[rng.integers(len(means), size=(size, len(means)))])
+    value, size = float(statistic(means[None])[0]), len(means)
+    found = Interval.of_draws(value, figures, n=size, clusters=size, confidence=confidence)
     return found.low, found.high
 
 

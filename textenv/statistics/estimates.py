@@ -13,9 +13,9 @@ from textenv.statistics.intervals import (
     CONFIDENCE,
     Interval,
     check_confidence,
+    mid_p_interval,
     share_interval,
-    student_quantile,
-    wilson_interval,
+    skewed_interval,
 )
 
 
@@ -26,21 +26,26 @@ class Estimate(NamedTuple):
         value: The estimate.
         standard_error: Of the estimate; NaN where fewer than two independent units were seen.
         units: Independent units that it rests on.
+        skewness: Of the estimate: that of the units' values over √units.
     """
 
     value: float
     standard_error: float
     units: int
+    skewness: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """Student's interval around the value, with one degree of freedom less than units.
+        """Student's interval with the skewness taken off; NaN of fewer than two units, or where all say the same.
 
         Raises:
             ConfigError: If the confidence lies outside 0 … 1.
+        Source: see :func:`textenv.statistics.skewed_interval`.
         """
         check_confidence(confidence)
-        reach = student_quantile(confidence, self.units - 1) * self.standard_error if self.units > 1 else math.nan
-        return Interval(self.value, self.value - reach, self.value + reach, self.units, self.units)
+        low = high = math.nan
+        if self.units > 1:
+            low, high = skewed_interval(self.value, self.standard_error, self.skewness, self.units - 1, confidence)
+        return Interval(self.value, low, high, self.units, self.units)
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
@@ -56,13 +61,22 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     value = float(array.mean())
     if len(array) < 2 or not np.isfinite(value):
         return Estimate(value, float("nan"), len(array))
-    return Estimate(value, float(array.std(ddof=1) / np.sqrt(len(array))), len(array))
+    return _estimate(value, array)
+
+
+def _estimate(value: float, values: NDArray[np.float64]) -> Estimate:
+    """An estimate whose error and skewness are those of the mean of these values."""
+    count, spread = len(values), float(values.std())
+    error = spread / math.sqrt(count - 1)
+    third = float(((values - values.mean()) ** 3).mean())
+    return Estimate(value, error, count, third / spread**3 / math.sqrt(count) if spread > 0 else 0.0)
 
 
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     """Sum of numerators over sum of denominators, such as nats per token with answers as units.
 
-    The standard error is that of the linearised ratio: ``s(x − r y) / (√n · mean(y))``.
+    The standard error is that of the linearised ratio, ``s(u) / (√n · mean(y))`` with ``u = (x − r y) (1 − 1/n) /
+    (1 − y/Σy)``: a unit with much of the denominator draws the ratio towards itself, so that its residual is too small.
 
     Args:
         numerators: One per unit, shape ``(n,)``.
@@ -71,7 +85,9 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     Raises:
         ShapeError: If the shapes disagree or there is no value.
         ConfigError: If the denominators sum to 0.
-    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13.
+    Source: Cochran, Sampling Techniques, 3rd edition, eq. 6.13; the divisor makes it the jackknife's: Bell and
+    McCaffrey 2002, "Bias reduction in standard errors for linear regression with multi-stage samples", Survey
+    Methodology 28.
     """
     x, y = row(numerators), row(denominators)
     if x.shape != y.shape:
@@ -81,8 +97,8 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     value = float(x.sum() / y.sum())
     if len(x) < 2 or not np.isfinite(value):
         return Estimate(value, float("nan"), len(x))
-    residuals = x - value * y
-    return Estimate(value, float(residuals.std(ddof=1) / np.sqrt(len(x)) / abs(y.mean())), len(x))
+    leverage = np.minimum(y / y.sum(), 1 - 1e-9)
+    return _estimate(value, (x - value * y) * (1 - 1 / len(x)) / (1 - leverage) / abs(y.mean()))
 
 
 def grouped_mean(values: ArrayLike, groups: ArrayLike | None) -> Estimate:
@@ -146,26 +162,81 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     return mean_estimate(b - a)
 
 
-def clustered_share(values: ArrayLike, clusters: ArrayLike | None = None, confidence: float = CONFIDENCE) -> Interval:
-    """Mean of values in 0…1, such as a win rate, with a Wilson interval for what its clusters are worth.
+def clustered_share(
+    values: ArrayLike,
+    clusters: ArrayLike | None = None,
+    confidence: float = CONFIDENCE,
+    *,
+    raters: ArrayLike | None = None,
+) -> Interval:
+    """Mean of values in 0…1, such as a win rate, with a share's interval for what its clusters are worth.
 
     Args:
         values: Shape ``(n,)``, each in 0…1.
         clusters: What belongs together, e.g. the prompt, shape ``(n,)``; None: every value stands alone. A single
             cluster is worth one value.
         confidence: Coverage.
+        raters: Who gave each value, shape ``(n,)``: what one person says belongs together too. Of a single one the
+            figure is about that person.
 
-    Source: see :func:`textenv.statistics.share_interval`.
+    Source: see :func:`textenv.statistics.share_interval` and :func:`two_way_error`.
     """
     x = np.asarray(values, np.float64)
     if not len(x):
         return Interval(math.nan)
     value, count = float(np.clip(x.mean(), 0, 1)), len(x)
-    if clusters is None:
-        return Interval(value, *wilson_interval(value, count, confidence), count, count)
-    groups = len(np.unique(np.asarray(clusters)))
-    error = grouped_ratio(x, np.ones(count), clusters).standard_error if groups > 1 else math.nan
-    return Interval(value, *share_interval(value, error, count, groups, confidence), count, groups)
+    several = None if raters is None or len(np.unique(np.asarray(raters))) < 2 else np.asarray(raters)
+    if clusters is None and several is None:
+        return Interval(value, *mid_p_interval(value, count, confidence), count, count)
+    together = np.arange(count) if clusters is None else np.asarray(clusters)
+    error, groups = math.nan, len(np.unique(together))
+    if several is not None and groups > 1:
+        error, groups = two_way_error(x, together, several)
+    elif groups > 1:
+        error = grouped_ratio(x, np.ones(count), together).standard_error
+    return Interval(value, *share_interval(value, error, math.inf, groups, confidence), count, groups)
+
+
+def two_way_error(values: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[float, int]:
+    """Standard error of a mean whose values hang together in two ways, such as by prompt and by rater.
+
+    Returns:
+        The error, never less than that of one way alone, and how many clusters it is known from: one more than its
+        degrees of freedom by Satterthwaite's formula, between those of the two ways.
+
+    Args:
+        values: Shape ``(n,)``.
+        first: What belongs together, at least two clusters, shape ``(n,)``.
+        second: What else does, at least two, shape ``(n,)``.
+    Source: Cameron, Gelbach and Miller 2011, "Robust Inference With Multiway Clustering", J. Business & Economic
+    Statistics 29, eq. 2.13; Satterthwaite 1946, Biometrics Bulletin 2.
+    """
+    x = row(values)
+    keys = [_numbers(each, len(x)) for each in (first, second)]
+    counts = [int(key.max()) + 1 for key in keys]
+    keys.append(_numbers(keys[0] * counts[1] + keys[1], len(x)))
+    one, other, both = (grouped_ratio(x, np.ones(len(x)), key).standard_error ** 2 for key in keys)
+    total = max(one + other - both, one, other)
+    parts = one**2 / (counts[0] - 1) + (other**2 if other > one else 0.0) / (counts[1] - 1)
+    return math.sqrt(total), 1 + max(1, round(total**2 / parts)) if parts > 0 else min(counts)
+
+
+def mean_interval(values: ArrayLike, groups: ArrayLike | None = None, confidence: float = CONFIDENCE) -> Interval:
+    """Mean over all values with groups as units; of values that are all 0 or 1, such as a verified reward, a share's.
+
+    Args:
+        values: Shape ``(n,)``.
+        groups: What belongs together, shape ``(n,)``; see :func:`cluster_numbers`.
+        confidence: Coverage.
+
+    Raises:
+        ShapeError: If the shapes disagree or there is no value.
+    """
+    array = row(values)
+    index = cluster_numbers(groups, len(array))
+    if np.isin(array, (0.0, 1.0)).all():
+        return clustered_share(array, index, confidence)
+    return grouped_ratio(array, np.ones(len(array)), index).interval(confidence)._replace(n=len(array))
 
 
 def cluster_numbers(groups: ArrayLike | None, count: int) -> NDArray[np.int64]:

@@ -14,9 +14,6 @@ from textenv.errors import ConfigError
 CONFIDENCE = 0.95
 """Coverage of an interval, where nothing else is asked for."""
 
-_FEW_CLUSTERS = 12
-"""Below so many, resamples cannot reach beyond the sample: the normal form with Student's quantile is closer."""
-
 
 class Interval(NamedTuple):
     """A measured number and where it may lie; ``f"{interval:.2f}"`` writes ``0.81 [0.79, 0.83]``.
@@ -54,14 +51,15 @@ class Interval(NamedTuple):
         n: int,
         clusters: int,
         bounds: tuple[float, float] | None = None,
+        of_shares: bool = False,
         confidence: float = CONFIDENCE,
     ) -> Interval:
         """The interval of an estimate whose clusters were resampled.
 
-        A share (bounds 0 and 1) gets Wilson's interval for as many independent values as the spread of its draws is
-        worth: resamples of a sample in which all say yes all say yes too. Everything else gets the percentiles of the
-        draws, spread for the number of clusters, or Student's interval with the draws' standard error where clusters
-        are few.
+        A share (bounds 0 and 1) gets that of a share with as many independent values as the spread of its draws is
+        worth: resamples of a sample in which all say yes all say yes too. Everything else gets :func:`skewed_interval`
+        with the standard error and the skewness of the draws; none where no draw differs, since a sample without
+        variation does not say how far the next one lies.
 
         Args:
             value: The estimate.
@@ -69,10 +67,13 @@ class Interval(NamedTuple):
             n: What it rests on.
             clusters: How many independent ones; with one only a share has an interval.
             bounds: Where the figure can lie; the interval is cut to it.
+            of_shares: Whether it is the difference of two shares: then half a cluster on either side is added, since
+                few clusters differ at all, and what is skewed by chance is not relied upon.
             confidence: Coverage.
 
         Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4),
-        section 5.3 (expanded percentiles) and 4.3 (t with the bootstrap's standard error).
+        section 4.3 (t with the bootstrap's standard error); the added halves: Agresti and Min 2005, Statistics in
+        Medicine 24, 729-740; for the rest see :func:`skewed_interval`.
         """
         check_confidence(confidence)
         usable = draws[np.isfinite(draws)]
@@ -80,16 +81,18 @@ class Interval(NamedTuple):
         if not len(usable) or clusters < (1 if is_share else 2) or not math.isfinite(value):
             return cls(float(value), n=int(n), clusters=int(clusters))
         # Resamples of n values vary by (n − 1)/n of what samples do.
-        error = float(usable.std()) * math.sqrt(clusters / max(clusters - 1, 1))
-        if is_share and (error > 1e-9 or value in (0, 1) or clusters == 1):
+        spread = float(usable.std())
+        error = spread * math.sqrt(clusters / max(clusters - 1, 1))
+        if is_share:
             low, high = share_interval(value, error, math.inf, clusters, confidence)
-        elif clusters < _FEW_CLUSTERS:
-            reach = student_quantile(confidence, clusters - 1) * error
-            low, high = value - reach, value + reach
         else:
-            reach = student_quantile(confidence, clusters - 1) * math.sqrt(clusters / (clusters - 1))
-            outside = NormalDist().cdf(-reach)
-            low, high = np.quantile(usable, [outside, 1 - outside])
+            skewness = float(((usable - usable.mean()) ** 3).mean()) / spread**3 if spread > 0 else 0.0
+            if of_shares:
+                error = math.hypot(error, 1 / (clusters + 2))
+            low, high = skewed_interval(value, error, skewness, clusters - 1, confidence)
+            if of_shares:
+                reach = student_quantile(confidence, clusters - 1) * error
+                low, high = min(low, value - reach), max(high, value + reach)
         if bounds is not None:
             low, high = np.clip([low, high], *bounds)
         return cls(float(value), float(low), float(high), int(n), int(clusters))
@@ -112,6 +115,32 @@ def student_quantile(confidence: float, freedom: float) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
+def skewed_interval(
+    value: float, error: float, skewness: float, freedom: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Student's interval with the skewness of the estimate taken off: longer towards the side of the long tail.
+
+    Args:
+        value: The estimate.
+        error: Its standard error; 0 or NaN gives NaN: values that do not vary do not say how far off they are.
+        skewness: Of the estimate: that of n values over √n; 0 gives Student's interval.
+        freedom: Degrees of freedom, above 0.
+        confidence: Coverage.
+
+    Source: Hall 1992, "On the Removal of Skewness by Transformation", JRSS B 54, 221-228: the cubic transformation g₂,
+    which is monotone, so that its inverse is the interval.
+    """
+    if not error > 1e-12 * max(1.0, abs(value)):
+        return math.nan, math.nan
+    reach = student_quantile(confidence, freedom)
+    if abs(skewness) < 1e-6:
+        return value - reach * error, value + reach * error
+    # T + k T²/3 + k² T³/27 + k/6 of Student's T, inverted at ± the quantile.
+    ends = (3 / skewness * (np.cbrt(1 + skewness * (end - skewness / 6)) - 1) for end in (reach, -reach))
+    low, high = (value - float(end) * error for end in ends)
+    return low, high
+
+
 def wilson_interval(value: float, count: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval of a share.
 
@@ -132,8 +161,43 @@ def wilson_interval(value: float, count: float, confidence: float = CONFIDENCE) 
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+def mid_p_interval(value: float, count: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of a share by the exact binomial test, whose own outcome counts one half: mid-P.
+
+    It holds what it says near 0 and 1 and for a handful of values too, where Wilson's falls short.
+
+    Args:
+        value: The share, 0…1.
+        count: Observations; an effective number need not be whole.
+        confidence: Coverage.
+
+    Raises:
+        ConfigError: If an argument is out of its range.
+    Source: Berry and Armitage 1995, "Mid-P Confidence Intervals: A Brief Review", The Statistician 44, 417-423.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import betainc
+
+    if not 0 <= value <= 1 or not count > 0 or not 0 < confidence < 1:
+        raise ConfigError(f"need 0 ≤ value ≤ 1, count > 0, 0 < confidence < 1, got {value}, {count}, {confidence}")
+    yes, no = value * count, (1 - value) * count
+
+    def excess(share: float, tail: float) -> float:
+        """P(fewer) + ½ P(as many) − tail; the binomial distribution by its beta integral, for counts that break."""
+        fewer = betainc(no + 1, yes, 1 - share) if yes > 1e-12 else 0.0
+        at_most = betainc(no, yes + 1, 1 - share) if no > 1e-12 else 1.0
+        return float(fewer + at_most) / 2 - tail
+
+    tail = (1 - confidence) / 2
+
+    def root(tail: float) -> float:
+        return float(brentq(excess, 0.0, 1.0, args=(tail,), xtol=1e-12))  # pyright: ignore[reportArgumentType]
+
+    return root(1 - tail) if yes > 1e-12 else 0.0, root(tail) if no > 1e-12 else 1.0
+
+
 def share_interval(value: float, error: float, n: float, clusters: int, confidence: float) -> tuple[float, float]:
-    """Wilson's interval of a share for the number of independent values that it is worth.
+    """The mid-P interval of a share for the number of independent values that it is worth.
 
     That number is ``v (1 − v) / error²``, less where few clusters leave the error itself uncertain; between one and
     the number of values, and the number of clusters where nothing varies, so that nothing is known about it. Ties (½)
@@ -147,14 +211,13 @@ def share_interval(value: float, error: float, n: float, clusters: int, confiden
         confidence: Coverage.
 
     Source: Kish 1965 (effective sample size) and Korn and Graubard 1998, Survey Methodology 24(2) (its degrees of
-    freedom), in Wilson's interval as recommended by Franco, Little, Louis and Slud 2019, "Comparative Study of
-    Confidence Intervals for Proportions in Complex Sample Surveys", J. Survey Stat. Methodol. 7.
+    freedom, in an exact interval); for the interval see :func:`mid_p_interval`.
     """
     value, effective = min(max(float(value), 0.0), 1.0), float(clusters)
     if error > 1e-9 and clusters > 1:
         effective = value * (1 - value) / error**2
         effective *= (NormalDist().inv_cdf((1 + confidence) / 2) / student_quantile(confidence, clusters - 1)) ** 2
-    return wilson_interval(value, max(1.0, min(effective, n)), confidence)
+    return mid_p_interval(value, max(1.0, min(effective, n)), confidence)
 
 
 def check_confidence(confidence: float) -> None:

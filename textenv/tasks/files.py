@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, overload
 
+from textenv.answers import Chat, as_messages, prompt_and_answers, read_cell
 from textenv.datasets.rated_texts import SPLITS, Split
 from textenv.errors import DataError, MissingDependencyError
 from textenv.records import Row, read_rows, rows_of
@@ -153,7 +154,11 @@ def load_dataset_rows(name: str, split: str) -> Any:
 
 
 def read_conversations(path: str | Path, *, task: str = "") -> list[Conversation]:
-    """Conversations of a file whose records have ``messages``, or ``prompt`` and ``response``; ``source`` is optional.
+    """Conversations to imitate.
+
+    A record has ``messages``; or ``prompt`` with ``response`` or ``completion``; or ``chosen``, of which the rest of
+    the row may say what was not preferred. Each may be a text or messages in every form that
+    :mod:`textenv.answers.conversations` knows, system messages and turns of tools included. ``source`` is optional.
 
     Raises:
         DataError: If the file is missing or malformed; names file, line, field and what was expected.
@@ -164,19 +169,28 @@ def read_conversations(path: str | Path, *, task: str = "") -> list[Conversation
 
 def _conversation(where: str, row: Mapping[str, Any], task: str) -> Conversation:
     source = _text(where, row, "source", optional=True) or LABELERS
-    if row.get("messages") is None:
-        turns = [{"role": "user", "content": _text(where, row, "prompt")}]
-        turns.append({"role": "assistant", "content": _text(where, row, "response")})
-        return Conversation(tuple(turns), source, task)
-    messages = row["messages"]
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(f"{where}: field 'messages': expected a list of messages, got {_shown(messages)}")
+    field = next((name for name in _ANSWERS if row.get(name) is not None), "response")
+    place = f"{where}: field {field!r}"
+    if field == "messages":
+        told = read_cell(row[field], place)
+        if not isinstance(told, Chat):
+            raise DataError(f"{place}: expected a list of messages, got {_shown(told)}")
+        messages = as_messages(told)
+    else:
+        if row.get(field) is None:
+            _text(where, row, "prompt")  # its message says what the record has
+            _text(where, row, field)
+        prompt, (answer,) = prompt_and_answers(row.get("prompt"), {field: row[field]}, where)
+        messages = [*as_messages(prompt), *as_messages(answer, "assistant")]
+    # What the assistant says with an empty message is nothing to imitate.
+    said = [each for each in messages if each.get("content") is not None or each.get("tool_calls")]
     try:
-        return Conversation(tuple(Row(f"{where}: field 'messages'", m).columns for m in messages), source, task)
+        return Conversation(tuple(said), source, task)
     except DataError as error:
-        if str(error).startswith(where):
-            raise
-        raise DataError(f"{where}: field 'messages': {error}") from error
+        raise DataError(f"{place}: {error}") from error
+
+
+_ANSWERS = ("messages", "chosen", "response", "completion")
 
 
 def _some(path: str | Path) -> Iterator[Row]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from textenv.answers import Message
+from textenv.answers import Message, as_text
 from textenv.datasets.rated_texts import Split, check_split, split_of
 from textenv.errors import ConfigError, DataError
 from textenv.settings import NonNegativeInt, PositiveInt, Settings
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 LABELERS = "labelers"
 """Source of demonstrations that labelers wrote, question and answer."""
@@ -171,7 +173,8 @@ class Conversation:
     """A conversation to imitate: every turn of the assistant is a demonstration.
 
     Attributes:
-        messages: ``{"role", "content"}``, roles ``system``, ``user`` and ``assistant``; at least one assistant turn.
+        messages: ``{"role", "content"}``, roles ``system``, ``developer``, ``user``, ``assistant`` (whose content may
+            be None beside ``tool_calls``) and ``tool``; at least one assistant turn.
         source: Who wrote it.
         task: Name of its task.
 
@@ -185,11 +188,8 @@ class Conversation:
 
     def __post_init__(self) -> None:
         for number, message in enumerate(self.messages):
-            if message.get("role") not in ("system", "user", "assistant") or not isinstance(
-                message.get("content"), str
-            ):
-                raise DataError(
-                    f"message {number} needs 'role' (system, user or assistant) and a text 'content', got {message!r}"
-                )
+            if message.get("role") not in _ROLES:
+                raise DataError(f"message {number} needs 'role' ({', '.join(_ROLES)}), got {message!r}")
+            as_text([message], f"message {number}")
         if not any(message["role"] == "assistant" for message in self.messages):
             raise DataError("a conversation to learn from needs at least one turn of the assistant")

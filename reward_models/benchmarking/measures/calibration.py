@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from reward_models.benchmarking.data import Pairs, SuiteData
-from textenv.statistics import ClusterBootstrap, Interval, Resampled
+from textenv.statistics import CONFIDENCE, ClusterBootstrap, Interval, Resampled, student_quantile
 
 BINS = 10
 _MAX_LOG_T = 12.0  # temperatures from 6e-6 to 160,000 times the scores' own spread
@@ -165,7 +165,8 @@ def _figures(
                 )
                 bins.append(ReliabilityBin(own, observed.interval((0, 1)), size))
         sizes = np.maximum(draws[:, BINS:].sum(1), 1)
-        return _error_interval(totals[:BINS] / count, draws[:, :BINS] / sizes[:, None], count, clusters), tuple(bins)
+        gaps, shares = totals[:BINS] / count, totals[BINS:] / count
+        return _error_interval(gaps, shares, draws[:, :BINS] / sizes[:, None], count, clusters), tuple(bins)
 
     width, _ = error(np.linspace(0.5, 1.0, BINS + 1))
     mass, bins = error(np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1))) if count else np.array([0.5, 1]))
@@ -175,26 +176,42 @@ def _figures(
     )
 
 
-def _error_interval(gaps: NDArray[np.float64], draws: NDArray[np.float64], count: int, clusters: int) -> Interval:
-    """Calibration error with an interval that allows for its own noise.
+def _error_interval(
+    gaps: NDArray[np.float64], shares: NDArray[np.float64], draws: NDArray[np.float64], count: int, clusters: int
+) -> Interval:
+    """Calibration error without the part that noise makes, and the interval that goes with it.
 
-    A sum of absolute gaps is too large, and in resamples, where the noise comes twice, even more so. The interval is
-    therefore the reversed one (``2 value − draws``), it begins at 0 where the gaps are no larger than those of a
-    calibrated model with the same noise, and it holds the value.
+    A sum of absolute gaps is too large: chance alone opens gaps, and in resamples it comes twice. So it is asked which
+    true gaps would make a sum as large as the one that was seen: those of the same shape, λ times as wide, with the
+    noise of the resamples on top. The λ at which the sum seen is the median of what would be seen gives the value (0 if
+    even λ = 0 gives more), those at which it is the upper and the lower quantile give the ends. Gaps that all have one
+    sign, as those of a wrong temperature, vary more; so the ends are also asked of the same gap in all bins, and the
+    interval holds both answers.
 
     Args:
         gaps: Agreement minus confidence of each bin times its share of the pairs, shape ``(K,)``.
-        draws: The same in every resample, shape ``(R, K)``.
+        shares: Share of the pairs in each bin, shape ``(K,)``.
+        draws: The gaps in every resample, shape ``(R, K)``.
         count: Pairs.
         clusters: Independent ones.
 
-    Source: reversed ("basic") interval: Davison and Hinkley 1997, Bootstrap Methods and their Application, eq. 5.6.
+    Source: intervals by inverting a test with resamples: Carpenter 1999, JRSS B 61, 159-172; the bias itself and
+    another way to take it off: Kumar, Liang and Ma 2019, "Verified Uncertainty Calibration", arXiv:1909.10155.
     """
-    value = float(np.abs(gaps).sum())
-    reversed_draws = Resampled(value, 2 * value - np.abs(draws).sum(1), count, clusters).interval((0, np.inf))
-    calibrated = Resampled(value, np.abs(draws - gaps).sum(1), count, clusters).interval((0, np.inf))
-    low = 0.0 if value <= calibrated.high else min(reversed_draws.low, value)
-    known = np.isfinite(reversed_draws.low)
-    return reversed_draws._replace(
-        value=value, low=low if known else np.nan, high=min(1.0, max(reversed_draws.high, value)) if known else np.nan
-    )
+    seen = float(np.abs(gaps).sum())
+    if clusters < 2 or not len(draws):
+        return Interval(seen, n=count, clusters=clusters)
+    # Few clusters know the noise itself roughly, and resamples of n values vary by (n − 1)/n of what samples do.
+    wider = student_quantile(CONFIDENCE, clusters - 1) / student_quantile(CONFIDENCE, np.inf)
+    noise = (draws - gaps) * wider * np.sqrt(clusters / (clusters - 1))
+    tail = (1 - CONFIDENCE) / 2
+    errors = np.linspace(0, seen + 4 * np.abs(noise).sum(1).max(), 50)
+    places = np.round(np.array([1 - tail, 0.5, tail]) * (len(noise) - 1)).astype(np.int64)
+    found = []
+    for shape in (gaps / seen if seen > 0 else shares, shares):
+        sums = np.sort(np.abs(errors[:, None, None] * shape + noise).sum(2), axis=1)
+        # Quantiles rise with the error but for the noise of the resamples; the largest so far makes them do so.
+        rising = np.maximum.accumulate(sums[:, places])
+        found.append([float(np.interp(seen, column, errors)) for column in rising.T])
+    low, high = min(ends[0] for ends in found), max(ends[2] for ends in found)
+    return Interval(found[0][1], low, min(1.0, high), count, clusters)

@@ -27,8 +27,8 @@ class Curve(NamedTuple):
         steps: n, or the number of training episodes, of each point, shape ``(K,)``.
         kl: Nats per answer, shape ``(K,)``.
         kl_interval: Lower and upper ends, shape ``(2, K)``; of best-of-n the KL is known.
-        proxy: Proxy score of each point.
-        gold: Gold score of each point.
+        proxy: Proxy score of each point, less that of the starting policy on the same prompts.
+        gold: Gold score of each point, likewise.
         fit: The fitted form, or None with fewer than two points.
         drop: Gold at its peak minus gold at the end; above 0 beyond its interval means over-optimised. The peak is
             looked for on one half of the prompts and measured on the other, so that noise makes no peak.
@@ -77,8 +77,9 @@ def best_of_n_path(
     most = judged.shape[1]
     chosen = np.array(sizes if sizes is not None else [2**i for i in range(most.bit_length()) if 2**i <= most])
     base = _standard(judged), _standard(worth)
-    ours = np.stack([expected_best(base[0], int(n)) for n in chosen], axis=1)
+    ours = np.stack([expected_best(base[0], int(n)) for n in chosen], axis=1) - base[0].mean(1, keepdims=True)
     theirs = np.stack([expected_best(base[0], int(n), values=base[1]) for n in chosen], axis=1)
+    theirs -= base[1].mean(1, keepdims=True)
     kl = np.tile(best_of_n_kl(chosen), (len(judged), 1))
     return _curve(name, "best_of_n", chosen, kl, ours, theirs, rng, resamples)
 
@@ -117,7 +118,7 @@ def policy_path(
         raise ShapeError(f"got {len(steps)} steps for {len(arrays[0])} checkpoints.")
     by_prompt = [values.mean(2).T for values in arrays]
     scaled = [
-        (found - found[:, 0].mean()) / max(float(values[0].std()), 1e-12)
+        (found - found[:, [0]]) / max(float(values[0].std()), 1e-12)
         for found, values in zip(by_prompt[1:], arrays[1:], strict=True)
     ]
     return _curve(name, "rl", np.asarray(steps, np.int64), by_prompt[0], scaled[0], scaled[1], rng, resamples)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.benchmarking.data import Choice, ItemTable, Pairs, SuiteData, cluster_by_prompt
+from textenv.answers import prompt_and_answers
 from textenv.errors import DataError
 from textenv.records import read_rows
 
@@ -70,7 +71,8 @@ def rewardbench_suite(path: str | Path, *, upweight_math: bool = True) -> SuiteD
     if not rows:
         raise DataError(f"{path}: the file is empty; expected one object per line.")
     first = rows[0][1]
-    if isinstance(first.get("chosen"), list):
+    chosen = first.get("chosen")
+    if isinstance(chosen, list) and not any(isinstance(entry, Mapping) for entry in chosen):
         return _version_2(path, rows)
     return _version_1(path, rows, upweight_math)
 
@@ -78,9 +80,11 @@ def rewardbench_suite(path: str | Path, *, upweight_math: bool = True) -> SuiteD
 def _version_1(path: Path, rows: list[tuple[str, Mapping[str, Any]]], upweight_math: bool) -> SuiteData:
     items, better, worse, subsets = ItemTable(), [], [], []
     for where, row in rows:
-        prompt = _prompt(row, where)
-        better.append(items.add(prompt, _text(row, "chosen", where)))
-        worse.append(items.add(prompt, _text(row, "rejected", where)))
+        prompt, (right, wrong) = prompt_and_answers(
+            row.get("prompt"), {name: row.get(name) for name in ("chosen", "rejected")}, where
+        )
+        better.append(items.add(prompt, right))
+        worse.append(items.add(prompt, wrong))
         subsets.append(_text(row, "subset", where) if "subset" in row else "all")
     sections = {name: dict(weights) for name, weights in SECTIONS.items()}
     if not upweight_math:
@@ -103,9 +107,12 @@ def _version_1(path: Path, rows: list[tuple[str, Mapping[str, Any]]], upweight_m
 def _version_2(path: Path, rows: list[tuple[str, Mapping[str, Any]]]) -> SuiteData:
     items, choices, better, worse, subsets = ItemTable(), [], [], [], []
     for number, (where, row) in enumerate(rows):
-        prompt, subset = _prompt(row, where), _text(row, "subset", where) if "subset" in row else "all"
-        right = [items.add(prompt, text) for text in _texts(row, "chosen", where)]
-        wrong = [items.add(prompt, text) for text in _texts(row, "rejected", where)]
+        subset = _text(row, "subset", where) if "subset" in row else "all"
+        given = {name: _texts(row, name, where) for name in ("chosen", "rejected")}
+        answers = {f"{name}[{place}]": text for name, texts in given.items() for place, text in enumerate(texts)}
+        prompt, read = prompt_and_answers(row.get("prompt"), answers, where)
+        places = [items.add(prompt, text) for text in read]
+        right, wrong = places[: len(given["chosen"])], places[len(given["chosen"]) :]
         count = row.get("num_correct", len(right))
         if count != len(right):
             raise DataError(f"{where}: `num_correct` is {count!r}, but `chosen` holds {len(right)} responses.")
@@ -136,14 +143,6 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: `{field}` must be a text, got {value!r:.80}.")
     return value
-
-
-def _prompt(row: Mapping[str, Any], where: str) -> str:
-    """The prompt; a conversation becomes its turns, one per line."""
-    value = row.get("prompt")
-    if isinstance(value, list) and value and all(isinstance(turn, dict) and "content" in turn for turn in value):
-        return "\n".join(str(turn["content"]) for turn in value)
-    return _text(row, "prompt", where)
 
 
 def _texts(row: Mapping[str, Any], field: str, where: str) -> list[str]:

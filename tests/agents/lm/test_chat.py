@@ -89,6 +89,19 @@ def test_a_greeting_of_the_assistant_is_read_and_not_learned(tokenizer):
     assert learned_texts(conversation_example(greeted, own), own) == [" is good<|end|>"]
 
 
+def test_calls_of_tools_and_two_turns_in_a_row_are_learned_each_with_its_end(tokenizer):
+    own = with_template(tokenizer, None)
+    call = {"id": "1", "type": "function", "function": {"name": "film", "arguments": "old"}}
+    said = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "good"},
+        {"role": "assistant", "content": "is good"},
+        {"role": "assistant", "content": "is old"},
+    ]
+    learned = learned_texts(conversation_example([*TURNS[:2], *said], own), own)
+    assert [text.replace(" ", "") for text in learned] == ["film(old)<|end|>", "isgood<|end|>", "isold<|end|>"]
+
+
 @pytest.mark.parametrize(
     ("template", "turns", "error", "message"),
     [

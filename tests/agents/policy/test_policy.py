@@ -168,6 +168,19 @@ def test_evaluate_policy_reports_reward_kl_and_judges(make_policy):
     assert low < found.summary["reward_mean"] < high
 
 
+def test_evaluate_policy_knows_as_many_prompts_as_differ_and_shares_where_rewards_are_0_or_1(make_policy):
+    policy = make_policy(0)
+
+    def right(prompts, responses):
+        return [1.0] * len(responses)
+
+    once = evaluate_policy(policy, PROMPTS, right, sampling=PARAMS, n=8).summary["reward_mean_interval"]
+    assert once == pytest.approx([0.05 ** (1 / len(PROMPTS)), 1])
+    assert evaluate_policy(policy, [*PROMPTS] * 3, right, sampling=PARAMS).summary["reward_mean_interval"] == once
+    constant = evaluate_policy(policy, PROMPTS, lambda p, r: [0.3] * len(r), sampling=PARAMS, n=4).summary
+    assert (constant["reward_mean"], constant["reward_mean_interval"]) == (pytest.approx(0.3), None)
+
+
 def test_evaluate_policy_measures_the_tempered_kl_and_records_the_policys_own_logprobs(make_policy):
     policy, other = make_policy(0), make_policy(1)
 

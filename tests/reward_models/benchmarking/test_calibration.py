@@ -5,6 +5,7 @@ import pytest
 
 from reward_models.benchmarking import Pairs, SuiteData
 from reward_models.benchmarking.measures.calibration import (
+    _error_interval,
     calibration,
     calibration_error,
     fit_temperature,
@@ -90,14 +91,32 @@ def test_the_interval_of_the_error_lies_around_it():
     assert ece.low < ece.value < ece.high
 
 
-def test_the_interval_of_a_calibrated_models_error_begins_at_zero():
+def test_the_interval_of_a_calibrated_models_error_begins_at_zero_and_its_value_lies_near():
     # Of absolute gaps noise alone makes an error: 0.07 on average here.
-    covered = 0
+    covered, values = 0, []
     for seed in range(40):
         rng = np.random.default_rng(seed)
         suite, scores = pairs_suite(1.5 * rng.normal(size=400), rng)
-        covered += measured(suite, scores, resamples=200).raw.ece.low == 0
+        found = measured(suite, scores, resamples=200).raw.ece
+        covered += found.low == 0
+        values.append(found.value)
     assert covered >= 36
+    assert np.mean(values) < 0.035
+    assert np.median(values) < 0.025
+
+
+def test_a_model_that_is_sure_and_right_has_an_error_of_nearly_nothing():
+    rng = np.random.default_rng(0)
+    suite, scores = pairs_suite(np.full(60, 9.0), rng)
+    found = measured(suite, scores).raw.ece
+    assert (found.low, found.value) == pytest.approx((0, 0), abs=1e-3)
+
+
+def test_one_cluster_gives_the_error_and_no_interval():
+    gaps, shares = np.array([0.1, -0.05]), np.array([0.5, 0.5])
+    found = _error_interval(gaps, shares, np.tile(gaps, (9, 1)), 20, 1)
+    assert found.value == pytest.approx(0.15)
+    assert np.isnan([found.low, found.high]).all()
 
 
 def test_halves_without_pairs_give_nothing():

@@ -48,7 +48,8 @@ def test_correlations_over_texts_are_those_of_scipy_and_their_intervals_hold():
         exact.append((stats.spearmanr(scores[drawn], suite.gold[drawn]).statistic,
                       stats.kendalltau(scores[drawn], suite.gold[drawn]).statistic))  # fmt: skip
     low, high = np.quantile(exact, [0.025, 0.975], axis=0)
-    assert [found.spearman.low, found.kendall.low] == pytest.approx(low, abs=0.05)
+    # Percentiles of few texts are too narrow, on the side of the longer tail above all.
+    assert [found.spearman.low, found.kendall.low] == pytest.approx(low, abs=0.08)
     assert [found.spearman.high, found.kendall.high] == pytest.approx(high, abs=0.05)
 
 
@@ -77,7 +78,8 @@ def test_within_prompts_correlations_are_averaged_over_prompts():
 def test_a_constant_model_ranks_nothing(make):
     suite = make()
     found = ranking(np.zeros(len(suite)), suite, boot(suite))
-    assert found.kendall[:3] == found.spearman[:3] == (0, 0, 0)
+    assert (found.kendall.value, found.spearman.value) == (0, 0)
+    assert np.isnan(found.kendall.low)
     assert found.best_of[2].value == pytest.approx(0, abs=1e-9)
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from reward_models.benchmarking.baselines import ConstantModel, LengthModel
 from reward_models.benchmarking.measures.accuracy import suite_accuracy
 from reward_models.benchmarking.measures.choices import choice_accuracy, ties_score
 from tests.reward_models.benchmarking.rewardbench_files import V1, V2, write
+from textenv.answers import Chat
 from textenv.errors import DataError
 from textenv.statistics import ClusterBootstrap
 
@@ -59,8 +61,14 @@ def test_ties_score_without_common_questions_has_accuracy_only():
     [
         ("{", r"bad\.jsonl:2: not valid JSON"),
         ("[1]", r"bad\.jsonl:2: expected an object"),
-        (json.dumps({"prompt": "p", "chosen": "a"}), r"bad\.jsonl:2: `rejected` must be a text, got None"),
-        (json.dumps({"prompt": 3, "chosen": "a", "rejected": "b"}), r"bad\.jsonl:2: `prompt` must be a text, got 3"),
+        (
+            json.dumps({"prompt": "p", "chosen": "a"}),
+            r"bad\.jsonl:2: field `rejected`: expected a text or a list of chat messages, got None",
+        ),
+        (
+            json.dumps({"prompt": 3, "chosen": "a", "rejected": "b"}),
+            r"bad\.jsonl:2: field `prompt`: expected a text or a list of chat messages, got 3",
+        ),
     ],
     ids=["no-json", "no-object", "no-rejected", "prompt-no-text"],
 )
@@ -98,3 +106,19 @@ def test_parquet_is_read_like_jsonl(tmp_path):
     parquet.write_table(pa.Table.from_pylist(V1), tmp_path / "v1.parquet")
     from_jsonl = rewardbench_suite(write(V1, tmp_path / "v1.jsonl"))
     assert rewardbench_suite(tmp_path / "v1.parquet").sha256() == from_jsonl.sha256()
+
+
+def test_conversations_keep_their_messages(tmp_path: Path) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    answers = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    whole = {name: [*asked, *answer] for name, answer in answers.items()}
+    for rows in ([{"prompt": asked, **answers}], [{"prompt": "Why?", **whole}], [{"prompt": asked, **whole}]):
+        path = tmp_path / "chats.jsonl"
+        path.write_text("".join(json.dumps(row | {"subset": "alpacaeval-easy"}) + "\n" for row in rows))
+        suite = rewardbench_suite(path)
+        assert suite.responses == ("chosen", "rejected")
+        assert all(isinstance(prompt, Chat) and list(prompt.messages) == asked for prompt in suite.prompts)
+    path.write_text(json.dumps({"prompt": asked, "chosen": ["a"], "rejected": ["b", "c"], "subset": "Math"}) + "\n")
+    suite = rewardbench_suite(path)
+    assert suite.responses == ("a", "b", "c")
+    assert all(isinstance(prompt, Chat) for prompt in suite.prompts)

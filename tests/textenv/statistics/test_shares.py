@@ -4,9 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from textenv.errors import ConfigError
-from textenv.statistics import Interval, clustered_share, student_quantile, wilson_interval
+from textenv.statistics import (
+    Interval,
+    clustered_share,
+    mid_p_interval,
+    student_quantile,
+    two_way_error,
+    wilson_interval,
+)
 
 
 def test_wilson_hand_worked():
@@ -28,10 +36,42 @@ def test_wilson_says_what_it_needs(value, count, confidence):
         wilson_interval(value, count, confidence)
 
 
-def test_independent_values_are_wilsons():
+@pytest.mark.parametrize(("yes", "count"), [(0, 4), (4, 4), (1, 4), (8, 10), (3, 60), (80, 80), (1, 1)])
+def test_mid_p_ends_are_those_of_the_exact_test(yes: int, count: int):
+    low, high = mid_p_interval(yes / count, count)
+
+    def at_most(share: float) -> float:
+        return float(stats.binom.cdf(yes - 1, count, share) + 0.5 * stats.binom.pmf(yes, count, share))
+
+    assert at_most(low) == pytest.approx(0.975) if yes else low == 0
+    assert at_most(high) == pytest.approx(0.025) if yes < count else high == 1
+
+
+@pytest.mark.parametrize("count", [4, 10, 30, 100])
+def test_mid_p_holds_every_share_often_enough(count: int):
+    ends = np.array([mid_p_interval(k / count, count) for k in range(count + 1)])
+    for truth in np.linspace(0.005, 0.995, 199):
+        inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+        assert stats.binom.pmf(np.arange(count + 1), count, truth)[inside].sum() > 0.915
+
+
+def test_independent_values_have_the_exact_interval():
     found = clustered_share([1] * 8 + [0] * 2)
 
-    assert found == Interval(0.8, *wilson_interval(0.8, 10), 10, 10)
+    assert found == Interval(0.8, *mid_p_interval(0.8, 10), 10, 10)
+
+
+def test_what_one_rater_says_belongs_together():
+    rng = np.random.default_rng(0)
+    raters, prompts = np.repeat(np.arange(6), 50), np.arange(300)
+    values = (rng.random(300) < np.array([0.2, 0.4, 0.6, 0.7, 0.9, 1.0])[raters]).astype(float)
+    alone, among = clustered_share(values, prompts), clustered_share(values, prompts, raters=raters)
+    assert among.value == alone.value
+    assert among.high - among.low > 3 * (alone.high - alone.low)
+    assert clustered_share(values, prompts, raters=np.zeros(300)) == alone
+    error, known_from = two_way_error(values, prompts, raters)
+    assert error == pytest.approx(np.std([values[raters == r].mean() for r in range(6)], ddof=1) / 6**0.5, rel=0.05)
+    assert 6 <= known_from < 12
 
 
 def test_copies_in_clusters_count_once():
@@ -41,14 +81,14 @@ def test_copies_in_clusters_count_once():
     # SE² = 0.16 / 9 with copies as clusters, so that nine values are left; ten clusters know their spread roughly.
     effective = 9 * (1.959964 / student_quantile(0.95, 9)) ** 2
     assert (found.value, found.n, found.clusters) == (0.8, 50, 10)
-    assert (found.low, found.high) == pytest.approx(wilson_interval(0.8, effective))
+    assert (found.low, found.high) == pytest.approx(mid_p_interval(0.8, effective))
 
 
 def test_where_all_agree_the_clusters_count():
     found = clustered_share(np.ones(40), np.repeat(np.arange(4), 10))
 
-    assert (found.low, found.high) == pytest.approx(wilson_interval(1.0, 4))
-    assert clustered_share(np.ones(40), np.zeros(40)).low == pytest.approx(wilson_interval(1.0, 1)[0])
+    assert (found.low, found.high) == pytest.approx(mid_p_interval(1.0, 4))
+    assert clustered_share(np.ones(40), np.zeros(40)).low == pytest.approx(mid_p_interval(1.0, 1)[0])
 
 
 def test_nothing_is_known_without_values():

@@ -121,11 +121,45 @@ def test_conversations_are_read_with_their_source(tmp_path: Path):
     assert (second.source, second.messages[1]["content"]) == ("labelers", "hello there")
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How old is Jo?"}]
+LOOKED = [{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "7"}]
+ANSWER = {"role": "assistant", "content": "7 years"}
+
+
+@pytest.mark.parametrize(
+    ("record", "messages"),
+    [
+        ({"messages": [*ASKED, *LOOKED, ANSWER]}, [*ASKED, *LOOKED, ANSWER]),
+        ({"messages": json.dumps([*ASKED, *LOOKED, ANSWER])}, [*ASKED, *LOOKED, ANSWER]),
+        ({"prompt": ASKED, "completion": [*LOOKED, ANSWER]}, [*ASKED, *LOOKED, ANSWER]),
+        ({"prompt": ASKED, "chosen": [ANSWER], "rejected": [ANSWER]}, [*ASKED, ANSWER]),
+        ({"prompt": "How old?", "chosen": [*ASKED, *LOOKED, ANSWER]}, [*ASKED, *LOOKED, ANSWER]),
+        (
+            {"chosen": "\n\nHuman: How old is Jo?\n\nAssistant: 7 years", "rejected": "\n\nHuman: a\n\nAssistant: b"},
+            [ASKED[1], ANSWER],
+        ),
+        (
+            {"messages": [{"from": "human", "value": "How old is Jo?"}, {"from": "gpt", "value": "7 years"}]},
+            [ASKED[1], ANSWER],
+        ),
+        (
+            {"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": []}, ANSWER]},
+            [*ASKED, ANSWER],
+        ),
+        ({"messages": [*ASKED, ANSWER, ASKED[1]]}, [*ASKED, ANSWER, ASKED[1]]),
+    ],
+)
+def test_system_messages_and_turns_of_tools_survive(record: Any, messages: Any, tmp_path: Path) -> None:
+    (conversation,) = read_conversations(write(tmp_path / "a.jsonl", record))
+    assert list(conversation.messages) == messages
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"messages": "hi"}, r"a\.jsonl:1: field 'messages': expected a list of messages, got 'hi' \(str\)"),
-        ({"messages": [3]}, r"a\.jsonl:1: field 'messages': expected an object with named columns, got 3"),
+        ({"messages": [3]}, r"a\.jsonl:1: field 'messages': every chat message needs a text 'role' .* got 3"),
         ({"messages": [{"role": "x", "content": "y"}]}, r"a\.jsonl:1: field 'messages': message 0 needs 'role'"),
         ({"prompt": "hi"}, r"a\.jsonl:1: field 'response': expected a text, got nothing"),
     ],

@@ -42,6 +42,20 @@ def test_estimates_under_another_policy_are_unbiased(problem, self_normalized):
     assert abs(found.value - answers.returns.mean()) > 10 * found.standard_error
 
 
+@pytest.mark.parametrize("self_normalized", [False, True])
+def test_answers_to_equal_prompts_are_the_units_of_the_error(self_normalized):
+    rng = np.random.default_rng(0)
+    logs, values, prompts = rng.normal(0, 0.3, 40), rng.normal(size=40), np.repeat(np.arange(8), 5)
+    rows = Ragged.from_rows([np.array([each]) for each in logs])
+    some = ImportanceWeights(rows, np.ones(40, bool), np.zeros(40, bool), None, prompts)
+    w = np.exp(logs)
+    found = some.estimate(values, self_normalized=self_normalized)
+    assert found.value == pytest.approx((w * values).sum() / (w.sum() if self_normalized else 40))
+    assert found.units == 8
+    alone = some.estimate(values, self_normalized=self_normalized, groups=np.arange(40))
+    assert (alone.value, alone.units) == (pytest.approx(found.value), 40)
+
+
 def test_weights_have_mean_one_and_the_exact_effective_size(problem):
     _, _, weights = problem
     assert weights.sequence().mean() == pytest.approx(1.0, abs=0.03)

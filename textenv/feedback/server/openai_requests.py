@@ -51,12 +51,14 @@ class ApiLimits:
         max_stops: Stop strings.
         default_new_tokens: Length limit of a completion that names none (OpenAI's is 16), where the context has room
             for it; an answer in a chat may then fill the context.
+        max_scores: Responses that a reward model is asked about in one request.
     """
 
     max_new_tokens: int | None = None
     max_answers: int = 32
     max_stops: int = 4
     default_new_tokens: int = 16
+    max_scores: int = 256
 
 
 @dataclass(frozen=True)

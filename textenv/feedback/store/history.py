@@ -47,6 +47,19 @@ def begin(connection: sa.Connection, now: float) -> Round:
     return Round(number, after, newest, now)
 
 
+def extend(connection: sa.Connection, number: int, upto: int) -> Round:
+    """Let a round that is under way take labels up to this number.
+
+    Raises:
+        DataError: If there is no such round, or it has ended.
+    """
+    this = rounds.c.number == number
+    change = rounds.update().where(this, rounds.c.finished.is_(None), rounds.c.upto <= upto).values(upto=upto)
+    if connection.execute(change).rowcount == 0:
+        raise DataError(f"there is no round {number} under way that could take labels up to {upto}")
+    return round_record(connection.execute(sa.select(rounds).where(this)).one())
+
+
 def finish(connection: sa.Connection, number: int, figures: Mapping[str, Any], now: float) -> Round:
     """End a round.
 

@@ -429,6 +429,15 @@ class FeedbackStore:
         with self.database.write() as connection:
             return history.begin(connection, self._clock())
 
+    def extend_round(self, number: int, upto: int) -> Round:
+        """Let a round that is under way take labels up to this number.
+
+        Raises:
+            DataError: If no such round is under way.
+        """
+        with self.database.write() as connection:
+            return history.extend(connection, number, upto)
+
     def finish_round(self, number: int, figures: Mapping[str, Any]) -> Round:
         """End a round with what was measured.
 

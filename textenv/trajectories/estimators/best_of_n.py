@@ -19,12 +19,14 @@ class BestOfNCurve(NamedTuple):
         values: Mean over prompts, shape ``(K,)``.
         standard_errors: Over prompts, NaN for a single one, shape ``(K,)``.
         kl: Upper bound of KL(best-of-n ‖ policy) in nats per answer, shape ``(K,)``.
+        ends: 95 % interval of the values over prompts, NaN where it is not known, shape ``(2, K)``.
     """
 
     n: NDArray[np.int64]
     values: NDArray[np.float64]
     standard_errors: NDArray[np.float64]
     kl: NDArray[np.float64]
+    ends: NDArray[np.float64]
 
 
 def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.float64]:
@@ -112,6 +114,7 @@ def best_of_n_curve(
         np.array([estimate.value for estimate in found]),
         np.array([estimate.standard_error for estimate in found]),
         best_of_n_kl(chosen),
+        np.array([estimate.interval()[1:3] for estimate in found]).T,
     )
 
 

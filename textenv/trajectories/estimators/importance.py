@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from textenv.errors import ConfigError, DataError, ShapeError
 from textenv.sampling.params import SamplingParams
-from textenv.statistics import Estimate, mean_estimate
+from textenv.statistics import Estimate, grouped_ratio
 from textenv.trajectories.columns import Ragged
 from textenv.trajectory import Trajectory
 
@@ -48,12 +48,15 @@ class ImportanceWeights:
             shape ``(n,)``.
         selected: True for answers that a method chose or moved on: theirs are no importance weights at all, shape
             ``(n,)``; None where nobody looked.
+        prompts: Number of each answer's prompt, shape ``(n,)``: answers to equal prompts are not independent. None:
+            every answer stands alone.
     """
 
     log_ratios: Ragged
     chosen: NDArray[np.bool_]
     truncated_support: NDArray[np.bool_]
     selected: NDArray[np.bool_] | None = None
+    prompts: NDArray[np.int64] | None = None
 
     @property
     def log_weights(self) -> NDArray[np.float64]:
@@ -96,13 +99,24 @@ class ImportanceWeights:
         """See :func:`effective_sample_size`."""
         return effective_sample_size(self.log_weights)
 
-    def estimate(self, values: ArrayLike, *, clip: Clip = (None, None), self_normalized: bool = False) -> Estimate:
+    def estimate(
+        self,
+        values: ArrayLike,
+        *,
+        clip: Clip = (None, None),
+        self_normalized: bool = False,
+        groups: ArrayLike | None = None,
+    ) -> Estimate:
         """Mean of ``values`` under the target policy, from answers drawn by another.
+
+        No interval knows of weights that have not been drawn yet: where few answers carry most of the weight
+        (:meth:`effective_sample_size`), the mean is far off more often than its interval says.
 
         Args:
             values: One per answer, such as its score, shape ``(n,)``.
             clip: Bounds of the weights.
             self_normalized: Divide by the sum of weights: less variance, a bias of order 1/n.
+            groups: What belongs together, shape ``(n,)``, the unit of the standard error; None: equal prompts.
 
         Raises:
             ShapeError: If there is not one value per answer.
@@ -110,11 +124,9 @@ class ImportanceWeights:
         array = np.asarray(values, np.float64)
         if array.shape != (len(self.log_ratios),):
             raise ShapeError(f"`values` has shape {array.shape}, expected ({len(self.log_ratios)},): one per answer")
-        if not self_normalized:
-            return mean_estimate(self.sequence(clip=clip) * array)
-        weights = self.sequence(clip=clip, normalize=True)
-        mean = float(weights @ array)
-        return Estimate(mean, float(np.sqrt((weights**2 * (array - mean) ** 2).sum())), len(array))
+        together = self.prompts if groups is None else groups
+        weights = self.sequence(clip=clip, normalize=self_normalized)
+        return grouped_ratio(weights * array, weights if self_normalized else np.ones(len(array)), together)
 
 
 def importance_weights(
@@ -171,7 +183,8 @@ def importance_weights(
         drawn = trajectory.behaviour_logprobs.astype(np.float64)
         rows.append(np.where(mask, ours.astype(np.float64) - drawn, 0.0))
         chosen.append(mask)
-    return ImportanceWeights(Ragged.from_rows(rows), np.concatenate(chosen).astype(bool), flagged, selected)
+    prompts = np.unique([t.prompt_ids.tobytes().hex() for t in trajectories], return_inverse=True)[1]
+    return ImportanceWeights(Ragged.from_rows(rows), np.concatenate(chosen).astype(bool), flagged, selected, prompts)
 
 
 def score_answers(

@@ -58,7 +58,8 @@ class FrontierPoint(NamedTuple):
             )
         if kl is None:
             raise DataError(f"{label}: the answers have no log-probs of a reference; sample them with a reference")
-        kl_bounds = kl.interval()[1:3] if np.isfinite(kl.standard_error) else (kl.value, kl.value)
+        kl_bounds = kl.interval()[1:3]
+        kl_bounds = kl_bounds if np.isfinite(kl_bounds[0]) else (kl.value, kl.value)
         score_bounds = summary.score_interval if np.isfinite(summary.score_interval[0]) else (score.value, score.value)
         return cls(label, kl.value, kl_bounds, score.value, score_bounds, series)
 
@@ -139,10 +140,8 @@ def _draw_points(axes: Axes, points: Sequence[FrontierPoint]) -> None:
 
 def _draw_best_of_n(axes: Axes, curve: BestOfNCurve) -> None:
     axes.plot(curve.kl, curve.values, color=SOFT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1)
-    errors = np.nan_to_num(curve.standard_errors)
-    axes.fill_between(
-        curve.kl, curve.values - 1.96 * errors, curve.values + 1.96 * errors, color=SOFT, alpha=0.13, linewidth=0
-    )
+    low, high = np.where(np.isfinite(curve.ends), curve.ends, curve.values)
+    axes.fill_between(curve.kl, low, high, color=SOFT, alpha=0.13, linewidth=0)
     for n, kl, value in zip(curve.n, curve.kl, curve.values, strict=True):
         axes.plot([kl], [value], marker="o", markersize=3, color=SOFT, zorder=1)
         if n == 1:  # the policy itself, which has a point of its own

@@ -106,7 +106,7 @@ class PairedComparison(NamedTuple):
 
     Attributes:
         difference: Second minus first, prompts as units.
-        interval: Its bootstrap interval.
+        interval: Its interval; NaN where all prompts differ by the same.
         wins: Share of prompts on which the second is better; a tie counts half.
         prompts: Number of shared prompts.
     """
@@ -168,13 +168,12 @@ def summarize(source: TrajectoryReader | Iterable[Trajectory], rng: np.random.Ge
     )
 
 
-def compare_scores(first: Summary, second: Summary, rng: np.random.Generator) -> PairedComparison | None:
+def compare_scores(first: Summary, second: Summary) -> PairedComparison | None:
     """Paired comparison on the prompts that both sets have scores for; None where they share none.
 
     Args:
         first: What is compared with.
         second: What is compared.
-        rng: For the bootstrap.
     """
     shared = sorted(first.prompt_scores.keys() & second.prompt_scores.keys())
     if not shared:
@@ -182,7 +181,8 @@ def compare_scores(first: Summary, second: Summary, rng: np.random.Generator) ->
     a = np.array([first.prompt_scores[prompt] for prompt in shared])
     b = np.array([second.prompt_scores[prompt] for prompt in shared])
     wins = float(((b > a) + 0.5 * (b == a)).mean())
-    return PairedComparison(paired_difference(a, b), bootstrap_interval(b - a, rng), wins, len(shared))
+    difference = paired_difference(a, b)
+    return PairedComparison(difference, difference.interval()[1:3], wins, len(shared))
 
 
 def _first_of_each_draw(columns: Columns) -> NDArray[np.bool_]:
