@@ -132,7 +132,7 @@ def _families(texts: Sequence[str]) -> Any:
     inside = sparse.csr_matrix(
         (np.ones(len(owners), np.float32), (owners, np.concatenate(of_words))), (len(words), len(pieces))
     )
-    held = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (len(texts), len(words))) @ inside
+    held: Any = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (len(texts), len(words))) @ inside
     held.data[:] = 1
     known_by = np.asarray(held.sum(0)).ravel()
     held = held.multiply(np.log((1 + len(texts)) / known_by)[None, :]).tocsr().astype(np.float32)
