@@ -112,9 +112,9 @@ def each(items: Any) -> Iterable[Any]:
     if hasattr(items, "iloc"):  # pandas
         if hasattr(items, "columns") and not items.columns.is_unique:
             raise DataError(f"a column stands there more than once: {list(items.columns)}")
-        filled = items.astype(object).where(items.notna(), None)
-        filled = filled.map(_listed)  # lists are arrays there, also those inside others
-        return filled.to_dict("records") if hasattr(items, "columns") else filled.tolist()
+        rows = items.astype(object)
+        # Lists are arrays there, also those inside others, and what is missing is not a number.
+        return _listed(rows.to_dict("records") if hasattr(items, "columns") else rows.tolist())
     return items if hasattr(items, "__iter__") else (items[i] for i in range(len(items)))
 
 
@@ -124,7 +124,8 @@ def _listed(value: Any) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return [_listed(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    missing = isinstance(value, float) and math.isnan(value)
+    return None if missing or type(value).__name__ in ("NAType", "NaTType") else value
 
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]], *, suffix: str | None = None) -> None:
