@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,14 @@ TINY = ModelConfig(vocab_size=280, hidden_size=32, num_layers=2, num_heads=2, in
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
+def trained_tokenizer() -> Any:
     return train_tokenizer(TEXTS, TINY.vocab_size)
+
+
+@pytest.fixture
+def tokenizer(trained_tokenizer: Any) -> Any:
+    """One for each test: a policy declares on its tokenizer how prompts are put."""
+    return copy.deepcopy(trained_tokenizer)
 
 
 @pytest.fixture
