@@ -33,6 +33,7 @@ _EXTENSIBLE = {"pretrain": "training.steps", "sft": "training.steps", "ppo": "to
 """What of a stage may grow when a run is resumed, as long as no later stage has begun."""
 _ORDER = ("pretrain", "sft", "reward", "ppo")
 _locks: dict[Path, IO[bytes]] = {}  # folders that this process works in
+_made: set[Path] = set()  # folders that this process made for a run
 
 
 class Run:
@@ -84,6 +85,8 @@ class Run:
         number = 1
         while True:
             folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+            if not folder.exists():
+                _made.add(folder.resolve())
             folder.mkdir(parents=True, exist_ok=True)
             if folder.resolve() not in _locks and _lock(folder):
                 if not _has_results(folder):
@@ -119,8 +122,12 @@ class Run:
             )
 
     def discard(self) -> bool:
-        """Remove the folder of a start that failed before anything was measured or saved; whether it was."""
-        if _has_results(self.path) or any(self.path.glob("*/checkpoints/*")):
+        """Remove the folder of a start that failed before anything was measured or saved; whether it was.
+
+        A folder that stood there before stays: others may have put something into it.
+        """
+        made = self.path.resolve() in _made
+        if not made or _has_results(self.path) or any(self.path.glob("*/checkpoints/*")):
             return False
         self.close()
         shutil.rmtree(self.path)

@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from reward_models.adapters.classifier import class_index, log_odds, wanted_class
 from reward_models.adapters.common import shown
-from reward_models.base import PAIR, ChatTemplate, paired
+from reward_models.base import PAIR, ChatTemplate, TextTemplate, paired
 from reward_models.reading import JOINED, say_reading
 from reward_models.shapes import refuse_own_code
 from reward_models.text_model import Row, TextModel
@@ -183,9 +183,10 @@ class TokenProcessRewardModel(TextModel):
 
     def _text(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
         """As TRL's PRMTrainer puts it: prompt, steps and separators each in their own tokens, one behind the other."""
+        assert isinstance(self.template, TextTemplate)  # pairs are refused when the model is made
         begin = self.tokenizer.bos_token_id
         ids = [] if begin is None else [begin]
-        ids += self.tokenizer(self.template(prompt, ""), add_special_tokens=False)["input_ids"]  # type: ignore[operator]
+        ids += self.tokenizer(self.template(prompt, ""), add_special_tokens=False)["input_ids"]
         ends = []
         for step in self._steps(response):
             ids += [*self.tokenizer(step, add_special_tokens=False)["input_ids"], *self._separator_ids]
@@ -198,10 +199,11 @@ class TokenProcessRewardModel(TextModel):
         Raises:
             RewardError: If the template changes the answer.
         """
+        assert isinstance(self.template, ChatTemplate)
         turns = as_messages(response, "assistant")
         steps = self._steps(message_text(turns[-1].get("content")))
         said = "".join(step + self.separator for step in steps)
-        text = self.template(prompt, Chat([*turns[:-1], {**turns[-1], "content": said}]))  # type: ignore[operator]
+        text = self.template(prompt, Chat([*turns[:-1], {**turns[-1], "content": said}]))
         start = text.rfind(said)
         if start < 0:
             raise RewardError(

@@ -454,4 +454,4 @@ def test_messages_of_a_call_survive_a_cell_of_text() -> None:
     chosen = json.dumps([said("user", "p"), said("assistant", None, tool_calls=[CALL]), said("assistant", "a")])
     row = {"chosen": chosen, "rejected": json.dumps([said("user", "p"), said("assistant", "b")])}
     (label,) = read_labels([row])
-    assert label.chosen.messages[0]["tool_calls"] == [CALL]  # type: ignore[union-attr]
+    assert label.chosen.messages[0]["tool_calls"] == [CALL]  # type: ignore[union-attr]  # a Chat

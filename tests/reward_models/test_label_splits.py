@@ -118,7 +118,7 @@ def test_a_columns_values_decide_where_they_are_given() -> None:
     with pytest.raises(ConfigError, match="`by` has 3 values for 300 labels"):
         split_labels(labels, [1, 2, 3])
     with pytest.raises(ConfigError, match=r"`by` must be dialogue, prompt or answers, .* got 'rows'"):
-        split_labels(labels, "rows")  # type: ignore[arg-type]
+        split_labels(labels, "rows")  # type: ignore[arg-type]  # the mistake
 
 
 @pytest.mark.parametrize("by", ["dialogue", "prompt"])

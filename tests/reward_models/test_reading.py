@@ -55,8 +55,8 @@ RESPONSES: list[Any] = [
 def tokenizer(kind: str, template: str | None = None, **special: Any) -> Any:
     """A byte-level tokenizer: ``bos`` before each text, ``none``, or ``pairs`` with separators and token types."""
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]  # no setter in its stubs
+    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]  # likewise
     first = ["<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "<step>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=first, initial_alphabet=alphabet, show_progress=False)

@@ -160,6 +160,13 @@ def test_a_start_that_fails_leaves_nothing_behind_but_what_was_measured_stays(tm
     assert run.path.exists()
 
 
+def test_a_folder_that_was_there_before_a_failed_start_stays(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    assert not Run(Run.claim(tmp_path, "a"), config={"seed": 0}).discard()
+    assert (tmp_path / "a" / "notes.txt").read_text() == "mine"
+
+
 def test_log_refuses_figures_that_are_not_finite(tmp_path: Path):
     run = Run(tmp_path, tensorboard=False)
     with pytest.raises(RunCheckError, match=r"ppo, step 3: loss/policy is not finite"):
